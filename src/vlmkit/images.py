@@ -1,0 +1,31 @@
+"""Images of any mode as 8-bit RGB."""
+
+import numpy as np
+from PIL import Image
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Convert an image of any mode to 8-bit RGB without losing its content.
+
+    `PIL.Image.convert` alone clips 16-bit images to white and paints transparent pixels in their hidden colour; here
+    16-bit values are scaled to 8 bits and transparent pixels are laid on white.
+
+    Args:
+        image: an image of any mode (L, LA, P, RGBA, CMYK, I;16, ...).
+
+    Example:
+        >>> from PIL import Image
+        >>> to_rgb(Image.new("RGBA", (1, 1), (255, 0, 0, 0))).getpixel((0, 0))
+        (255, 255, 255)
+    """
+    if image.mode.startswith("I"):  # 16 bits, which PIL also opens as 32-bit integers
+        image = Image.fromarray((np.asarray(image).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8))
+    elif image.mode == "F":  # a float image holds either [0, 1] or [0, 255]
+        values = np.nan_to_num(np.asarray(image))
+        scale = 255.0 if values.max(initial=0.0) <= 1.0 else 1.0
+        image = Image.fromarray((values * scale).round().clip(0, 255).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        background = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(background, image)
+    return image.convert("RGB")
