@@ -1,3 +1,26 @@
-"""Build, train, evaluate and ship small vision-language models the Hugging Face way."""
+"""Build, train, evaluate and ship small vision-language models the Hugging Face way.
+
+Importing vlmkit makes its models known to transformers' Auto classes. Everything that is not a model lives one level
+down (`vlmkit.data`, `vlmkit.losses`, `vlmkit.metrics`, `vlmkit.training`, `vlmkit.analysis`, `vlmkit.conversion`), and
+is imported from there.
+"""
+
+from vlmkit.models.dual_encoder import (
+    DualEncoderConfig,
+    DualEncoderModel,
+    DualEncoderOutput,
+    DualEncoderProcessor,
+)
+from vlmkit.registration import register
+
+register()
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "DualEncoderConfig",
+    "DualEncoderModel",
+    "DualEncoderOutput",
+    "DualEncoderProcessor",
+    "__version__",
+]

@@ -1,5 +1,7 @@
 """Images of any mode as 8-bit RGB."""
 
+from typing import Any
+
 import numpy as np
 from PIL import Image
 
@@ -29,3 +31,16 @@ def to_rgb(image: Image.Image) -> Image.Image:
         background = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(background, image)
     return image.convert("RGB")
+
+
+def rgb_images(images: Any) -> Any:
+    """Apply [`to_rgb`] to the PIL images of a nested list; everything else stays as it is.
+
+    Args:
+        images: an image, an array, or nested lists of them.
+    """
+    if isinstance(images, Image.Image):
+        return to_rgb(images)
+    if isinstance(images, list | tuple):
+        return [rgb_images(image) for image in images]
+    return images

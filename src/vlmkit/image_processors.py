@@ -1,0 +1,46 @@
+"""timm's preprocessing as an ordinary image processor of transformers."""
+
+import math
+
+from PIL.Image import Resampling
+from transformers import BaseImageProcessor, CLIPImageProcessor
+
+
+def without_timm(image_processor: BaseImageProcessor) -> BaseImageProcessor:
+    """Translate a timm image processor, which only timm's own checkpoints can carry, to one that can be saved.
+
+    Args:
+        image_processor: any; all but timm's are returned as they are.
+
+    Returns:
+        A `CLIPImageProcessor` with timm's size, crop, interpolation, mean and standard deviation. It resizes tensors
+        where timm resizes PIL images: pixels differ by about one level of 255.
+
+    Raises:
+        ValueError: timm's crop mode is neither "center" nor "squash".
+
+    Example:
+        >>> without_timm(CLIPImageProcessor(size={"shortest_edge": 32})).size["shortest_edge"]
+        32
+    """
+    # By name: timm is heavy, and importing its processor's class would load it.
+    if type(image_processor).__name__ != "TimmWrapperImageProcessor":
+        return image_processor
+    config = image_processor.data_config
+    _, height, width = config["input_size"]
+    crop = {"height": height, "width": width}
+    common = {
+        "resample": Resampling[config["interpolation"].upper()],
+        "image_mean": list(config["mean"]),
+        "image_std": list(config["std"]),
+    }
+    if config["crop_mode"] == "squash" or (config["crop_mode"] == "center" and height != width):
+        size = {"height": math.floor(height / config["crop_pct"]), "width": math.floor(width / config["crop_pct"])}
+        return CLIPImageProcessor(size=size, crop_size=crop, **common)
+    if config["crop_mode"] == "center":
+        return CLIPImageProcessor(
+            size={"shortest_edge": math.floor(height / config["crop_pct"])}, crop_size=crop, **common
+        )
+    raise ValueError(
+        f"timm's crop mode {config['crop_mode']!r} has no counterpart; give a transformers image processor"
+    )

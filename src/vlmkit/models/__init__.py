@@ -1,0 +1,1 @@
+"""The models, a folder each: configuration, model, processor."""

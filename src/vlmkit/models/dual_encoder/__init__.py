@@ -1,0 +1,7 @@
+"""DualEncoderModel: which side should we scale?"""
+
+from vlmkit.models.dual_encoder.configuration_dual_encoder import DualEncoderConfig
+from vlmkit.models.dual_encoder.modeling_dual_encoder import DualEncoderModel, DualEncoderOutput
+from vlmkit.models.dual_encoder.processing_dual_encoder import DualEncoderProcessor
+
+__all__ = ["DualEncoderConfig", "DualEncoderModel", "DualEncoderOutput", "DualEncoderProcessor"]

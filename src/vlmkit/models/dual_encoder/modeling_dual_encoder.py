@@ -1,0 +1,250 @@
+"""DualEncoderModel: an image and a text backbone whose pooled outputs meet in one space."""
+
+import math
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, PreTrainedModel
+from transformers import initialization as init
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.utils import ModelOutput, can_return_tuple
+
+from vlmkit.hub import CardMixin
+from vlmkit.losses import info_nce, sigmoid_loss
+from vlmkit.models.dual_encoder.configuration_dual_encoder import DualEncoderConfig
+from vlmkit.modules.freezing import FreezableMixin
+from vlmkit.modules.towers import TextTower, VisionTower, text_part, vision_part
+
+_USAGE = """import vlmkit
+from transformers import pipeline
+
+classify = pipeline("zero-shot-image-classification", model="{name}")
+classify("photo.jpg", candidate_labels=["a dog in the snow", "two children on a beach"])"""
+
+# A temperature below 0.01 makes training unstable (CLIP, section 2.5).
+MAX_LOGIT_SCALE = 100.0
+
+
+@dataclass
+class DualEncoderOutput(ModelOutput):
+    """What [`DualEncoderModel`] returns.
+
+    Args:
+        loss: scalar, float32; given when images and texts are pairs and `return_loss` is set.
+        logits_per_image: `(I, T)` similarities of every image with every text, divided by the temperature.
+        logits_per_text: `(T, I)`, the same transposed.
+        image_embeds: `(I, D)`, unit length.
+        text_embeds: `(T, D)`, unit length.
+    """
+
+    loss: Tensor | None = None
+    logits_per_image: Tensor | None = None
+    logits_per_text: Tensor | None = None
+    image_embeds: Tensor | None = None
+    text_embeds: Tensor | None = None
+
+
+class DualEncoderModel(CardMixin, FreezableMixin, PreTrainedModel):
+    """An image backbone and a text backbone, joined by a linear projection and trained contrastively.
+
+    With the defaults this is the model of "Which side should we scale?": a frozen ViT, the mean of frozen GPT-2 token
+    and position embeddings, one linear layer from image to text width, InfoNCE at temperature 0.07.
+
+    Args:
+        config: see [`DualEncoderConfig`].
+
+    Example:
+        >>> import torch
+        >>> from transformers import GPT2Config, ViTConfig
+        >>> config = DualEncoderConfig(
+        ...     vision_config=ViTConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=32),
+        ...     text_config=GPT2Config(n_embd=16, n_layer=1, n_head=2, vocab_size=50),
+        ... )
+        >>> model = DualEncoderModel(config)
+        >>> outputs = model(pixel_values=torch.rand(2, 3, 32, 32), input_ids=torch.tensor([[1, 2], [3, 4]]))
+        >>> outputs.logits_per_image.shape
+        torch.Size([2, 2])
+    """
+
+    config: DualEncoderConfig
+    base_model_prefix = "dual_encoder"
+    main_input_name = "pixel_values"
+    input_modalities = ("image", "text")
+    supports_gradient_checkpointing = True
+    card_usage = _USAGE
+    card_pipeline = "zero-shot-image-classification"
+    accepts_loss_kwargs = False  # the loss is a mean over the batch's pairs, whatever the accumulation
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_attention_backend = True
+
+    def __init__(self, config: DualEncoderConfig):
+        super().__init__(config)
+        self.vision_tower = VisionTower(config.vision_config, config.vision_pooling, config.freeze_vision)
+        self.text_tower = TextTower(config.text_config, config.text_features, config.text_pooling, config.freeze_text)
+        shared = config.projection == "shared"
+        width = config.projection_dim or self.text_tower.hidden_size
+        self.vision_projection = nn.Linear(self.vision_tower.pooled_size, width)
+        self.text_projection = nn.Linear(self.text_tower.hidden_size, width) if shared else nn.Identity()
+        # Shape (1,), not (): FSDP2 shards no scalars.
+        if config.learn_temperature:
+            self.logit_scale = nn.Parameter(torch.empty(1))
+        else:
+            self.register_buffer("logit_scale", torch.empty(1))
+        self.logit_bias = nn.Parameter(torch.empty(1)) if config.loss == "sigmoid" else None
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, DualEncoderModel):
+            init.constant_(module.logit_scale, math.log(1 / self.config.temperature))
+            if module.logit_bias is not None:
+                init.constant_(module.logit_bias, self.config.logit_bias)
+        elif isinstance(module, nn.Linear):  # as torch does it, and the original with it
+            bound = 1 / math.sqrt(module.in_features)
+            init.uniform_(module.weight, -bound, bound)
+            init.uniform_(module.bias, -bound, bound)
+
+    @classmethod
+    def from_vision_text_pretrained(
+        cls,
+        vision: str | os.PathLike,
+        text: str | os.PathLike,
+        dtype: torch.dtype = torch.float32,
+        **config: Any,
+    ) -> "DualEncoderModel":
+        """Join two pretrained backbones; only the projections are new.
+
+        Args:
+            vision: folder or hub id of an image model of transformers or timm (`"timm/vit_small_patch16_224..."`), or
+                of a two-tower model, whose image side is taken.
+            text: folder or hub id of a text model, or of a two-tower model, whose text side is taken.
+            dtype: of all weights.
+            **config: fields of [`DualEncoderConfig`].
+
+        Raises:
+            OSError: a model cannot be found.
+            TypeError: an unknown configuration field.
+            ValueError: a backbone cannot be pooled, or read, as asked for.
+        """
+        vision_config = vision_part(AutoConfig.from_pretrained(vision))
+        text_config = text_part(AutoConfig.from_pretrained(text))
+        for part, source in ((vision_config, vision), (text_config, text)):
+            part._name_or_path = "" if os.path.isdir(source) else str(source)  # no local path in a published file
+        model = cls._from_config(
+            cls.config_class(vision_config=vision_config, text_config=text_config, **config), dtype=dtype
+        )
+        # After construction, which initialises everything. It took the configurations over and adapted them.
+        vision_config, text_config = model.config.vision_config, model.config.text_config
+        model.vision_tower.set_backbone(VisionTower.load_backbone(vision, vision_config, dtype=dtype))
+        model.text_tower.set_backbone(
+            TextTower.load_backbone(text, text_config, model.config.text_features, dtype=dtype)
+        )
+        return model.eval()
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        """The text backbone's token table."""
+        return self.text_tower.backbone.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
+        """Replace the text backbone's token table."""
+        self.text_tower.backbone.set_input_embeddings(value)
+
+    @can_return_tuple
+    def get_image_features(self, pixel_values: Tensor, **kwargs: Any) -> BaseModelOutputWithPooling:
+        """Encode images.
+
+        Args:
+            pixel_values: `(B, 3, H, W)`.
+            **kwargs: passed to the backbone, such as `output_hidden_states`.
+
+        Returns:
+            `last_hidden_state (B, N, D_vision)` and the projected `pooler_output (B, D)`, not normalised.
+        """
+        outputs = self.vision_tower(pixel_values, **kwargs)
+        outputs.pooler_output = self.vision_projection(outputs.pooler_output)
+        return outputs
+
+    @can_return_tuple
+    def get_text_features(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any
+    ) -> BaseModelOutputWithPooling:
+        """Encode texts.
+
+        Args:
+            input_ids: `(B, T)`, padded on either side.
+            attention_mask: `(B, T)`; all ones if not given.
+            **kwargs: passed to the backbone, such as `output_hidden_states`.
+
+        Returns:
+            `last_hidden_state (B, T, D_text)` and the projected `pooler_output (B, D)`, not normalised.
+        """
+        outputs = self.text_tower(input_ids, attention_mask, **kwargs)
+        outputs.pooler_output = self.text_projection(outputs.pooler_output)
+        return outputs
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: Tensor | None = None,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        image_pooled: Tensor | None = None,
+        text_pooled: Tensor | None = None,
+        group_ids: Tensor | None = None,
+        return_loss: bool = True,
+        token_type_ids: Tensor | None = None,
+        **kwargs: Any,
+    ) -> DualEncoderOutput:
+        """Compare images with texts.
+
+        Args:
+            pixel_values: `(I, 3, H, W)`.
+            input_ids: `(T, L)`, padded on either side.
+            attention_mask: `(T, L)`; all ones if not given.
+            image_pooled: `(I, vision width)`, the vision tower's pooled output in place of `pixel_values`.
+            text_pooled: `(T, text width)`, the text tower's pooled output in place of `input_ids`.
+            group_ids: `(I,)` integers, equal for equal images: captions of one image are not each other's negatives.
+            return_loss: whether to compute the loss; outside training it is left out where I and T differ, as in
+                zero-shot classification.
+            token_type_ids: ignored; BERT's tokenizers return them, and a caption is a single segment.
+            **kwargs: passed to both backbones.
+
+        Raises:
+            ValueError: a side is missing or given twice, or images and texts differ in number during training.
+        """
+        if (pixel_values is None) == (image_pooled is None):
+            raise ValueError("give the images either as pixel_values or as image_pooled")
+        if (input_ids is None) == (text_pooled is None):
+            raise ValueError("give the texts either as input_ids or as text_pooled")
+        if image_pooled is None:
+            image_pooled = self.vision_tower(pixel_values, **kwargs).pooler_output
+        if text_pooled is None:
+            text_pooled = self.text_tower(input_ids, attention_mask, **kwargs).pooler_output
+        paired = len(image_pooled) == len(text_pooled)
+        if self.training and return_loss and not paired:
+            raise ValueError(f"training needs one text per image, got {len(image_pooled)} and {len(text_pooled)}")
+
+        image_embeds = nn.functional.normalize(self.vision_projection(image_pooled), dim=-1)
+        text_embeds = nn.functional.normalize(self.text_projection(text_pooled), dim=-1)
+        scale = self.logit_scale.exp().clamp(max=MAX_LOGIT_SCALE)
+        logits_per_image = scale * image_embeds @ text_embeds.T
+        if self.logit_bias is not None:
+            logits_per_image = logits_per_image + self.logit_bias
+
+        loss = None
+        if return_loss and paired:
+            if self.logit_bias is not None:
+                loss = sigmoid_loss(image_embeds, text_embeds, scale, self.logit_bias, group_ids)
+            else:
+                loss = info_nce(image_embeds, text_embeds, scale, group_ids)
+        return DualEncoderOutput(
+            loss=loss,
+            logits_per_image=logits_per_image,
+            logits_per_text=logits_per_image.T,
+            image_embeds=image_embeds,
+            text_embeds=text_embeds,
+        )

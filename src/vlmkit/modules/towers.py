@@ -1,0 +1,245 @@
+"""Any vision or text backbone behind one interface: tokens `(B, N, D)` and one pooled vector `(B, D)`."""
+
+import inspect
+import os
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import (
+    MODEL_FOR_TEXT_ENCODING_MAPPING,
+    AutoModel,
+    AutoModelForTextEncoding,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from vlmkit.modules.freezing import Freezable
+from vlmkit.modules.pooling import POOLINGS, pool_tokens
+from vlmkit.modules.token_embeddings import TokenEmbeddings
+from vlmkit.validation import one_of
+
+VISION_POOLINGS = ("auto", "pooler", "cls", "mean")
+TEXT_FEATURES = ("token_embeddings", "encoder")
+
+
+class Tower(Freezable):
+    """A backbone of transformers, frozen or not.
+
+    Args:
+        backbone: the model.
+        frozen: whether its parameters stay as they are.
+    """
+
+    def __init__(self, backbone: PreTrainedModel, frozen: bool = False):
+        super().__init__(frozen)
+        self.set_backbone(backbone)
+
+    def set_backbone(self, backbone: PreTrainedModel) -> None:
+        """Put another backbone of the same shape in place, such as the pretrained one."""
+        self.backbone = backbone
+        self.freeze()
+        self.train(self.training)
+
+
+class VisionTower(Tower):
+    """An image backbone of transformers or timm.
+
+    Args:
+        config: the backbone's configuration; of a two-tower one (CLIP, SigLIP), its vision part.
+        pooling: `"pooler"` (the backbone's own pooled output), `"cls"` (the class token), `"mean"` (mean over patch
+            tokens) or `"auto"` (the first of these three that the backbone has).
+        frozen: see [`Tower`].
+
+    Attributes:
+        hidden_size: width of the tokens.
+        num_prefix_tokens: class, distillation and register tokens that precede the patch tokens.
+
+    Raises:
+        ValueError: the backbone cannot be pooled in the way asked for.
+    """
+
+    def __init__(self, config: PreTrainedConfig, pooling: str = "auto", frozen: bool = False):
+        one_of("vision_pooling", pooling, VISION_POOLINGS)
+        super().__init__(AutoModel.from_config(config, **_without_pooler(AutoModel, config)), frozen)
+        self.pooling = pooling
+        self.num_prefix_tokens = _num_prefix_tokens(self.backbone)
+        if pooling == "cls" and not self.num_prefix_tokens:
+            raise ValueError(
+                f"vision_pooling is 'cls', but {_name_of(config)} has no class token; choose 'mean' or 'pooler'"
+            )
+
+    @property
+    def hidden_size(self) -> int:
+        """Width D of the tokens."""
+        return _token_width(self.backbone)
+
+    @property
+    def pooled_size(self) -> int:
+        """Width of the pooled vector: that of the tokens, except for CNNs whose head widens it."""
+        timm_model = getattr(self.backbone, "timm_model", None)
+        if timm_model is not None and self.pooling in ("auto", "pooler"):
+            return getattr(timm_model, "head_hidden_size", None) or timm_model.num_features
+        return self.hidden_size
+
+    @classmethod
+    def load_backbone(cls, name_or_path: str | os.PathLike, config: PreTrainedConfig, **kwargs: Any) -> PreTrainedModel:
+        """Load pretrained weights for a tower of this configuration, from a folder or the hub."""
+        return AutoModel.from_pretrained(name_or_path, config=config, **_without_pooler(AutoModel, config), **kwargs)
+
+    def forward(self, pixel_values: Tensor, **kwargs: Any) -> BaseModelOutputWithPooling:
+        """Encode images.
+
+        Args:
+            pixel_values: `(B, 3, H, W)`.
+            **kwargs: passed to the backbone, such as `output_hidden_states`.
+
+        Returns:
+            `last_hidden_state (B, N, D)`, prefix tokens first, and `pooler_output (B, pooled_size)`.
+        """
+        outputs = self.backbone(pixel_values=pixel_values, return_dict=True, **kwargs)
+        tokens = outputs.last_hidden_state
+        if tokens.ndim == 4:  # a CNN's feature map (B, D, H, W)
+            tokens = tokens.flatten(2).transpose(1, 2)
+        return BaseModelOutputWithPooling(
+            last_hidden_state=tokens,
+            pooler_output=self._pool(tokens, outputs.get("pooler_output")),
+            hidden_states=outputs.get("hidden_states"),
+            attentions=outputs.get("attentions"),
+        )
+
+    def _pool(self, tokens: Tensor, pooler_output: Tensor | None) -> Tensor:
+        if self.pooling == "pooler" or (self.pooling == "auto" and pooler_output is not None):
+            if pooler_output is None:
+                raise ValueError(
+                    f"vision_pooling is 'pooler', but {_name_of(self.backbone.config)} returns no pooled output; "
+                    f"choose {'cls' if self.num_prefix_tokens else 'mean'!r}"
+                )
+            return pooler_output.flatten(1)  # transformers' CNNs return (B, D, 1, 1)
+        if self.pooling == "mean" or not self.num_prefix_tokens:
+            return tokens[:, self.num_prefix_tokens :].mean(dim=1)
+        return tokens[:, 0]
+
+
+class TextTower(Tower):
+    """A text backbone, or nothing but its embedding tables.
+
+    Args:
+        config: the backbone's configuration; of a two-tower one (CLIP, SigLIP), its text part.
+        features: `"encoder"` (contextual states) or `"token_embeddings"` (token plus learned position embeddings; no
+            other parameter of the backbone is built).
+        pooling: `"mean"`, `"cls"` or `"last"`, over attended tokens.
+        frozen: see [`Tower`].
+
+    Raises:
+        ValueError: an option is unknown.
+    """
+
+    def __init__(
+        self, config: PreTrainedConfig, features: str = "encoder", pooling: str = "mean", frozen: bool = False
+    ):
+        one_of("text_features", features, TEXT_FEATURES)
+        one_of("text_pooling", pooling, POOLINGS)
+        if features == "token_embeddings":
+            backbone = TokenEmbeddings._from_config(config)
+        else:
+            auto_class = _text_auto_class(config)
+            backbone = auto_class.from_config(config, **_without_pooler(auto_class, config))
+        super().__init__(backbone, frozen)
+        self.pooling = pooling
+
+    @property
+    def hidden_size(self) -> int:
+        """Width D of the tokens and of the pooled vector."""
+        if isinstance(self.backbone, TokenEmbeddings):
+            return self.backbone.token_embeddings.embedding_dim
+        return _token_width(self.backbone)
+
+    @classmethod
+    def load_backbone(
+        cls, name_or_path: str | os.PathLike, config: PreTrainedConfig, features: str = "encoder", **kwargs: Any
+    ) -> PreTrainedModel:
+        """Load pretrained weights for a tower of this configuration, from a folder or the hub."""
+        one_of("text_features", features, TEXT_FEATURES)
+        if features == "token_embeddings":
+            return TokenEmbeddings.from_text_pretrained(name_or_path, config, **kwargs)
+        auto_class = _text_auto_class(config)
+        return auto_class.from_pretrained(name_or_path, config=config, **_without_pooler(auto_class, config), **kwargs)
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any
+    ) -> BaseModelOutputWithPooling:
+        """Encode texts; padding on the left or on the right gives the same result.
+
+        Args:
+            input_ids: `(B, T)`.
+            attention_mask: `(B, T)`, 1 for tokens and 0 for padding; all ones if not given.
+            **kwargs: passed to the backbone, such as `output_hidden_states`.
+
+        Returns:
+            `last_hidden_state (B, T, D)` and `pooler_output (B, D)`.
+        """
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        # Every backbone counts positions in its own way, but all agree once the padding is on the right.
+        order = attention_mask.argsort(dim=1, descending=True, stable=True)
+        outputs = self.backbone(
+            input_ids=input_ids.gather(1, order),
+            attention_mask=attention_mask.gather(1, order),
+            return_dict=True,
+            **kwargs,
+        )
+        back = order.argsort(dim=1)[:, :, None].expand_as(outputs.last_hidden_state)
+        tokens = outputs.last_hidden_state.gather(1, back)
+        return BaseModelOutputWithPooling(
+            last_hidden_state=tokens,
+            pooler_output=pool_tokens(tokens, attention_mask, self.pooling),
+            hidden_states=outputs.get("hidden_states"),
+            attentions=outputs.get("attentions"),
+        )
+
+
+def vision_part(config: PreTrainedConfig) -> PreTrainedConfig:
+    """The vision tower's configuration: of a two-tower one (CLIP, SigLIP) its vision part, else the whole."""
+    return getattr(config, "vision_config", None) or config
+
+
+def text_part(config: PreTrainedConfig) -> PreTrainedConfig:
+    """The text tower's configuration: of a two-tower one (CLIP, SigLIP) its text part, else the whole."""
+    return getattr(config, "text_config", None) or config
+
+
+def _text_auto_class(config: PreTrainedConfig) -> Any:
+    """The class that builds only the encoder of an encoder-decoder (T5)."""
+    return AutoModelForTextEncoding if type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING else AutoModel
+
+
+def _without_pooler(auto_class: Any, config: PreTrainedConfig) -> dict[str, bool]:
+    """Leave out the tanh pooling layer of BERT-like models: it would be a randomly initialised layer or a dead one."""
+    if type(config) not in auto_class._model_mapping:
+        raise ValueError(f"{_name_of(config)} is no model that transformers' {auto_class.__name__} can build")
+    parameters = inspect.signature(auto_class._model_mapping[type(config)].__init__).parameters
+    return {"add_pooling_layer": False} if "add_pooling_layer" in parameters else {}
+
+
+def _num_prefix_tokens(backbone: PreTrainedModel) -> int:
+    if (timm_model := getattr(backbone, "timm_model", None)) is not None:
+        return getattr(timm_model, "num_prefix_tokens", 0)
+    names = {name.rpartition(".")[2] for name, _ in backbone.named_parameters()}
+    has_class_token = bool(names & {"cls_token", "class_embedding"})
+    return has_class_token + ("distillation_token" in names) + (getattr(backbone.config, "num_register_tokens", 0) or 0)
+
+
+def _token_width(backbone: PreTrainedModel) -> int:
+    if (timm_model := getattr(backbone, "timm_model", None)) is not None:
+        return timm_model.num_features
+    config = backbone.config
+    for width in (getattr(config, "hidden_size", None), (getattr(config, "hidden_sizes", None) or [None])[-1]):
+        if width is not None:
+            return width
+    raise ValueError(f"{_name_of(config)} tells no hidden_size, so its tokens' width is unknown; use another backbone")
+
+
+def _name_of(config: PreTrainedConfig) -> str:
+    return getattr(config, "architecture", None) or config.model_type

@@ -1,0 +1,46 @@
+"""One table that makes the models known to transformers' Auto classes, and to the shim in their checkpoints."""
+
+from dataclasses import dataclass
+
+import transformers
+from transformers import AutoConfig, AutoProcessor, PreTrainedConfig, PreTrainedModel, ProcessorMixin
+
+from vlmkit.hub import SHIM_NAME
+from vlmkit.models.dual_encoder import DualEncoderConfig, DualEncoderModel, DualEncoderProcessor
+
+
+@dataclass(frozen=True)
+class Row:
+    """A model, its companions, and the `AutoModel...` classes that build it."""
+
+    config: type[PreTrainedConfig]
+    model: type[PreTrainedModel]
+    processor: type[ProcessorMixin]
+    auto_models: tuple[str, ...]
+
+
+MODELS = (
+    Row(
+        DualEncoderConfig,
+        DualEncoderModel,
+        DualEncoderProcessor,
+        ("AutoModel", "AutoModelForZeroShotImageClassification"),
+    ),
+)
+
+
+def register() -> None:
+    """Register every row; a second call changes nothing."""
+    for row in MODELS:
+        AutoConfig.register(row.config.model_type, row.config, exist_ok=True)
+        AutoProcessor.register(row.config, row.processor, exist_ok=True)
+        for name in row.auto_models:
+            getattr(transformers, name).register(row.config, row.model, exist_ok=True)
+
+        classes = {
+            "AutoConfig": row.config,
+            "AutoProcessor": row.processor,
+            **dict.fromkeys(row.auto_models, row.model),
+        }
+        shim_map = {auto: f"{SHIM_NAME}.{cls.__name__}" for auto, cls in classes.items()}
+        row.config.shim_map = row.processor.shim_map = shim_map

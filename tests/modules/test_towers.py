@@ -1,0 +1,210 @@
+import pytest
+import torch
+from safetensors.torch import load_file
+from tests import tiny
+from transformers import (
+    AutoModel,
+    BertConfig,
+    CLIPConfig,
+    CLIPModel,
+    CLIPTextConfig,
+    CLIPVisionConfig,
+    ConvNextConfig,
+    Dinov2WithRegistersConfig,
+    DistilBertConfig,
+    GPT2LMHeadModel,
+    GPTNeoConfig,
+    LlamaConfig,
+    OPTConfig,
+    ResNetConfig,
+    RobertaConfig,
+    SiglipVisionConfig,
+    T5Config,
+    TimmWrapperConfig,
+)
+
+from vlmkit.modules import TextTower, TokenEmbeddings, VisionTower
+from vlmkit.modules.towers import text_part, vision_part
+
+SIZES = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+IMAGE = {**SIZES, "image_size": 32, "patch_size": 16}
+VISION = {
+    "vit": tiny.vision_config(),
+    "clip": CLIPVisionConfig(**IMAGE),
+    "siglip": SiglipVisionConfig(**IMAGE),
+    "dinov2-registers": Dinov2WithRegistersConfig(**IMAGE, num_register_tokens=3),
+    "resnet": ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1]),
+    "convnext": ConvNextConfig(hidden_sizes=[8, 16], depths=[1, 1], num_stages=2),
+    "timm-vit": TimmWrapperConfig(
+        architecture="vit_tiny_patch16_224", model_args={"img_size": 32, "depth": 1, "embed_dim": 24, "num_heads": 2}
+    ),
+    "timm-cnn": TimmWrapperConfig(architecture="resnet10t"),
+    "timm-mobilenet": TimmWrapperConfig(architecture="mobilenetv3_small_050"),
+    "timm-swin": TimmWrapperConfig(
+        architecture="swin_tiny_patch4_window7_224",
+        model_args={"img_size": 56, "embed_dim": 12, "depths": (1, 1), "num_heads": (2, 2)},
+    ),
+}
+TEXT = {
+    "gpt2": tiny.text_config(),
+    "gpt-neo": GPTNeoConfig(hidden_size=16, num_layers=2, num_heads=2, attention_types=[[["global", "local"], 1]]),
+    "bert": BertConfig(**SIZES),
+    "roberta": RobertaConfig(**SIZES),
+    "distilbert": DistilBertConfig(dim=16, n_layers=1, n_heads=2, hidden_dim=16),
+    "opt": OPTConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, ffn_dim=16, word_embed_proj_dim=16),
+    "llama": LlamaConfig(**SIZES),
+    "clip": CLIPTextConfig(**SIZES),
+    "t5": T5Config(d_model=16, num_layers=1, num_heads=2, d_ff=16, d_kv=8),
+}
+HAS_POSITIONS = {"gpt2", "gpt-neo", "bert", "roberta", "distilbert", "opt", "clip"}
+
+
+def pixels(name: str) -> torch.Tensor:
+    side = 56 if name == "timm-swin" else 32
+    return torch.rand(2, 3, side, side)
+
+
+@pytest.mark.parametrize("name", VISION)
+def test_any_vision_backbone_gives_tokens_and_a_pooled_vector(name):
+    tower = VisionTower(VISION[name]).eval()
+    outputs = tower(pixels(name))
+    assert outputs.last_hidden_state.ndim == 3
+    assert outputs.last_hidden_state.shape[2] == tower.hidden_size
+    assert outputs.pooler_output.shape == (2, tower.pooled_size)
+    assert outputs.pooler_output.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("name", "prefix"),
+    [("vit", 1), ("clip", 1), ("siglip", 0), ("dinov2-registers", 4), ("resnet", 0), ("timm-vit", 1)],
+)
+def test_mean_pooling_leaves_prefix_tokens_out(name, prefix):
+    tower = VisionTower(VISION[name], pooling="mean").eval()
+    outputs = tower(pixels(name))
+    assert tower.num_prefix_tokens == prefix
+    torch.testing.assert_close(outputs.pooler_output, outputs.last_hidden_state[:, prefix:].mean(1))
+
+
+def test_auto_is_the_class_token_of_a_vit_and_the_own_head_of_a_cnn():
+    vit = VisionTower(VISION["vit"]).eval()
+    outputs = vit(pixels("vit"))
+    assert torch.equal(outputs.pooler_output, outputs.last_hidden_state[:, 0])
+    assert not [name for name, _ in vit.named_parameters() if "pooler" in name]  # no dead tanh layer
+
+    cnn = VisionTower(VISION["timm-mobilenet"]).eval()
+    assert cnn.pooled_size != cnn.hidden_size
+    image = pixels("cnn")
+    expected = cnn.backbone.timm_model(image)
+    torch.testing.assert_close(cnn(image).pooler_output, expected)
+
+
+def test_pooling_that_the_backbone_does_not_have_is_refused():
+    with pytest.raises(ValueError, match="'cls', but resnet10t has no class token; choose 'mean' or 'pooler'"):
+        VisionTower(VISION["timm-cnn"], pooling="cls")
+    with pytest.raises(ValueError, match="'pooler', but vit returns no pooled output; choose 'cls'"):
+        VisionTower(VISION["vit"], pooling="pooler")(pixels("vit"))
+    with pytest.raises(ValueError, match="vision_pooling is 'max'"):
+        VisionTower(VISION["vit"], pooling="max")
+
+
+def test_a_config_that_is_no_backbone_is_refused():
+    with pytest.raises(ValueError, match="vlmkit_dual_encoder.*AutoModel"):
+        VisionTower(type("Odd", (tiny.vision_config().__class__,), {"model_type": "vlmkit_dual_encoder"})())
+
+
+@pytest.mark.parametrize("name", TEXT)
+@pytest.mark.parametrize("features", ["encoder", "token_embeddings"])
+@pytest.mark.parametrize("pooling", ["mean", "cls", "last"])
+def test_padding_side_and_batch_do_not_matter(name, features, pooling):
+    config = TEXT[name]
+    tower = TextTower(config, features, pooling).eval()
+    pad = config.pad_token_id if isinstance(config.pad_token_id, int) else 0
+    tokens = torch.randint(5, 60, (4,))
+    right = torch.cat([tokens, torch.full((3,), pad)])[None]
+    left = torch.cat([torch.full((3,), pad), tokens])[None]
+    mask = torch.tensor([[1, 1, 1, 1, 0, 0, 0]])
+    alone = tower(tokens[None])
+    padded_right, padded_left = tower(right, mask), tower(left, mask.flip(1))
+    assert alone.pooler_output.shape == (1, tower.hidden_size)
+    torch.testing.assert_close(padded_right.pooler_output, alone.pooler_output, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(padded_left.pooler_output, alone.pooler_output, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(padded_left.last_hidden_state[:, 3:], alone.last_hidden_state, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", TEXT)
+def test_token_embeddings_are_the_tables_of_the_checkpoint(name, tmp_path):
+    model = AutoModel.from_config(TEXT[name])
+    model.save_pretrained(tmp_path)
+    tables = TokenEmbeddings.from_text_pretrained(tmp_path, TEXT[name])
+    assert torch.equal(tables.token_embeddings.weight, model.get_input_embeddings().weight)
+    assert (tables.position_embeddings is not None) == (name in HAS_POSITIONS)
+    if tables.position_embeddings is not None:
+        saved = load_file(tmp_path / "model.safetensors").values()
+        assert any(torch.equal(tables.position_embeddings.weight, tensor) for tensor in saved)
+    assert tables._keys_to_ignore_on_load_unexpected == {".*"}
+    assert not TokenEmbeddings(TEXT[name])._keys_to_ignore_on_load_unexpected
+
+
+@pytest.mark.parametrize(("name", "first"), [("gpt2", 0), ("roberta", 2), ("opt", 2)])
+def test_positions_start_where_the_model_starts_them(name, first):
+    tables = TokenEmbeddings(TEXT[name])
+    ids = torch.tensor([[7, 8, 9]])
+    expected = tables.token_embeddings(ids) + tables.position_embeddings.weight[first : first + 3]
+    torch.testing.assert_close(tables(ids).last_hidden_state, expected)
+
+
+def test_only_the_tables_of_gpt2_are_built():
+    with torch.device("meta"):
+        parameters = TextTower(tiny.text_config(n_embd=768, n_layer=12, n_head=12, n_positions=1024, vocab_size=50257))
+        tables = TextTower(parameters.backbone.config, "token_embeddings")
+    assert sum(p.numel() for p in parameters.parameters()) == 124_439_808
+    assert sum(p.numel() for p in tables.parameters()) == 39_383_808
+
+
+def test_reads_the_tables_out_of_a_language_model_with_a_head(tmp_path):
+    model = GPT2LMHeadModel(tiny.text_config())
+    model.save_pretrained(tmp_path)  # its keys start with "transformer."
+    tables = TokenEmbeddings.from_text_pretrained(tmp_path, tiny.text_config())
+    assert torch.equal(tables.token_embeddings.weight, model.transformer.wte.weight)
+
+
+def test_a_checkpoint_without_tables_is_refused(tmp_path):
+    AutoModel.from_config(tiny.vision_config()).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"holds no weights for .*token_embeddings"):
+        TokenEmbeddings.from_text_pretrained(tmp_path, tiny.text_config())
+
+
+def test_too_many_tokens_are_refused():
+    with pytest.raises(ValueError, match="65 tokens exceed the 64 learned positions"):
+        TextTower(tiny.text_config(), "token_embeddings")(torch.ones(1, 65, dtype=torch.long))
+
+
+def test_one_side_of_a_two_tower_checkpoint(tmp_path):
+    vision, text = CLIPVisionConfig(**IMAGE), CLIPTextConfig(**SIZES, vocab_size=50)
+    clip = CLIPModel(CLIPConfig(vision_config=vision, text_config=text))
+    clip.save_pretrained(tmp_path)
+    backbone = VisionTower.load_backbone(tmp_path, vision_part(clip.config))
+    pixel_values = torch.rand(1, 3, 32, 32)
+    expected = clip.eval().vision_model(pixel_values).pooler_output
+    torch.testing.assert_close(backbone.eval()(pixel_values).pooler_output, expected)
+    backbone = TextTower.load_backbone(tmp_path, text_part(clip.config))
+    ids = torch.tensor([[3, 4, 5]])
+    expected = clip.text_model(ids).last_hidden_state
+    torch.testing.assert_close(backbone.eval()(ids).last_hidden_state, expected)
+
+
+def test_a_frozen_tower_takes_no_gradient_and_keeps_its_statistics():
+    tower = VisionTower(VISION["timm-cnn"], frozen=True)
+    before = {name: buffer.clone() for name, buffer in tower.named_buffers()}
+    tower.train()
+    tower(pixels("cnn"))
+    assert not tower.backbone.training
+    assert not any(p.requires_grad for p in tower.parameters())
+    assert all(torch.equal(before[name], buffer) for name, buffer in tower.named_buffers())
+
+
+def test_unknown_options_are_refused():
+    with pytest.raises(ValueError, match="text_features is 'embeddings'"):
+        TextTower(tiny.text_config(), "embeddings")
+    with pytest.raises(ValueError, match="text_pooling is 'max'"):
+        TextTower(tiny.text_config(), pooling="max")

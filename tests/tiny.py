@@ -1,0 +1,43 @@
+"""Tiny configurations, tokenizers and processors, built in memory."""
+
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import CLIPImageProcessor, GPT2Config, PreTrainedTokenizerFast, ViTConfig
+
+from vlmkit import DualEncoderConfig, DualEncoderProcessor
+
+_WORDS = (
+    "a the red green blue small large circle square star to left right of above and dog cat runs on grass photo is this"
+)
+WORDS = _WORDS.split()
+
+
+def tokenizer(**special_tokens: str) -> PreTrainedTokenizerFast:
+    """One token per word; like GPT-2's, without a padding token unless given."""
+    vocab = {word: row for row, word in enumerate(["<unk>", "<eos>", *WORDS, *special_tokens.values()])}
+    backend = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, unk_token="<unk>", eos_token="<eos>", model_max_length=64, **special_tokens
+    )
+
+
+def image_processor() -> CLIPImageProcessor:
+    return CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+
+
+def vision_config(**kwargs) -> ViTConfig:
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    return ViTConfig(**{**sizes, "image_size": 32, "patch_size": 16, **kwargs})
+
+
+def text_config(**kwargs) -> GPT2Config:
+    sizes = {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 64, "vocab_size": 99}
+    return GPT2Config(**{**sizes, "bos_token_id": 1, "eos_token_id": 1, **kwargs})
+
+
+def dual_encoder_config(**kwargs) -> DualEncoderConfig:
+    return DualEncoderConfig(**{"vision_config": vision_config(), "text_config": text_config(), **kwargs})
+
+
+def dual_encoder_processor() -> DualEncoderProcessor:
+    return DualEncoderProcessor(image_processor(), tokenizer())
