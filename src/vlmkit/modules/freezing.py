@@ -1,6 +1,4 @@
-"""Freezing that survives saving, loading and training mode."""
-
-from typing import Any
+"""Freezing that survives training mode."""
 
 from torch import nn
 
@@ -24,17 +22,3 @@ class Freezable(nn.Module):
     def train(self, mode: bool = True) -> "Freezable":
         """Set the training mode; if frozen, stay in evaluation mode (no dropout, no batch-norm drift)."""
         return super().train(mode and not self.frozen)
-
-
-class FreezableMixin:
-    """For models: `from_pretrained`, which makes every parameter trainable, freezes what the configuration freezes."""
-
-    @classmethod
-    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """Load as transformers does, and freeze what is configured to stay as it is."""
-        loaded = super().from_pretrained(*args, **kwargs)  # type: ignore[misc]
-        model = loaded[0] if isinstance(loaded, tuple) else loaded
-        for module in model.modules():
-            if isinstance(module, Freezable):
-                module.freeze()
-        return loaded

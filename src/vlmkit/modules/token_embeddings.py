@@ -1,5 +1,6 @@
 """The embedding tables of any text model, without the rest of it."""
 
+import copy
 import os
 import re
 from typing import Any
@@ -116,10 +117,18 @@ class TokenEmbeddings(PreTrainedModel):
 
 
 def _find_tables(config: PreTrainedConfig) -> tuple[str, nn.Embedding, str | None, nn.Embedding | None]:
-    """Names and shapes of the token and position tables of a text model, which is built without memory to look."""
+    """Names and shapes of the token and position tables of a text model, which is built without memory to look.
+
+    Raises:
+        ValueError: it is no text model.
+    """
+    config = copy.deepcopy(config)  # building a model writes into its configuration
+    config._attn_implementation = "eager"  # which every model has
     with torch.device("meta"):
         model = AutoModel.from_config(config)
     tokens = model.get_input_embeddings()
+    if not isinstance(tokens, nn.Embedding):
+        raise ValueError(f"{config.model_type} has no table of token embeddings; give a text model")
     names = {module: name for name, module in model.named_modules() if isinstance(module, nn.Embedding)}
     for module, name in names.items():
         same_width = module.embedding_dim == tokens.embedding_dim

@@ -83,6 +83,10 @@ class VisionTower(Tower):
             return getattr(timm_model, "head_hidden_size", None) or timm_model.num_features
         return self.hidden_size
 
+    @property
+    def _channels_last(self) -> bool:
+        return getattr(getattr(self.backbone, "timm_model", None), "output_fmt", None) == "NHWC"
+
     @classmethod
     def load_backbone(cls, name_or_path: str | os.PathLike, config: PreTrainedConfig, **kwargs: Any) -> PreTrainedModel:
         """Load pretrained weights for a tower of this configuration, from a folder or the hub."""
@@ -100,8 +104,8 @@ class VisionTower(Tower):
         """
         outputs = self.backbone(pixel_values=pixel_values, return_dict=True, **kwargs)
         tokens = outputs.last_hidden_state
-        if tokens.ndim == 4:  # a CNN's feature map (B, D, H, W)
-            tokens = tokens.flatten(2).transpose(1, 2)
+        if tokens.ndim == 4:  # a feature map: (B, D, H, W), or (B, H, W, D) of timm's Swin
+            tokens = tokens.flatten(1, 2) if self._channels_last else tokens.flatten(2).transpose(1, 2)
         return BaseModelOutputWithPooling(
             last_hidden_state=tokens,
             pooler_output=self._pool(tokens, outputs.get("pooler_output")),

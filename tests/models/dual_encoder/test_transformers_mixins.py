@@ -1,7 +1,6 @@
 """DualEncoderModel and its processor under transformers' own common tests."""
 
 import unittest
-from types import SimpleNamespace
 
 import torch
 from tests import tiny
@@ -16,10 +15,10 @@ ProcessorTesterMixin = load("test_processing_common").ProcessorTesterMixin
 class DualEncoderModelTester:
     batch_size, seq_length = 3, 7
     is_training = True
+    num_hidden_layers = 2  # of either tower
 
     def __init__(self, parent):
         self.parent = parent
-        self.vision_model_tester = self.text_model_tester = SimpleNamespace(num_hidden_layers=2)
 
     def get_config(self) -> DualEncoderConfig:
         return tiny.dual_encoder_config(

@@ -6,12 +6,11 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
-from vlmkit.hub import ShimMixin
-from vlmkit.validation import reject_unknown_fields
+from vlmkit.base import VlmkitConfig
 
 
 @strict
-class DualEncoderConfig(ShimMixin, PreTrainedConfig):
+class DualEncoderConfig(VlmkitConfig):
     """Two backbones, what of them is used and trained, and the loss. The defaults are the paper's.
 
     Args:
@@ -67,7 +66,6 @@ class DualEncoderConfig(ShimMixin, PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Check the values and fill in the width of the shared space."""
-        reject_unknown_fields(type(self), kwargs)
         if self.temperature <= 0:
             raise ValueError(f"temperature is {self.temperature}; logits are divided by it, so give a positive number")
         if self.projection == "shared":

@@ -7,15 +7,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, PreTrainedModel
+from transformers import AutoConfig
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import ModelOutput, can_return_tuple
 
-from vlmkit.hub import CardMixin
+from vlmkit.base import VlmkitModel
 from vlmkit.losses import info_nce, sigmoid_loss
 from vlmkit.models.dual_encoder.configuration_dual_encoder import DualEncoderConfig
-from vlmkit.modules.freezing import FreezableMixin
 from vlmkit.modules.towers import TextTower, VisionTower, text_part, vision_part
 
 _USAGE = """import vlmkit
@@ -47,7 +46,7 @@ class DualEncoderOutput(ModelOutput):
     text_embeds: Tensor | None = None
 
 
-class DualEncoderModel(CardMixin, FreezableMixin, PreTrainedModel):
+class DualEncoderModel(VlmkitModel):
     """An image backbone and a text backbone, joined by a linear projection and trained contrastively.
 
     With the defaults this is the model of "Which side should we scale?": a frozen ViT, the mean of frozen GPT-2 token

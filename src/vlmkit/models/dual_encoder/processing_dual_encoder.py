@@ -5,7 +5,7 @@ import os
 from transformers import AutoImageProcessor, AutoTokenizer
 from transformers.processing_utils import ProcessingKwargs
 
-from vlmkit.processing import ImageTextProcessor
+from vlmkit.base import VlmkitProcessor
 
 
 class DualEncoderProcessorKwargs(ProcessingKwargs, total=False):  # type: ignore[call-arg]
@@ -14,7 +14,7 @@ class DualEncoderProcessorKwargs(ProcessingKwargs, total=False):  # type: ignore
     _defaults = {"text_kwargs": {"padding": True, "truncation": True, "max_length": 77}}  # noqa: RUF012
 
 
-class DualEncoderProcessor(ImageTextProcessor):
+class DualEncoderProcessor(VlmkitProcessor):
     """Turns images into `pixel_values (I, 3, H, W)` and texts into `input_ids`, `attention_mask` `(T, L)`.
 
     Texts are padded to the longest and cut at 77 tokens unless the call says otherwise.

@@ -1,0 +1,137 @@
+"""What the configurations, models and processors of the library have in common, beyond transformers' own."""
+
+from collections.abc import Iterable
+from dataclasses import fields
+from typing import Any
+
+from huggingface_hub.dataclasses import strict
+from safetensors import SafetensorError
+from transformers import (
+    BaseImageProcessor,
+    GenerationConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    ProcessorMixin,
+)
+
+from vlmkit.hub import CardMixin, ShimMixin
+from vlmkit.image_processors import without_timm
+from vlmkit.images import rgb_images
+from vlmkit.modules.freezing import Freezable
+from vlmkit.validation import nearest
+
+# Keywords that are no fields but that `PreTrainedConfig` reads or writes itself.
+_TRANSFORMERS_KEYWORDS = {
+    "attn_implementation",
+    "auto_map",
+    "experts_implementation",
+    "model_type",
+    "name_or_path",
+    "num_labels",
+    "output_attentions",
+    "per_layer_config",
+    "tie_word_embeddings",
+    "torch_dtype",
+    "use_cache",
+}
+
+
+@strict
+class VlmkitConfig(ShimMixin, PreTrainedConfig):
+    """A configuration that refuses what transformers would silently accept, save and ignore.
+
+    Raises:
+        TypeError: an unknown keyword (the message names the nearest field), or a value of the wrong type or choice.
+        ValueError: the saved configuration of another model type.
+    """
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        """Refuse keywords that are no fields, and the fields of another model."""
+        if (model_type := kwargs.get("model_type", self.model_type)) != self.model_type:
+            raise ValueError(
+                f"this is the configuration of a {model_type!r} model, not of {self.model_type!r}; "
+                "load it with AutoModel, or give the folder of the right model"
+            )
+        known = _TRANSFORMERS_KEYWORDS | GenerationConfig._get_default_generation_params().keys()
+        self._refuse(name for name in kwargs if name not in known and not name.startswith("_"))
+        super().__post_init__(**kwargs)
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """Build from a dictionary; keyword arguments override it and must be fields."""
+        config, unused = super().from_dict(config_dict, **{**kwargs, "return_unused_kwargs": True})
+        if kwargs.get("return_unused_kwargs"):  # the model's constructor is about to judge them
+            return config, unused
+        cls._refuse(name for name in unused if not name.startswith("_"))
+        return config
+
+    @classmethod
+    def _refuse(cls, keywords: Iterable[str]) -> None:
+        names = [field.name for field in fields(cls)]
+        for keyword in keywords:
+            hint = nearest(keyword, names) or f"; its fields: {', '.join(names)}"
+            raise TypeError(f"{cls.__name__} has no field {keyword!r}{hint}")
+
+
+class VlmkitModel(CardMixin, PreTrainedModel):
+    """A model whose saved folder carries a card, and whose frozen parts are frozen again after loading."""
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """Load as transformers does, and freeze what is configured to stay as it is.
+
+        Raises:
+            OSError: nothing is found there, or the weights are truncated or damaged.
+        """
+        try:
+            loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        except SafetensorError as error:
+            raise OSError(
+                f"the weights in {pretrained_model_name_or_path} are truncated or damaged ({error}); "
+                "download or save them again"
+            ) from error
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        for module in model.modules():  # transformers makes every loaded parameter trainable
+            if isinstance(module, Freezable):
+                module.freeze()
+        return loaded
+
+
+class VlmkitProcessor(ShimMixin, ProcessorMixin):
+    """Pairs an image processor with a tokenizer, and takes images of any mode.
+
+    Args:
+        image_processor: any; timm's, which cannot be saved outside timm's own checkpoints, is translated.
+        tokenizer: any; without a padding token (GPT-2) it pads with its end-of-text token.
+
+    Raises:
+        ValueError: the tokenizer has neither a padding nor an end-of-text token.
+    """
+
+    def __init__(self, image_processor: BaseImageProcessor, tokenizer: PreTrainedTokenizerBase):
+        if tokenizer.pad_token is None:
+            if tokenizer.eos_token is None:
+                kind = type(tokenizer).__name__
+                raise ValueError(f"{kind} has no pad_token and no eos_token; set tokenizer.pad_token")
+            tokenizer.pad_token = tokenizer.eos_token
+        super().__init__(image_processor=without_timm(image_processor), tokenizer=tokenizer)
+
+    def prepare_inputs_layout(self, images: Any = None, text: Any = None, **kwargs: Any) -> tuple:
+        """Fetch images, and convert PIL images of any mode to RGB."""
+        images, text, videos, audio = super().prepare_inputs_layout(images=images, text=text, **kwargs)
+        return rgb_images(images), text, videos, audio
+
+    def validate_inputs(self, images: Any = None, text: Any = None, **kwargs: Any) -> None:
+        """Refuse empty lists and empty texts, which have no embedding.
+
+        Raises:
+            ValueError: no image or text, or an empty text (the message names its row).
+        """
+        super().validate_inputs(images=images, text=text, **kwargs)
+        for name, side in (("images", images), ("text", text)):
+            if isinstance(side, list) and not side:
+                raise ValueError(f"{name} is an empty list; give at least one item or leave it out")
+        for row, caption in enumerate([text] if isinstance(text, str) else text or []):
+            if not caption.strip():
+                raise ValueError(f"text {row} is empty ({caption!r}); an empty text has no embedding, so drop it")
