@@ -25,15 +25,17 @@ TEXT_FEATURES = ("token_embeddings", "encoder")
 
 
 class Tower(Freezable):
-    """A backbone of transformers, frozen or not.
+    """A backbone of transformers, frozen or not, and how its tokens become one vector.
 
     Args:
         backbone: the model.
+        pooling: how; see [`VisionTower`] and [`TextTower`].
         frozen: whether its parameters stay as they are.
     """
 
-    def __init__(self, backbone: PreTrainedModel, frozen: bool = False):
+    def __init__(self, backbone: PreTrainedModel, pooling: str, frozen: bool = False):
         super().__init__(frozen)
+        self.pooling = pooling
         self.set_backbone(backbone)
 
     def set_backbone(self, backbone: PreTrainedModel) -> None:
@@ -62,8 +64,7 @@ class VisionTower(Tower):
 
     def __init__(self, config: PreTrainedConfig, pooling: str = "auto", frozen: bool = False):
         one_of("vision_pooling", pooling, VISION_POOLINGS)
-        super().__init__(AutoModel.from_config(config, **_without_pooler(AutoModel, config)), frozen)
-        self.pooling = pooling
+        super().__init__(AutoModel.from_config(config, **_without_pooler(AutoModel, config)), pooling, frozen)
         self.num_prefix_tokens = _num_prefix_tokens(self.backbone)
         if pooling == "cls" and not self.num_prefix_tokens:
             raise ValueError(
@@ -150,8 +151,7 @@ class TextTower(Tower):
         else:
             auto_class = _text_auto_class(config)
             backbone = auto_class.from_config(config, **_without_pooler(auto_class, config))
-        super().__init__(backbone, frozen)
-        self.pooling = pooling
+        super().__init__(backbone, pooling, frozen)
 
     @property
     def hidden_size(self) -> int:

@@ -213,7 +213,8 @@ class DualEncoderModel(VlmkitModel):
             **kwargs: passed to both backbones.
 
         Raises:
-            ValueError: a side is missing or given twice, or images and texts differ in number during training.
+            ValueError: a side is missing or given twice; in training, images and texts differ in number, or features
+                are given for a tower that is not frozen.
         """
         if (pixel_values is None) == (image_pooled is None):
             raise ValueError("give the images either as pixel_values or as image_pooled")
@@ -221,8 +222,14 @@ class DualEncoderModel(VlmkitModel):
             raise ValueError("give the texts either as input_ids or as text_pooled")
         if image_pooled is None:
             image_pooled = self.vision_tower(pixel_values, **kwargs).pooler_output
+        elif self.training and not self.vision_tower.frozen:
+            raise ValueError(
+                "image_pooled would bypass the vision tower, which is being trained; set freeze_vision=True"
+            )
         if text_pooled is None:
             text_pooled = self.text_tower(input_ids, attention_mask, **kwargs).pooler_output
+        elif self.training and not self.text_tower.frozen:
+            raise ValueError("text_pooled would bypass the text tower, which is being trained; set freeze_text=True")
         paired = len(image_pooled) == len(text_pooled)
         if self.training and return_loss and not paired:
             raise ValueError(f"training needs one text per image, got {len(image_pooled)} and {len(text_pooled)}")

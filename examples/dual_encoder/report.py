@@ -1,0 +1,119 @@
+"""Tables and plots over the cells of scaling_grid.py."""
+
+import csv
+import json
+import statistics
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vlmkit.analysis.plots import recall_heatmap, recall_versus_parameters
+
+# "Which side should we scale?", Recall@5 in per cent, mean of both directions, 200 queries, a single run each.
+PUBLISHED = {
+    ("vit_base", "gpt2"): 25.0,
+    ("vit_base", "gpt2-medium"): 36.0,
+    ("vit_base", "gpt2-large"): 35.0,
+    ("vit_large", "gpt2"): 30.5,
+    ("vit_large", "gpt2-medium"): 42.0,
+    ("vit_large", "gpt2-large"): 42.5,
+    ("vit_huge", "gpt2"): 34.5,
+    ("vit_huge", "gpt2-medium"): 42.25,
+    ("vit_huge", "gpt2-large"): 43.5,
+}
+
+Cell = tuple[str, str]
+
+
+def write_report(results: list[dict[str, Any]], folder: Path, cutoffs: list[int]) -> None:
+    """Write results.json, results.csv, recall_heatmap.png, recall_versus_parameters.png and summary.md.
+
+    Args:
+        results: one per vision backbone, text backbone and seed, as `run_cell` returns them.
+        folder: where the files go.
+        cutoffs: of Recall@K; the heatmap shows K = 5, or the middle one where there is no 5.
+    """
+    (folder / "results.json").write_text(json.dumps(results, indent=2))
+    _write_csv(results, folder / "results.csv")
+    k = 5 if 5 in cutoffs else sorted(cutoffs)[len(cutoffs) // 2]
+    cells: dict[Cell, list[dict[str, Any]]] = defaultdict(list)
+    for result in results:
+        cells[(short(result["vision"]), short(result["text"]))].append(result)
+    visions, texts = (list(dict.fromkeys(names)) for names in zip(*cells, strict=True))
+    recalls = {cell: [100 * run["metrics"][f"mean_recall@{k}"] for run in runs] for cell, runs in cells.items()}
+
+    means = np.array([[np.mean(recalls.get((v, t), [np.nan])) for t in texts] for v in visions])
+    protocol, seeds = results[0]["protocol"], len(next(iter(cells.values())))
+    title = f"Recall@{k} (%), mean of both directions, protocol '{protocol}', {seeds} seed(s)"
+    recall_heatmap(means, visions, texts, title).savefig(folder / "recall_heatmap.png", dpi=150)
+    parameters = [cells[cell][0]["parameters"]["computed"] for cell in cells]
+    recall_versus_parameters(
+        parameters,
+        [np.mean(recalls[cell]) for cell in cells],
+        [f"{vision} x {text}" for vision, text in cells],
+        errors=[deviation(recalls[cell]) for cell in cells],
+    ).savefig(folder / "recall_versus_parameters.png", dpi=150)
+    (folder / "summary.md").write_text(_summary(cells, recalls, k))
+
+
+def short(name: str) -> str:
+    """A label: the last part of the path or hub id, without timm's training tag."""
+    kind, _, place = name.rpartition(":")
+    return (f"{kind} " if kind else "") + Path(place).name.partition(".")[0]
+
+
+def deviation(values: list[float]) -> float:
+    """Standard deviation over seeds; 0 for a single one."""
+    return statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+def sampling_error(recall: float, queries: int) -> float:
+    """Standard error, in points, of a recall in per cent that was measured on so many queries."""
+    share = recall / 100
+    return 100 * (share * (1 - share) / queries) ** 0.5
+
+
+def _published(cell: Cell) -> str:
+    vision, text = cell
+    value = PUBLISHED.get((vision.partition("_patch")[0], text))
+    return "" if value is None else f"{value:g}"
+
+
+def _summary(cells: dict[Cell, list[dict[str, Any]]], recalls: dict[Cell, list[float]], k: int) -> str:
+    first = next(iter(cells.values()))[0]
+    lines = [
+        f"Protocol `{first['protocol']}`: {first['test_images']} test images, {first['test_captions']} test captions.",
+        f"Recall@{k} in per cent, mean of both directions: mean ± standard deviation over seeds; ± test is the",
+        "standard error that the size of the test set alone causes. Parameters in millions: loaded by the original",
+        "system, read by a forward pass, trained.",
+        "",
+        f"| vision | text | loaded | computed | trained | Recall@{k} | ± test | seeds | published |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for cell, runs in cells.items():
+        sizes = runs[0]["parameters"]
+        mean = statistics.mean(recalls[cell])
+        columns = [
+            *cell,
+            *(f"{sizes[name] / 1e6:.2f}" for name in ("loaded", "computed", "trained")),
+            f"{mean:.1f} ± {deviation(recalls[cell]):.1f}",
+            f"{sampling_error(mean, first['test_images']):.1f}",
+            str(len(runs)),
+            _published(cell),
+        ]
+        lines.append(f"| {' | '.join(columns)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _write_csv(results: list[dict[str, Any]], path: Path) -> None:
+    rows = [
+        {**{name: value for name, value in result.items() if not isinstance(value, dict)}, **flat}
+        for result in results
+        for flat in [{**result["parameters"], **result["metrics"]}]
+    ]
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)

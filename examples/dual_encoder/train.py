@@ -1,0 +1,100 @@
+"""Train a dual encoder on images and captions.
+
+The paper's recipe, with frozen features computed once:
+
+    python examples/dual_encoder/train.py --vision timm/vit_small_patch16_224.augreg_in21k_ft_in1k \
+        --text openai-community/gpt2 --data jxie/flickr8k --cache_features
+
+On two GPUs (or two CPU processes, with --use_cpu): torchrun --nproc_per_node 2 examples/dual_encoder/train.py ...
+A YAML file of the same names can come first: python examples/dual_encoder/train.py recipe.yaml --seed 1
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from common import ContrastiveTrainingArguments, DataArguments, cache_features, load_tables, parse
+from torchvision.transforms import v2
+from transformers import Trainer, set_seed
+from transformers.trainer_utils import get_last_checkpoint
+
+from vlmkit import DualEncoderModel, DualEncoderProcessor
+from vlmkit.data import CaptionPairs, ContrastiveCollator
+from vlmkit.metrics import compute_retrieval_metrics
+
+
+@dataclass
+class ModelArguments:
+    """Which backbones, and how they are joined; the defaults are the paper's."""
+
+    vision: str = field(metadata={"help": "folder or hub id of an image model"})
+    text: str = field(metadata={"help": "folder or hub id of a text model"})
+    text_features: Literal["token_embeddings", "encoder"] = "token_embeddings"
+    text_pooling: Literal["mean", "cls", "last"] = "mean"
+    projection: Literal["vision_to_text", "shared"] = "vision_to_text"
+    loss: Literal["info_nce", "sigmoid"] = "info_nce"
+    temperature: float = 0.07
+    learn_temperature: bool = False
+    freeze_vision: bool = True
+    freeze_text: bool = True
+
+
+@dataclass
+class FeatureArguments:
+    """What happens to images on the way to the model."""
+
+    cache_features: bool = field(default=False, metadata={"help": "compute frozen features once, not in every epoch"})
+    augment: bool = field(default=False, metadata={"help": "random crops, flips and colours in training"})
+
+
+def main() -> None:
+    """Train, evaluate on the held-out split, save and (with --push_to_hub) publish."""
+    model_args, data_args, feature_args, training_args = parse(
+        ModelArguments, DataArguments, FeatureArguments, ContrastiveTrainingArguments
+    )
+    if feature_args.cache_features and feature_args.augment:
+        raise SystemExit("--augment changes the images in every epoch, --cache_features encodes them once: drop one")
+    if feature_args.cache_features and not (model_args.freeze_vision and model_args.freeze_text):
+        raise SystemExit("--cache_features needs frozen towers: drop it, or --freeze_vision/--freeze_text False")
+
+    set_seed(training_args.seed)
+    config = {name: value for name, value in vars(model_args).items() if name not in ("vision", "text")}
+    model = DualEncoderModel.from_vision_text_pretrained(model_args.vision, model_args.text, **config)
+    processor = DualEncoderProcessor.from_vision_text_pretrained(model_args.vision, model_args.text)
+    with training_args.main_process_first():  # the others read what the first one computed
+        tables = load_tables(data_args)
+        if feature_args.cache_features:
+            model.to(training_args.device)
+            tables = {split: cache_features(model, processor, table) for split, table in tables.items()}
+    side = processor.image_processor.crop_size["height"] if feature_args.augment else 0
+    augmentation = (
+        v2.Compose(
+            [v2.RandomResizedCrop(side, scale=(0.6, 1)), v2.RandomHorizontalFlip(), v2.ColorJitter(0.2, 0.2, 0.2)]
+        )
+        if feature_args.augment
+        else None
+    )
+
+    trainer = Trainer(
+        model,
+        training_args,
+        data_collator=ContrastiveCollator(processor, augmentation=augmentation),
+        train_dataset=CaptionPairs(tables["train"]),
+        eval_dataset=CaptionPairs(tables.get("validation", tables["test"])),
+        processing_class=processor,
+        compute_metrics=compute_retrieval_metrics,
+    )
+    trainer.train(resume_from_checkpoint=get_last_checkpoint(training_args.output_dir))
+
+    trainer.data_collator = ContrastiveCollator(processor)
+    metrics = trainer.evaluate(CaptionPairs(tables["test"]), metric_key_prefix="test")
+    trainer.log_metrics("test", metrics)
+    trainer.save_metrics("test", metrics)
+    recalls = {name.removeprefix("test_"): value for name, value in metrics.items() if "recall@" in name}
+    model.describe(data=f"{data_args.data or 'drawn scenes'}, protocol {data_args.protocol!r}", metrics=recalls)
+    trainer.save_model()
+    if training_args.push_to_hub:
+        trainer.push_to_hub()
+
+
+if __name__ == "__main__":
+    main()
