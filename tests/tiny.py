@@ -1,5 +1,8 @@
-"""Tiny configurations, tokenizers and processors, built in memory."""
+"""Tiny configurations, tokenizers, processors and inputs, built in memory."""
 
+import numpy as np
+import torch
+from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import CLIPImageProcessor, GPT2Config, PreTrainedTokenizerFast, ViTConfig
 
@@ -9,6 +12,7 @@ _WORDS = (
     "a the red green blue small large circle square star to left right of above and dog cat runs on grass photo is this"
 )
 WORDS = _WORDS.split()
+SENTENCES = ["a small red circle", "the dog runs on the grass to the left of a cat", "this is a photo"]
 
 
 def tokenizer(**special_tokens: str) -> PreTrainedTokenizerFast:
@@ -23,6 +27,15 @@ def tokenizer(**special_tokens: str) -> PreTrainedTokenizerFast:
 
 def image_processor() -> CLIPImageProcessor:
     return CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+
+
+def photo(width: int = 48, height: int = 40, seed: int = 0) -> Image.Image:
+    """Soft random blobs with a little noise: like a photograph, most of it is smooth."""
+    generator = np.random.default_rng(seed)
+    blobs = Image.fromarray(generator.integers(0, 256, (6, 8, 3), dtype=np.uint8))
+    smooth = np.asarray(blobs.resize((width, height), Image.Resampling.BICUBIC), dtype=np.float32)
+    noisy = smooth + generator.normal(0, 4, smooth.shape)
+    return Image.fromarray(noisy.round().clip(0, 255).astype(np.uint8))
 
 
 def vision_config(**kwargs) -> ViTConfig:
@@ -41,3 +54,9 @@ def dual_encoder_config(**kwargs) -> DualEncoderConfig:
 
 def dual_encoder_processor() -> DualEncoderProcessor:
     return DualEncoderProcessor(image_processor(), tokenizer())
+
+
+def dual_encoder_inputs() -> dict[str, torch.Tensor]:
+    """Three pairs; the texts differ in length and are padded on the right."""
+    photos = [photo(seed=row) for row in range(len(SENTENCES))]
+    return dict(dual_encoder_processor()(images=photos, text=SENTENCES, return_tensors="pt"))

@@ -1,16 +1,22 @@
-"""What train.py, evaluate.py and scaling_grid.py share: the data, and the arguments of a contrastive Trainer."""
+"""What the scripts share: arguments, data, embeddings of a whole split, and what is shown of them."""
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
+import torch
 import yaml
 from datasets import Dataset, DatasetDict
+from torch import Tensor
 from transformers import HfArgumentParser, PreTrainedModel, ProcessorMixin, TrainingArguments
 
-from vlmkit.data import load_flickr8k, load_scenes
+from vlmkit.analysis.plots import similarity_grid
+from vlmkit.data import caption_matches, load_flickr8k, load_scenes
+from vlmkit.metrics import chance_recall
 from vlmkit.training import cache_image_features, cache_text_features
 
 
@@ -41,6 +47,7 @@ class ContrastiveTrainingArguments(TrainingArguments):
     per_device_eval_batch_size: int = 256
     logging_strategy: str = "epoch"
     report_to: str = "none"
+    dataloader_pin_memory: bool = field(default_factory=torch.cuda.is_available)  # without a GPU it only warns
     remove_unused_columns: bool = False  # the collator, not the model, reads the columns
     label_names: list[str] | None = field(default_factory=lambda: ["group_ids"])  # what compute_metrics gets
 
@@ -62,6 +69,56 @@ def load_tables(arguments: DataArguments) -> DatasetDict:
     return load_flickr8k(arguments.data, arguments.protocol, arguments.split_seed, arguments.on_error)
 
 
-def cache_features(model: PreTrainedModel, processor: ProcessorMixin, table: Dataset) -> Dataset:
-    """Run both towers over a table once; later calls read the file."""
-    return cache_text_features(model.text_tower, processor, cache_image_features(model.vision_tower, processor, table))
+def cache_features(
+    model: PreTrainedModel, processor: ProcessorMixin, table: Dataset, cache_dir: str | None = None
+) -> Dataset:
+    """Run both towers over a table once; later calls read the files in `cache_dir`, by default the `datasets` cache."""
+    table = cache_image_features(model.vision_tower, processor, table, cache_dir=cache_dir)
+    return cache_text_features(model.text_tower, processor, table, cache_dir=cache_dir)
+
+
+@torch.no_grad()
+def embed(model: PreTrainedModel, processor: ProcessorMixin, table: Dataset) -> tuple[Tensor, Tensor]:
+    """Embed every image and every caption of a table, without leaving anything in the cache.
+
+    Returns:
+        `(images, D)` and `(captions, D)`, unit length, on the CPU.
+    """
+    with TemporaryDirectory() as folder:
+        features = cache_features(model, processor, table, folder)
+        image_pooled = torch.stack(list(features["image_pooled"])).to(model.device)
+        text_pooled = torch.cat(list(features["text_pooled"])).to(model.device)
+    outputs = model(image_pooled=image_pooled, text_pooled=text_pooled, return_loss=False)
+    return outputs.image_embeds.cpu(), outputs.text_embeds.cpu()
+
+
+def relevance(table: Dataset) -> Tensor:
+    """Which caption is true of which image, `(images, captions)`: of drawn scenes, judged by the scene itself."""
+    if "scene" in table.column_names:
+        return torch.from_numpy(caption_matches(table))
+    images = torch.arange(len(table))
+    of_caption = images.repeat_interleave(torch.tensor([len(captions) for captions in table["captions"]]))
+    return images[:, None] == of_caption[None, :]
+
+
+def print_recalls(columns: dict[str, dict[str, float]], table: Dataset, cutoffs: Sequence[int]) -> None:
+    """Print a row per direction and cut-off: what chance gives, then each column of metrics."""
+    relevant = relevance(table)
+    print(f"\n{f'{relevant.shape[0]:,} images, {relevant.shape[1]:,} captions':32}{'chance':>8}", end="")
+    print("".join(f"{name:>12}" for name in columns))
+    for direction, matches in (("image_to_text", relevant), ("text_to_image", relevant.T)):
+        for k in cutoffs:
+            name = f"{direction}/recall@{k}"
+            chance = chance_recall(matches.shape[1], matches.sum(1), k)
+            print(f"{name:32}{chance:8.1%}" + "".join(f"{metrics[name]:12.1%}" for metrics in columns.values()))
+
+
+def draw_similarity(model: PreTrainedModel, processor: ProcessorMixin, table: Dataset, size: int, path: Path) -> None:
+    """Draw the first images of a table against their first captions."""
+    few = table.select(range(min(size, len(table))))
+    image_embeds, text_embeds = embed(model, processor, few)
+    captions = [captions[0] for captions in few["captions"]]
+    first = torch.tensor([0, *map(len, few["captions"])]).cumsum(0)[:-1]
+    figure = similarity_grid(few["image"][:], captions, (image_embeds @ text_embeds[first].T).numpy())
+    figure.savefig(path, dpi=120)
+    print(f"picture: {path}")

@@ -88,6 +88,7 @@ def run_cell(
     tables = load_tables(data_args)
     train, test = (CaptionPairs(cache_features(model, processor, tables[split])) for split in ("train", "test"))
     encoded = time.perf_counter()
+    set_seed(seed)  # once more: encoding may have drawn random numbers, reading cached features does not
     trainer = Trainer(
         model,
         training_args,

@@ -10,6 +10,7 @@ A YAML file of the same names can come first: python examples/dual_encoder/train
 """
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from common import ContrastiveTrainingArguments, DataArguments, cache_features, load_tables, parse
@@ -83,7 +84,9 @@ def main() -> None:
         processing_class=processor,
         compute_metrics=compute_retrieval_metrics,
     )
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(training_args.output_dir))
+    print(f"training in {training_args.world_size} processes")
+    folder = training_args.output_dir
+    trainer.train(resume_from_checkpoint=get_last_checkpoint(folder) if Path(folder).is_dir() else None)
 
     trainer.data_collator = ContrastiveCollator(processor)
     metrics = trainer.evaluate(CaptionPairs(tables["test"]), metric_key_prefix="test")

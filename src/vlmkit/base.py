@@ -42,8 +42,9 @@ class VlmkitConfig(ShimMixin, PreTrainedConfig):
     """A configuration that refuses what transformers would silently accept, save and ignore.
 
     Raises:
-        TypeError: an unknown keyword (the message names the nearest field), or a value of the wrong type or choice.
+        TypeError: an unknown keyword (the message names the nearest field).
         ValueError: the saved configuration of another model type.
+        huggingface_hub.errors.StrictDataclassFieldValidationError: a value of the wrong type or choice.
     """
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -118,9 +119,8 @@ class VlmkitProcessor(ShimMixin, ProcessorMixin):
         super().__init__(image_processor=without_timm(image_processor), tokenizer=tokenizer)
 
     def prepare_inputs_layout(self, images: Any = None, text: Any = None, **kwargs: Any) -> tuple:
-        """Fetch images, and convert PIL images of any mode to RGB."""
-        images, text, videos, audio = super().prepare_inputs_layout(images=images, text=text, **kwargs)
-        return rgb_images(images), text, videos, audio
+        """Convert images and image files of any mode to RGB, and fetch those behind a URL."""
+        return super().prepare_inputs_layout(images=rgb_images(images), text=text, **kwargs)
 
     def validate_inputs(self, images: Any = None, text: Any = None, **kwargs: Any) -> None:
         """Refuse empty lists and empty texts, which have no embedding.

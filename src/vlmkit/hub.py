@@ -68,12 +68,20 @@ class ShimMixin:
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> Any:
         """Save as transformers does, and write the shim."""
-        result = super().save_pretrained(save_directory, *args, **kwargs)  # type: ignore[misc]
+        # With push_to_hub, transformers takes the folder for a string.
+        result = super().save_pretrained(os.fspath(save_directory), *args, **kwargs)  # type: ignore[misc]
         if kwargs.get("is_main_process", True):
-            names = sorted(reference.partition(".")[2] for reference in set(self.shim_map.values()))
-            shim = _SHIM.format(names=", ".join(names))
-            Path(save_directory, f"{SHIM_NAME}.py").write_text(shim, encoding="utf-8")
+            self._write_shim(save_directory)
         return result
+
+    def _upload_modified_files(self, working_dir: str | os.PathLike, *args: Any, **kwargs: Any) -> Any:
+        # save_pretrained(push_to_hub=True) uploads before the shim is written.
+        self._write_shim(working_dir)
+        return super()._upload_modified_files(working_dir, *args, **kwargs)  # type: ignore[misc]
+
+    def _write_shim(self, folder: str | os.PathLike) -> None:
+        names = sorted(reference.partition(".")[2] for reference in set(self.shim_map.values()))
+        Path(folder, f"{SHIM_NAME}.py").write_text(_SHIM.format(names=", ".join(names)), encoding="utf-8")
 
     def to_dict(self) -> dict[str, Any]:
         """What is saved: `auto_map` and all that transformers saves."""
@@ -98,7 +106,7 @@ class CardMixin:
     _card_metrics: dict[str, float] | None = None
 
     def describe(self, data: str | None = None, metrics: dict[str, float] | None = None) -> None:
-        """Tell what the model card cannot know by itself.
+        """Tell what the model card cannot know by itself; from then on saving rewrites the card.
 
         Args:
             data: what the model was trained on, in a sentence.

@@ -14,10 +14,11 @@ def without_timm(image_processor: BaseImageProcessor) -> BaseImageProcessor:
 
     Returns:
         A `CLIPImageProcessor` with timm's size, crop, interpolation, mean and standard deviation. It resizes tensors
-        where timm resizes PIL images: pixels differ by about one level of 255.
+        where timm resizes PIL images: pixels differ by about one level of 255, and where the margin of a crop is odd,
+        the crop by one pixel.
 
     Raises:
-        ValueError: timm's crop mode is neither "center" nor "squash".
+        ValueError: timm's crop mode is neither "squash" nor "center" to a square.
 
     Example:
         >>> without_timm(CLIPImageProcessor(size={"shortest_edge": 32})).size["shortest_edge"]
@@ -28,19 +29,19 @@ def without_timm(image_processor: BaseImageProcessor) -> BaseImageProcessor:
         return image_processor
     config = image_processor.data_config
     _, height, width = config["input_size"]
-    crop = {"height": height, "width": width}
-    common = {
-        "resample": Resampling[config["interpolation"].upper()],
-        "image_mean": list(config["mean"]),
-        "image_std": list(config["std"]),
-    }
-    if config["crop_mode"] == "squash" or (config["crop_mode"] == "center" and height != width):
+    if config["crop_mode"] == "squash":
         size = {"height": math.floor(height / config["crop_pct"]), "width": math.floor(width / config["crop_pct"])}
-        return CLIPImageProcessor(size=size, crop_size=crop, **common)
-    if config["crop_mode"] == "center":
-        return CLIPImageProcessor(
-            size={"shortest_edge": math.floor(height / config["crop_pct"])}, crop_size=crop, **common
+    elif config["crop_mode"] == "center" and height == width:
+        size = {"shortest_edge": math.floor(height / config["crop_pct"])}
+    else:
+        raise ValueError(
+            f"timm's crop mode {config['crop_mode']!r} to {height}x{width} pixels has no counterpart; "
+            "give a transformers image processor"
         )
-    raise ValueError(
-        f"timm's crop mode {config['crop_mode']!r} has no counterpart; give a transformers image processor"
+    return CLIPImageProcessor(
+        size=size,
+        crop_size={"height": height, "width": width},
+        resample=Resampling[config["interpolation"].upper()],
+        image_mean=list(config["mean"]),
+        image_std=list(config["std"]),
     )

@@ -1,9 +1,10 @@
 """Images of any mode as 8-bit RGB."""
 
+import os
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -20,8 +21,10 @@ def to_rgb(image: Image.Image) -> Image.Image:
         >>> to_rgb(Image.new("RGBA", (1, 1), (255, 0, 0, 0))).getpixel((0, 0))
         (255, 255, 255)
     """
-    if image.mode.startswith("I"):  # 16 bits, which PIL also opens as 32-bit integers
-        image = Image.fromarray((np.asarray(image).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8))
+    if image.mode.startswith("I"):  # 16 bits, or 32 that hold 16 or only 8
+        values = np.asarray(image).astype(np.int64).clip(0, 65535)
+        eight_bits = image.mode == "I" and values.max(initial=0) <= 255
+        image = Image.fromarray((values if eight_bits else values >> 8).astype(np.uint8))
     elif image.mode == "F":  # a float image holds either [0, 1] or [0, 255]
         values = np.nan_to_num(np.asarray(image))
         scale = 255.0 if values.max(initial=0.0) <= 1.0 else 1.0
@@ -34,11 +37,18 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def rgb_images(images: Any) -> Any:
-    """Apply [`to_rgb`] to the PIL images of a nested list; everything else stays as it is.
+    """Apply [`to_rgb`] to the PIL images and image files of a nested list; everything else stays as it is.
 
     Args:
-        images: an image, an array, or nested lists of them.
+        images: an image, a path, an array, a URL, or nested lists of them. transformers would read a 16-bit file
+            unscaled, and a transparent one in its hidden colours.
+
+    Raises:
+        OSError: a file holds no image.
     """
+    if isinstance(images, str | os.PathLike) and os.path.isfile(images):
+        with Image.open(images) as image:
+            return to_rgb(ImageOps.exif_transpose(image))
     if isinstance(images, Image.Image):
         return to_rgb(images)
     if isinstance(images, list | tuple):

@@ -64,9 +64,6 @@ def scenes(count):
         "an orange star that is smaller than a blue square",
         "a blue square and an orange star",
         "a small blue cross, a small orange star and a large blue square",
-        "a picture with an orange star",
-        "there is a large blue square",
-        "three objects",
     ],
 )
 def test_true(caption):
@@ -82,8 +79,7 @@ def test_true(caption):
         "a blue star to the left of a blue square",  # the colour of the other
         "a blue square that is smaller than a blue cross",
         "an orange star that is larger than a blue cross",  # equal
-        "there is a red circle",
-        "two objects",
+        "a red circle and an orange star",
         "a orange star and a blue square",
     ],
 )
@@ -108,13 +104,13 @@ def test_every_caption_that_holds_is_a_true_one():
         assert {caption for caption in others if holds(scene, caption)} <= true_captions(scene)
 
 
-def test_sampled_captions_are_five_of_which_four_name_several_objects():
+def test_sampled_captions_are_five_true_ones_that_name_several_objects():
     rng = random.Random(0)
     for scene in scenes(100):
         captions = sample_captions(scene, rng)
         assert len(set(captions)) == 5
         assert true_captions(scene).issuperset(captions)
-        assert sum(len(named(scene, caption)) >= 2 for caption in captions) == 4
+        assert all(len(named(scene, caption)) >= 2 for caption in captions)
 
 
 def answer_of(scene, question):

@@ -103,11 +103,11 @@ def test_every_process_draws_the_same_scene():
     assert row == {
         "image_id": "scene-test-00000",
         "captions": [
-            "a purple circle is to the right of a pink diamond",
-            "a purple circle is to the right of a large pink diamond",
             "a large pink diamond and a small purple circle",
+            "a purple circle is to the right of a large pink diamond",
+            "a purple circle is to the right of a pink diamond",
             "there is a purple circle to the right of a large pink diamond",
-            "a picture with a large pink diamond",
+            "a large pink diamond to the left of a purple circle",
         ],
         "questions": [
             "what color is the diamond?",

@@ -43,9 +43,8 @@ def load_scenes(
     every scene of `test` shows at least one, and its captions, questions and answers may mention it. So `test` measures
     whether a model has learnt colours and shapes or their combinations. No scene occurs twice, in one split or in two.
 
-    Columns: `image` (PNG), `image_id` ("scene-test-00012"), `captions` (five true ones, of which four name at least two
-    objects), `questions` and `answers` (five each), and `scene`, the objects with shape, color, size and centre (x, y),
-    in percent of the image's side.
+    Columns: `image` (PNG), `image_id` ("scene-test-00012"), `captions` (five true ones), `questions` and `answers`
+    (five each), and `scene`, the objects with shape, color, size and centre (x, y), in percent of the image's side.
 
     Args:
         num_train: images in the split `train`.

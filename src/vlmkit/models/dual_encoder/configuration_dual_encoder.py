@@ -31,7 +31,8 @@ class DualEncoderConfig(VlmkitConfig):
         logit_bias: added to the logits of the `"sigmoid"` loss, and trained.
 
     Raises:
-        TypeError: an unknown keyword (the message names the nearest field), or a value of the wrong type or choice.
+        TypeError: an unknown keyword (the message names the nearest field).
+        StrictDataclassFieldValidationError: a value of the wrong type, or none of the choices.
         ValueError: a temperature of 0 or below, or a `projection_dim` without `"shared"`.
 
     References:

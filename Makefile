@@ -1,0 +1,44 @@
+# Every target does its own set-up. A second call finds the environment there and starts at once.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# The tested versions; any within the ranges of pyproject.toml will do.
+CONSTRAINTS ?= constraints.txt
+export HF_HUB_DISABLE_TELEMETRY = 1
+
+.PHONY: demo test lint types docs format clean
+
+demo: $(VENV)/.installed  ## train a small model from scratch on drawn scenes
+	$(BIN)/python examples/dual_encoder/demo.py
+
+test: $(VENV)/.installed .cache/.transformers-tests  ## the whole suite
+	$(BIN)/python -m pytest -n auto --dist loadfile
+
+lint: $(VENV)/.installed  ## style and formatting, without changing a file
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+types: $(VENV)/.installed  ## type check of the package
+	$(BIN)/mypy
+
+docs: $(VENV)/.installed  ## HTML pages in docs/_build/html
+	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
+
+format: $(VENV)/.installed  ## repair style and formatting
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+clean:  ## remove everything that these targets made
+	rm -rf $(VENV) .cache docs/_build runs
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable '.[dev]'
+	touch $@
+
+# transformers' own model tests, which only its source distribution holds.
+.cache/.transformers-tests: $(VENV)/.installed tests/fetch_transformers_tests.py
+	$(BIN)/python tests/fetch_transformers_tests.py
+	touch $@

@@ -1,0 +1,132 @@
+"""Train a small dual encoder from scratch on drawn scenes, and find held-out scenes by their captions.
+
+    make demo        (or: python examples/dual_encoder/demo.py)
+
+No network, no GPU, about three minutes on two cores. The held-out scenes show combinations of colour and shape that
+were never seen in training.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from common import ContrastiveTrainingArguments, draw_similarity, embed, parse, print_recalls, relevance
+from datasets import Dataset
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from transformers import (
+    AutoModel,
+    AutoProcessor,
+    BertConfig,
+    CLIPImageProcessor,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    ProcessorMixin,
+    ResNetConfig,
+    Trainer,
+    set_seed,
+)
+
+from vlmkit import DualEncoderConfig, DualEncoderModel, DualEncoderProcessor
+from vlmkit.data import ContrastiveCollator, load_scenes
+from vlmkit.metrics import retrieval_metrics
+
+CUTOFFS = (1, 5, 10)
+
+
+@dataclass
+class DemoTrainingArguments(ContrastiveTrainingArguments):
+    """A recipe for a model that starts from random weights."""
+
+    output_dir: str = "runs/demo"
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.05
+    warmup_steps: float = 50
+    num_train_epochs: float = 14
+    per_device_train_batch_size: int = 128
+    save_strategy: str = "no"
+
+
+@dataclass
+class SceneArguments:
+    """How many scenes."""
+
+    num_train: int = field(default=4000)
+    num_test: int = field(default=200)
+
+
+def build_processor(captions: list[list[str]]) -> DualEncoderProcessor:
+    """Pixels scaled to [-1, 1], and one token per word of the training captions."""
+    backend = Tokenizer(models.WordLevel(unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    trainer = trainers.WordLevelTrainer(special_tokens=["[PAD]", "[UNK]"])
+    backend.train_from_iterator((caption for of_one_image in captions for caption in of_one_image), trainer)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="[PAD]", unk_token="[UNK]")
+    image_processor = CLIPImageProcessor(
+        size={"height": 64, "width": 64}, do_center_crop=False, image_mean=[0.5] * 3, image_std=[0.5] * 3
+    )
+    return DualEncoderProcessor(image_processor, tokenizer)
+
+
+def build_model(vocab_size: int) -> DualEncoderModel:
+    """A four-block ResNet and a two-layer BERT, 1.6M parameters, all trained."""
+    vision = ResNetConfig(hidden_sizes=[32, 64, 128, 256], depths=[1, 1, 1, 1], embedding_size=32, layer_type="basic")
+    text = BertConfig(
+        vocab_size=vocab_size,
+        hidden_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=256,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    )
+    config = DualEncoderConfig(
+        vision_config=vision,
+        text_config=text,
+        text_features="encoder",
+        projection="shared",
+        projection_dim=128,
+        freeze_vision=False,
+        freeze_text=False,
+        learn_temperature=True,
+    )
+    return DualEncoderModel(config)
+
+
+def score(model: PreTrainedModel, processor: ProcessorMixin, table: Dataset) -> dict[str, float]:
+    """Recall@K both ways over a whole split."""
+    image_embeds, text_embeds = embed(model.eval(), processor, table)
+    return retrieval_metrics(image_embeds, text_embeds, cutoffs=CUTOFFS, relevant=relevance(table))
+
+
+def main() -> None:
+    """Train, score, save, reload, score again, draw."""
+    scenes, training_args = parse(SceneArguments, DemoTrainingArguments)
+    set_seed(training_args.seed)
+    tables = load_scenes(num_train=scenes.num_train, num_test=scenes.num_test)
+    processor = build_processor(tables["train"]["captions"])
+    model = build_model(len(processor.tokenizer))
+    untrained = score(model, processor, tables["test"])
+
+    trainer = Trainer(
+        model,
+        training_args,
+        data_collator=ContrastiveCollator(processor, caption="random"),
+        train_dataset=tables["train"],
+        processing_class=processor,
+    )
+    trainer.train()
+    trained = score(model, processor, tables["test"])
+    print_recalls({"untrained": untrained, "trained": trained}, tables["test"], CUTOFFS)
+
+    folder = Path(training_args.output_dir)
+    model.describe(data=f"{scenes.num_train:,} drawn scenes", metrics=trained)
+    trainer.save_model()
+    reloaded = AutoModel.from_pretrained(folder), AutoProcessor.from_pretrained(folder)
+    if score(*reloaded, tables["test"]) != trained:
+        raise SystemExit("the reloaded model scores differently")
+    print(f"\nsaved to {folder}, reloaded through AutoModel and AutoProcessor: the same numbers")
+
+    draw_similarity(model, processor, tables["test"], 8, folder / "similarity.png")
+
+
+if __name__ == "__main__":
+    main()

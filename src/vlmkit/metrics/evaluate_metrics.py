@@ -1,0 +1,46 @@
+"""vlmkit's metrics in the interface of the `evaluate` library; this module needs the extra `vlmkit[metrics]`."""
+
+from collections.abc import Sequence
+
+import datasets
+import evaluate
+import numpy as np
+from transformers import EvalPrediction
+
+from vlmkit.metrics.retrieval import compute_retrieval_metrics
+
+
+class RetrievalMetric(evaluate.Metric):
+    """Image-text retrieval metrics that collect the pairs batch by batch.
+
+    Each pair is an image embedding `(D,)`, a text embedding `(D,)` and an integer group, equal for the captions of one
+    image. `compute` takes `cutoffs` and returns what `compute_retrieval_metrics` does. Constructed directly, without
+    `evaluate.load` and its network; `keep_in_memory=True` writes no cache file.
+
+    Example:
+        >>> metric = RetrievalMetric(keep_in_memory=True)
+        >>> metric.add_batch(image_embeds=np.eye(3), text_embeds=np.eye(3), groups=[0, 1, 2])
+        >>> metric.compute(cutoffs=[1])["mean_recall@1"]
+        1.0
+    """
+
+    def _info(self) -> evaluate.MetricInfo:
+        embedding = datasets.Sequence(datasets.Value("float32"))
+        return evaluate.MetricInfo(
+            description="Recall, precision, mean average precision and median rank of image-text retrieval.",
+            citation="",
+            inputs_description="One image embedding, text embedding and group per pair.",
+            features=datasets.Features(
+                {"image_embeds": embedding, "text_embeds": embedding, "groups": datasets.Value("int64")}
+            ),
+        )
+
+    def _compute(
+        self,
+        image_embeds: Sequence[Sequence[float]],
+        text_embeds: Sequence[Sequence[float]],
+        groups: Sequence[int],
+        cutoffs: Sequence[int] = (1, 5, 10),
+    ) -> dict[str, float]:
+        embeds = np.asarray(image_embeds, dtype=np.float32), np.asarray(text_embeds, dtype=np.float32)
+        return compute_retrieval_metrics(EvalPrediction(predictions=embeds, label_ids=np.asarray(groups)), cutoffs)

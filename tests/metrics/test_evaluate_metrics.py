@@ -1,0 +1,44 @@
+import numpy as np
+import pytest
+from tests.subprocesses import run_python
+from transformers import EvalPrediction
+
+from vlmkit.metrics import compute_retrieval_metrics
+from vlmkit.metrics.evaluate_metrics import RetrievalMetric
+
+
+@pytest.fixture
+def pairs():
+    generator = np.random.default_rng(0)
+    images = generator.standard_normal((6, 4), dtype=np.float32).repeat(2, axis=0)
+    return {
+        "image_embeds": images,
+        "text_embeds": generator.standard_normal((12, 4), dtype=np.float32),
+        "groups": np.arange(6).repeat(2),
+    }
+
+
+def expected(pairs, **options):
+    return compute_retrieval_metrics(
+        EvalPrediction((pairs["image_embeds"], pairs["text_embeds"]), pairs["groups"]), **options
+    )
+
+
+def test_at_once(pairs, tmp_path):
+    assert RetrievalMetric(cache_dir=tmp_path).compute(**pairs, cutoffs=(1, 5)) == expected(pairs, cutoffs=(1, 5))
+
+
+def test_batch_by_batch(pairs):
+    metric = RetrievalMetric(keep_in_memory=True)
+    for start in range(0, 12, 5):
+        metric.add_batch(**{name: values[start : start + 5] for name, values in pairs.items()})
+    assert metric.compute(cutoffs=[1, 5]) == expected(pairs, cutoffs=[1, 5])
+
+
+def test_default_cutoffs_are_checked(pairs):
+    with pytest.raises(ValueError, match=r"k=10 is outside 1\.\.6"):
+        RetrievalMetric(keep_in_memory=True).compute(**pairs)
+
+
+def test_retrieval_metrics_do_not_import_evaluate():
+    assert run_python("-c", "import sys, vlmkit.metrics; print('evaluate' in sys.modules)") == "False\n"

@@ -1,0 +1,134 @@
+"""Imports within vlmkit point one way, and files stay small."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import vlmkit
+
+SOURCE = Path(vlmkit.__file__).parent
+MAX_LINES = 400
+FORBIDDEN = {"benchmarks", "docs", "examples", "tests"}
+
+LEAVES = {"distributed", "images", "validation"}
+LAYERS = LEAVES | {"modules", "losses"}
+BASES = {"base", "hub", "image_processors"}
+# What each part of vlmkit may import of vlmkit, beside itself. The package's own `__init__` is the part "vlmkit".
+ALLOWED = {
+    "distributed": set(),
+    "images": set(),
+    "validation": set(),
+    "modules": LEAVES,
+    "losses": LEAVES | {"modules"},
+    "hub": LEAVES,
+    "image_processors": LEAVES,
+    "base": LAYERS | {"hub", "image_processors"},
+    "models": LAYERS | BASES,
+    "registration": LAYERS | BASES | {"models"},
+    "vlmkit": LAYERS | BASES | {"models", "registration"},
+    "analysis": LEAVES,
+    "data": LEAVES,
+    "metrics": LEAVES,
+    "training": LEAVES | {"data", "modules"},
+    "conversion": LAYERS | BASES | {"models", "analysis", "data", "metrics", "training"},
+}
+
+
+def module_files(source: Path) -> dict[str, Path]:
+    """Dotted name to file, for a package `vlmkit` in the folder `source`."""
+    files = {}
+    for path in sorted(source.rglob("*.py")):
+        parts = path.relative_to(source).with_suffix("").parts
+        files[".".join(["vlmkit", *parts]).removesuffix(".__init__")] = path
+    return files
+
+
+def imported_modules(path: Path, files: dict[str, Path]) -> set[str]:
+    """Dotted names of all that a file imports, at its top or later; of `from a import b`, `a.b` if that is a module."""
+    imported = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            imported |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = "." * node.level + (node.module or "")
+            names = {f"{base}.{alias.name}" for alias in node.names}
+            imported |= {name if name in files else base for name in names}
+    return imported
+
+
+def part(module: str) -> str:
+    """`vlmkit.models.dual_encoder` belongs to `models`."""
+    return module.split(".")[1] if "." in module else module
+
+
+def faults(source: Path) -> list[str]:
+    """Every import that runs against `ALLOWED`, every circle and every relative import."""
+    files = module_files(source)
+    found, graph = [], {}
+    for module, path in files.items():
+        imported = imported_modules(path, files)
+        if part(module) not in ALLOWED:
+            found.append(f"{part(module)} has no row in ALLOWED")
+            continue
+        allowed = ALLOWED[part(module)] | {part(module)}
+        ours = {name for name in imported if name.split(".")[0] == "vlmkit"}
+        found += [f"{module} imports {name}" for name in sorted(ours) if part(name) not in allowed]
+        found += [f"{module} imports {name}" for name in sorted(imported) if name.split(".")[0] in FORBIDDEN]
+        found += [f"{module} imports {name} relatively" for name in sorted(imported) if name.startswith(".")]
+        graph[module] = ours - {module}
+    return found + [f"{' -> '.join(circle)} is a circle" for circle in circles(graph)]
+
+
+def circles(graph: dict[str, set[str]]) -> list[list[str]]:
+    """A circle for each module that is first found to reach itself."""
+    found: list[list[str]] = []
+    done: set[str] = set()
+
+    def visit(module: str, trail: list[str]) -> None:
+        if module in trail:
+            found.append([*trail[trail.index(module) :], module])
+        elif module not in done:
+            for target in sorted(graph.get(module, ())):
+                visit(target, [*trail, module])
+            done.add(module)
+
+    for module in graph:
+        visit(module, [])
+    return found
+
+
+def test_imports_point_one_way():
+    assert not faults(SOURCE)
+
+
+@pytest.mark.parametrize("path", module_files(SOURCE).values(), ids=lambda path: str(path.relative_to(SOURCE)))
+def test_files_are_small(path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= MAX_LINES
+
+
+def test_the_table_allows_only_what_it_has_a_row_for():
+    assert set().union(*ALLOWED.values()) <= ALLOWED.keys()
+
+
+@pytest.mark.parametrize(
+    ("files", "fault"),
+    [
+        ({"modules/a.py": "from vlmkit.models.b import B"}, "vlmkit.modules.a imports vlmkit.models.b"),
+        ({"losses/a.py": "import vlmkit.base"}, "vlmkit.losses.a imports vlmkit.base"),
+        ({"data/a.py": "def f():\n    from vlmkit import Model"}, "vlmkit.data.a imports vlmkit"),
+        ({"training/a.py": "from vlmkit import hub"}, "vlmkit.training.a imports vlmkit"),
+        ({"models/a.py": "from tests import tiny"}, "vlmkit.models.a imports tests"),
+        ({"models/a.py": "from ..losses import b"}, "vlmkit.models.a imports ..losses relatively"),
+        ({"utils.py": ""}, "utils has no row in ALLOWED"),
+        (
+            {"data/a.py": "import vlmkit.data.b", "data/b.py": "from vlmkit.data import a"},
+            "vlmkit.data.a -> vlmkit.data.b -> vlmkit.data.a is a circle",
+        ),
+    ],
+)
+def test_a_fault_is_found(tmp_path, files, fault):
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(content)
+    assert faults(tmp_path) == [fault]
