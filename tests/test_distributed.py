@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 
 from tests import tiny
 from vlmkit import DualEncoderModel
@@ -35,17 +38,29 @@ def make_batch(size: int, groups: bool) -> dict[str, torch.Tensor]:
     return batch
 
 
+def wrap(model: DualEncoderModel, how: str) -> torch.nn.Module:
+    if how == "ddp":
+        return torch.nn.parallel.DistributedDataParallel(model)
+    mesh = init_device_mesh("cpu", (world_size(),))
+    for layer in model.text_tower.backbone.h:
+        fully_shard(layer, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    assert all(isinstance(p, DTensor) for p in model.parameters())  # not silently left whole
+    return model
+
+
 def loss_and_gradients(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     loss = model(**batch).loss
     loss.backward()
-    plain = {name.removeprefix("module."): p.grad for name, p in model.named_parameters() if p.requires_grad}
-    return {"loss": loss.detach(), **plain}
+    gradients = {name.removeprefix("module."): p.grad for name, p in model.named_parameters() if p.requires_grad}
+    whole = {name: grad.full_tensor() if isinstance(grad, DTensor) else grad for name, grad in gradients.items()}
+    return {"loss": loss.detach(), **whole}
 
 
-def worker(folder: Path, parts: list[int], loss: str, groups: bool) -> None:
+def worker(folder: Path, parts: list[int], loss: str, groups: bool, how: str) -> None:
     torch.distributed.init_process_group("gloo")
     assert world_size() == 2
-    model = torch.nn.parallel.DistributedDataParallel(make_model(loss))
+    model = wrap(make_model(loss), how)
     batch = make_batch(sum(parts), groups)
     start = sum(parts[: rank()])
     result = loss_and_gradients(model, {k: v[start : start + parts[rank()]] for k, v in batch.items()})
@@ -57,14 +72,18 @@ def worker(folder: Path, parts: list[int], loss: str, groups: bool) -> None:
 
 @pytest.mark.parametrize("groups", [False, True], ids=["no-groups", "groups"])
 @pytest.mark.parametrize("parts", PARTS)
-@pytest.mark.parametrize("loss", ["info_nce", "sigmoid"])
-def test_two_processes_equal_one(tmp_path, loss, parts, groups):
-    arguments = json.dumps({"folder": str(tmp_path), "parts": PARTS[parts], "loss": loss, "groups": groups})
+@pytest.mark.parametrize(("loss", "how"), [("info_nce", "ddp"), ("info_nce", "fsdp2"), ("sigmoid", "ddp")])
+def test_two_processes_equal_one(tmp_path, loss, how, parts, groups):
+    arguments = {"folder": str(tmp_path), "parts": PARTS[parts], "loss": loss, "groups": groups, "how": how}
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
     root = Path(__file__).parent.parent
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
     run = subprocess.run(
-        [*torchrun, "--standalone", __file__, arguments], env=environment, cwd=root, capture_output=True, text=True
+        [*torchrun, "--standalone", __file__, json.dumps(arguments)],
+        env=environment,
+        cwd=root,
+        capture_output=True,
+        text=True,
     )
     assert run.returncode == 0, run.stderr[-3000:]
     two = torch.load(tmp_path / "result.pt", weights_only=True)

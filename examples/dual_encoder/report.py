@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import statistics
 from collections import defaultdict
 from pathlib import Path
@@ -11,17 +12,17 @@ import numpy as np
 
 from vlmkit.analysis.plots import recall_heatmap, recall_versus_parameters
 
-# "Which side should we scale?", Recall@5 in per cent, mean of both directions, 200 queries, a single run each.
+# "Which side should we scale?": Recall@5, mean of both directions, 200 queries, a single run each.
 PUBLISHED = {
-    ("vit_base", "gpt2"): 25.0,
-    ("vit_base", "gpt2-medium"): 36.0,
-    ("vit_base", "gpt2-large"): 35.0,
-    ("vit_large", "gpt2"): 30.5,
-    ("vit_large", "gpt2-medium"): 42.0,
-    ("vit_large", "gpt2-large"): 42.5,
-    ("vit_huge", "gpt2"): 34.5,
-    ("vit_huge", "gpt2-medium"): 42.25,
-    ("vit_huge", "gpt2-large"): 43.5,
+    ("vit_base", "gpt2"): 0.25,
+    ("vit_base", "gpt2-medium"): 0.36,
+    ("vit_base", "gpt2-large"): 0.35,
+    ("vit_large", "gpt2"): 0.305,
+    ("vit_large", "gpt2-medium"): 0.42,
+    ("vit_large", "gpt2-large"): 0.425,
+    ("vit_huge", "gpt2"): 0.345,
+    ("vit_huge", "gpt2-medium"): 0.4225,
+    ("vit_huge", "gpt2-large"): 0.435,
 }
 
 Cell = tuple[str, str]
@@ -42,16 +43,17 @@ def write_report(results: list[dict[str, Any]], folder: Path, cutoffs: list[int]
     for result in results:
         cells[(short(result["vision"]), short(result["text"]))].append(result)
     visions, texts = (list(dict.fromkeys(names)) for names in zip(*cells, strict=True))
-    recalls = {cell: [100 * run["metrics"][f"mean_recall@{k}"] for run in runs] for cell, runs in cells.items()}
+    recalls = {cell: [run["metrics"][f"mean_recall@{k}"] for run in runs] for cell, runs in cells.items()}
 
     means = np.array([[np.mean(recalls.get((v, t), [np.nan])) for t in texts] for v in visions])
-    protocol, seeds = results[0]["protocol"], len(next(iter(cells.values())))
-    title = f"Recall@{k} (%), mean of both directions, protocol '{protocol}', {seeds} seed(s)"
-    recall_heatmap(means, visions, texts, title).savefig(folder / "recall_heatmap.png", dpi=150)
+    published = np.array([[published_recall((v, t)) for t in texts] for v in visions])
+    title = f"Recall@{k}, mean of both directions, protocol '{results[0]['protocol']}'"
+    figure = recall_heatmap(means, visions, texts, title, None if np.isnan(published).all() else published)
+    figure.savefig(folder / "recall_heatmap.png", dpi=150)
     parameters = [cells[cell][0]["parameters"]["computed"] for cell in cells]
     recall_versus_parameters(
         parameters,
-        [np.mean(recalls[cell]) for cell in cells],
+        [statistics.mean(recalls[cell]) for cell in cells],
         [f"{vision} x {text}" for vision, text in cells],
         errors=[deviation(recalls[cell]) for cell in cells],
     ).savefig(folder / "recall_versus_parameters.png", dpi=150)
@@ -70,15 +72,14 @@ def deviation(values: list[float]) -> float:
 
 
 def sampling_error(recall: float, queries: int) -> float:
-    """Standard error, in points, of a recall in per cent that was measured on so many queries."""
-    share = recall / 100
-    return 100 * (share * (1 - share) / queries) ** 0.5
+    """Standard error of a recall that was measured on so many queries."""
+    return (recall * (1 - recall) / queries) ** 0.5
 
 
-def _published(cell: Cell) -> str:
+def published_recall(cell: Cell) -> float:
+    """The paper's figure for a cell of its grid, else NaN."""
     vision, text = cell
-    value = PUBLISHED.get((vision.partition("_patch")[0], text))
-    return "" if value is None else f"{value:g}"
+    return PUBLISHED.get((vision.partition("_patch")[0], text), float("nan"))
 
 
 def _summary(cells: dict[Cell, list[dict[str, Any]]], recalls: dict[Cell, list[float]], k: int) -> str:
@@ -98,10 +99,10 @@ def _summary(cells: dict[Cell, list[dict[str, Any]]], recalls: dict[Cell, list[f
         columns = [
             *cell,
             *(f"{sizes[name] / 1e6:.2f}" for name in ("loaded", "computed", "trained")),
-            f"{mean:.1f} ± {deviation(recalls[cell]):.1f}",
-            f"{sampling_error(mean, first['test_images']):.1f}",
+            f"{100 * mean:.1f} ± {100 * deviation(recalls[cell]):.1f}",
+            f"{100 * sampling_error(mean, first['test_images']):.1f}",
             str(len(runs)),
-            _published(cell),
+            "" if math.isnan(published_recall(cell)) else f"{100 * published_recall(cell):g}",
         ]
         lines.append(f"| {' | '.join(columns)} |")
     return "\n".join(lines) + "\n"

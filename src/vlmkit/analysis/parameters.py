@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from transformers import AutoModel
+from transformers import AutoModel, PreTrainedModel
 
 
 def count_parameters(module: nn.Module, trainable_only: bool = False) -> int:
@@ -32,7 +32,7 @@ class DualEncoderParameters:
     trained: int
 
 
-def dual_encoder_parameters(model: nn.Module) -> DualEncoderParameters:
+def dual_encoder_parameters(model: PreTrainedModel) -> DualEncoderParameters:
     """Count the parameters of a dual encoder.
 
     The original of "Which side should we scale?" calls ViT-L with GPT-2-medium a balanced 660M model; of GPT-2 no block
