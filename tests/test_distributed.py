@@ -67,6 +67,7 @@ def worker(folder: Path, parts: list[int], loss: str, groups: bool, how: str) ->
     torch.distributed.all_reduce(result["loss"], torch.distributed.ReduceOp.AVG)
     if rank() == 0:
         torch.save(result, folder / "result.pt")
+    torch.distributed.barrier()  # nobody leaves while the other still talks
     torch.distributed.destroy_process_group()
 
 
