@@ -27,8 +27,8 @@ class Arguments:
 
     batch_size: int = 16
     steps: int = 20
-    hidden_size: int = 384
-    num_layers: int = 6
+    hidden_size: int = 192
+    num_layers: int = 4
 
 
 def step(model: torch.nn.Module, batch: dict[str, torch.Tensor], optimizer: torch.optim.Optimizer) -> float:

@@ -95,8 +95,8 @@ def main() -> None:
     recalls = {name.removeprefix("test_"): value for name, value in metrics.items() if "recall@" in name}
     model.describe(data=f"{data_args.data or 'drawn scenes'}, protocol {data_args.protocol!r}", metrics=recalls)
     trainer.save_model()
-    if training_args.push_to_hub:
-        trainer.push_to_hub()
+    if training_args.push_to_hub and trainer.is_world_process_zero():
+        model.push_to_hub(trainer.hub_model_id)  # our model card in place of Trainer's
 
 
 if __name__ == "__main__":

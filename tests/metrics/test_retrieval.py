@@ -325,6 +325,7 @@ class TestComputeRetrievalMetrics:
             ((np.eye(3), np.eye(3), np.eye(3)), None, (1,), "keys_to_ignore_at_inference"),
             ((np.eye(3), np.eye(3)), np.arange(2), (1,), "3 image_embeds, 3 text_embeds and 2 label_ids"),
             ((np.eye(3)[:2], np.eye(3)), None, (1,), "2 image_embeds, 3 text_embeds and 3 label_ids"),
+            ((np.eye(3), np.eye(3)), (), (1,), r"label_names=\['group_ids'\]"),
             ((np.eye(3), np.eye(3)), np.zeros(3, dtype=int), (2,), "k=2 is outside 1..1"),
         ],
     )

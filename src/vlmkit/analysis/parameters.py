@@ -36,7 +36,7 @@ def dual_encoder_parameters(model: PreTrainedModel) -> DualEncoderParameters:
     """Count the parameters of a dual encoder.
 
     The original of "Which side should we scale?" calls ViT-L with GPT-2-medium a balanced 660M model; of GPT-2 no block
-    ever runs, so it computes with 356M.
+    ever runs, so it computes with 356M, and one more in the projection.
 
     Args:
         model: has `text_tower` and `config.text_config`; on any device, the meta device included.

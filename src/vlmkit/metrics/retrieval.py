@@ -158,7 +158,8 @@ def compute_retrieval_metrics(prediction: EvalPrediction, cutoffs: Sequence[int]
         What [`retrieval_metrics`] returns and `mean_recall@k`, the mean of both directions, for each cut-off.
 
     Raises:
-        ValueError: the predictions are not two arrays, or [`retrieval_metrics`] refuses them.
+        ValueError: the predictions are not two arrays, `label_ids` is empty (give `TrainingArguments`
+            `label_names=["group_ids"]`), or [`retrieval_metrics`] refuses them.
 
     Example:
         >>> embeds = np.eye(4, dtype=np.float32)
@@ -173,6 +174,8 @@ def compute_retrieval_metrics(prediction: EvalPrediction, cutoffs: Sequence[int]
         )
     image_embeds, text_embeds = prediction.predictions
     groups = np.arange(len(text_embeds)) if prediction.label_ids is None else np.asarray(prediction.label_ids)
+    if groups.size == 0:  # what Trainer passes if it knows no labels
+        raise ValueError("there are no label_ids; give TrainingArguments label_names=['group_ids']")
     if not len(image_embeds) == len(text_embeds) == len(groups):
         raise ValueError(
             f"{len(image_embeds)} image_embeds, {len(text_embeds)} text_embeds and {len(groups)} label_ids must be as "
