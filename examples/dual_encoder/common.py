@@ -51,6 +51,14 @@ class ContrastiveTrainingArguments(TrainingArguments):
     remove_unused_columns: bool = False  # the collator, not the model, reads the columns
     label_names: list[str] | None = field(default_factory=lambda: ["group_ids"])  # what compute_metrics gets
 
+    def __post_init__(self) -> None:
+        """Refuse several GPUs in one process, where each would see its own part of the batch only."""
+        super().__post_init__()
+        if self.n_gpu > 1:
+            raise ValueError(
+                f"one process sees {self.n_gpu} GPUs; start one for each: torchrun --nproc_per_node gpu ..."
+            )
+
 
 def parse(*dataclasses: type) -> tuple[Any, ...]:
     """Read flags; a YAML file of flags can come first, and flags after it win."""

@@ -3,8 +3,9 @@
 import csv
 import json
 import math
+import re
 import statistics
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -41,29 +42,37 @@ def write_report(results: list[dict[str, Any]], folder: Path, cutoffs: list[int]
     k = 5 if 5 in cutoffs else sorted(cutoffs)[len(cutoffs) // 2]
     cells: dict[Cell, list[dict[str, Any]]] = defaultdict(list)
     for result in results:
-        cells[(short(result["vision"]), short(result["text"]))].append(result)
+        cells[(result["vision"], result["text"])].append(result)
     visions, texts = (list(dict.fromkeys(names)) for names in zip(*cells, strict=True))
     recalls = {cell: [run["metrics"][f"mean_recall@{k}"] for run in runs] for cell, runs in cells.items()}
 
     means = np.array([[np.mean(recalls.get((v, t), [np.nan])) for t in texts] for v in visions])
     published = np.array([[published_recall((v, t)) for t in texts] for v in visions])
     title = f"Recall@{k}, mean of both directions, protocol '{results[0]['protocol']}'"
-    figure = recall_heatmap(means, visions, texts, title, None if np.isnan(published).all() else published)
+    label = labels([*visions, *texts])
+    rows, columns = [label[name] for name in visions], [label[name] for name in texts]
+    figure = recall_heatmap(means, rows, columns, title, None if np.isnan(published).all() else published)
     figure.savefig(folder / "recall_heatmap.png", dpi=150)
     parameters = [cells[cell][0]["parameters"]["computed"] for cell in cells]
     recall_versus_parameters(
         parameters,
         [statistics.mean(recalls[cell]) for cell in cells],
-        [f"{vision} x {text}" for vision, text in cells],
+        [f"{label[vision]} x {label[text]}" for vision, text in cells],
         errors=[deviation(recalls[cell]) for cell in cells],
     ).savefig(folder / "recall_versus_parameters.png", dpi=150)
-    (folder / "summary.md").write_text(_summary(cells, recalls, k))
+    (folder / "summary.md").write_text(_summary(cells, recalls, label, k))
+
+
+def labels(names: list[str]) -> dict[str, str]:
+    """A short label for each name; the whole name where two short ones would be the same."""
+    counts = Counter(short(name) for name in dict.fromkeys(names))
+    return {name: short(name) if counts[short(name)] == 1 else name for name in names}
 
 
 def short(name: str) -> str:
-    """A label: the last part of the path or hub id, without timm's training tag."""
+    """The last part of the path or hub id, without timm's training tag."""
     kind, _, place = name.rpartition(":")
-    return (f"{kind} " if kind else "") + Path(place).name.partition(".")[0]
+    return (f"{kind} " if kind else "") + re.sub(r"\.[a-z]\w*$", "", Path(place).name)
 
 
 def deviation(values: list[float]) -> float:
@@ -78,11 +87,13 @@ def sampling_error(recall: float, queries: int) -> float:
 
 def published_recall(cell: Cell) -> float:
     """The paper's figure for a cell of its grid, else NaN."""
-    vision, text = cell
+    vision, text = map(short, cell)
     return PUBLISHED.get((vision.partition("_patch")[0], text), float("nan"))
 
 
-def _summary(cells: dict[Cell, list[dict[str, Any]]], recalls: dict[Cell, list[float]], k: int) -> str:
+def _summary(
+    cells: dict[Cell, list[dict[str, Any]]], recalls: dict[Cell, list[float]], label: dict[str, str], k: int
+) -> str:
     first = next(iter(cells.values()))[0]
     lines = [
         f"Protocol `{first['protocol']}`: {first['test_images']} test images, {first['test_captions']} test captions.",
@@ -97,7 +108,7 @@ def _summary(cells: dict[Cell, list[dict[str, Any]]], recalls: dict[Cell, list[f
         sizes = runs[0]["parameters"]
         mean = statistics.mean(recalls[cell])
         columns = [
-            *cell,
+            *(label[name] for name in cell),
             *(f"{sizes[name] / 1e6:.2f}" for name in ("loaded", "computed", "trained")),
             f"{100 * mean:.1f} ± {100 * deviation(recalls[cell]):.1f}",
             f"{100 * sampling_error(mean, first['test_images']):.1f}",

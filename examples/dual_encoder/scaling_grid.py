@@ -8,6 +8,7 @@ A killed run goes on where it stopped: finished cells are read, not redone. Each
 captions; its features are shared by all cells and epochs.
 """
 
+import hashlib
 import json
 import os
 import time
@@ -18,12 +19,13 @@ from typing import Any
 import torch
 from common import ContrastiveTrainingArguments, DataArguments, cache_features, load_tables, parse
 from report import write_report
-from transformers import AutoModel, Trainer, set_seed
+from transformers import Trainer, set_seed
 
 from vlmkit import DualEncoderModel, DualEncoderProcessor
 from vlmkit.analysis.parameters import dual_encoder_parameters
 from vlmkit.data import CaptionPairs, ContrastiveCollator
 from vlmkit.metrics import compute_retrieval_metrics
+from vlmkit.modules import VisionTower
 
 VISION = [
     "timm/vit_small_patch16_224.augreg_in21k_ft_in1k",
@@ -46,7 +48,10 @@ class GridArguments:
         default_factory=lambda: [*TEXT, *(f"encoder:{name}" for name in TEXT)],
         metadata={"help": "folders or hub ids, used for their token embeddings; 'encoder:NAME' runs the whole model"},
     )
-    seeds: list[int] = field(default_factory=lambda: [0, 1, 2], metadata={"help": "of the training and of the split"})
+    seeds: list[int] = field(
+        default_factory=lambda: [0, 1, 2],
+        metadata={"help": "of the training and, in the protocol 'paper', of the split (in place of --split_seed)"},
+    )
     cutoffs: list[int] = field(default_factory=lambda: [1, 5, 10])
 
 
@@ -58,7 +63,7 @@ def main() -> None:
     cells = [(seed, vision, text) for seed in grid.seeds for vision in grid.vision for text in grid.text]
     results = []
     for number, (seed, vision, text) in enumerate(cells, start=1):
-        path = folder / "cells" / f"{slug(vision)}--{slug(text)}--{data_args.protocol}--{seed}.json"
+        path = folder / "cells" / f"{cell_name(vision, text, seed, grid, data_args, training_args)}.json"
         if not path.exists():
             print(f"cell {number} of {len(cells)}: {vision} x {text}, seed {seed}", flush=True)
             result = run_cell(vision, text, seed, grid.cutoffs, data_args, training_args)
@@ -82,8 +87,7 @@ def run_cell(
     start = time.perf_counter()
     data_args.split_seed = training_args.seed = seed
     training_args.save_strategy = "no"
-    set_seed(seed)
-    model, processor = build(vision, text)
+    model, processor = build(vision, text, seed)
     model.to(training_args.device)
     tables = load_tables(data_args)
     train, test = (CaptionPairs(cache_features(model, processor, tables[split])) for split in ("train", "test"))
@@ -112,20 +116,39 @@ def run_cell(
     }
 
 
-def build(vision: str, text: str) -> tuple[DualEncoderModel, DualEncoderProcessor]:
+def build(vision: str, text: str, seed: int) -> tuple[DualEncoderModel, DualEncoderProcessor]:
     """The model and processor of a cell."""
     vision_name, text_name = vision.removeprefix("random:"), text.removeprefix("encoder:")
     features = "encoder" if text.startswith("encoder:") else "token_embeddings"
+    set_seed(seed)
     model = DualEncoderModel.from_vision_text_pretrained(vision_name, text_name, text_features=features)
     if vision.startswith("random:"):
-        model.vision_tower.set_backbone(AutoModel.from_config(model.config.vision_config))
+        set_seed(seed)  # the same weights whatever the text side
+        model.vision_tower.set_backbone(VisionTower(model.config.vision_config).backbone)
     return model, DualEncoderProcessor.from_vision_text_pretrained(vision_name, text_name)
 
 
-def slug(name: str) -> str:
-    """A file name for a model's folder or hub id."""
+def _split_kind(name: str) -> tuple[str, str]:
+    """`random:`, `encoder:` or nothing, as part of a file name; and the model's place."""
     kind, _, place = name.rpartition(":")
-    return (f"{kind}-" if kind else "") + Path(place).name
+    return (f"{kind}-" if kind else ""), place
+
+
+def cell_name(
+    vision: str,
+    text: str,
+    seed: int,
+    grid: GridArguments,
+    data_args: DataArguments,
+    training_args: ContrastiveTrainingArguments,
+) -> str:
+    """A readable file name, and a digest of all that the result depends on."""
+    recipe = ("learning_rate", "weight_decay", "num_train_epochs", "max_steps", "per_device_train_batch_size")
+    settings = [vision, text, seed, grid.cutoffs, data_args.data, data_args.protocol]
+    settings += [getattr(training_args, name) for name in recipe]
+    digest = hashlib.blake2b(json.dumps(settings).encode(), digest_size=4).hexdigest()
+    short = "--".join(f"{kind}{Path(place).name}" for kind, place in map(_split_kind, (vision, text)))
+    return f"{short}--{data_args.protocol}--{seed}--{digest}"
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ The paper's recipe, with frozen features computed once:
 
 On two GPUs (or two CPU processes, with --use_cpu): torchrun --nproc_per_node 2 examples/dual_encoder/train.py ...
 A YAML file of the same names can come first: python examples/dual_encoder/train.py recipe.yaml --seed 1
+On drawn scenes (no --data), these recalls count a scene's own captions only; evaluate.py judges by the scene graph.
 """
 
 from dataclasses import dataclass, field
@@ -57,6 +58,11 @@ def main() -> None:
     if feature_args.cache_features and not (model_args.freeze_vision and model_args.freeze_text):
         raise SystemExit("--cache_features needs frozen towers: drop it, or --freeze_vision/--freeze_text False")
 
+    folder = Path(training_args.output_dir)
+    checkpoint = get_last_checkpoint(folder) if folder.is_dir() else None
+    if checkpoint and not training_args.resume_from_checkpoint:
+        raise SystemExit(f"{folder} holds a run: --resume_from_checkpoint {checkpoint}, or another --output_dir")
+
     set_seed(training_args.seed)
     config = {name: value for name, value in vars(model_args).items() if name not in ("vision", "text")}
     model = DualEncoderModel.from_vision_text_pretrained(model_args.vision, model_args.text, **config)
@@ -85,8 +91,7 @@ def main() -> None:
         compute_metrics=compute_retrieval_metrics,
     )
     print(f"training in {training_args.world_size} processes")
-    folder = training_args.output_dir
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(folder) if Path(folder).is_dir() else None)
+    trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
 
     trainer.data_collator = ContrastiveCollator(processor)
     metrics = trainer.evaluate(CaptionPairs(tables["test"]), metric_key_prefix="test")

@@ -25,14 +25,17 @@ from vlmkit.validation import nearest
 _TRANSFORMERS_KEYWORDS = {
     "attn_implementation",
     "auto_map",
+    "compression_config",
     "experts_implementation",
     "model_type",
     "name_or_path",
     "num_labels",
     "output_attentions",
     "per_layer_config",
+    "quantization_config",
     "tie_word_embeddings",
     "torch_dtype",
+    "transformers_weights",
     "use_cache",
 }
 
@@ -55,7 +58,7 @@ class VlmkitConfig(ShimMixin, PreTrainedConfig):
                 "load it with AutoModel, or give the folder of the right model"
             )
         known = _TRANSFORMERS_KEYWORDS | GenerationConfig._get_default_generation_params().keys()
-        self._refuse(name for name in kwargs if name not in known and not name.startswith("_"))
+        self.refuse(name for name in kwargs if name not in known and not name.startswith("_"))
         super().__post_init__(**kwargs)
 
     @classmethod
@@ -64,11 +67,16 @@ class VlmkitConfig(ShimMixin, PreTrainedConfig):
         config, unused = super().from_dict(config_dict, **{**kwargs, "return_unused_kwargs": True})
         if kwargs.get("return_unused_kwargs"):  # the model's constructor is about to judge them
             return config, unused
-        cls._refuse(name for name in unused if not name.startswith("_"))
+        cls.refuse(name for name in unused if not name.startswith("_"))
         return config
 
     @classmethod
-    def _refuse(cls, keywords: Iterable[str]) -> None:
+    def refuse(cls, keywords: Iterable[str]) -> None:
+        """Raise for the first of some keywords that are no fields, naming the nearest field.
+
+        Raises:
+            TypeError: there is a keyword.
+        """
         names = [field.name for field in fields(cls)]
         for keyword in keywords:
             hint = nearest(keyword, names) or f"; its fields: {', '.join(names)}"
@@ -76,7 +84,19 @@ class VlmkitConfig(ShimMixin, PreTrainedConfig):
 
 
 class VlmkitModel(CardMixin, PreTrainedModel):
-    """A model whose saved folder carries a card, and whose frozen parts are frozen again after loading."""
+    """A model whose saved folder carries a card, and whose frozen parts are frozen again after loading.
+
+    Args:
+        config: its configuration.
+        **unknown: what `from_pretrained` got beyond the configuration's fields.
+
+    Raises:
+        TypeError: there is anything unknown (the message names the nearest field).
+    """
+
+    def __init__(self, config: VlmkitConfig, **unknown: Any):
+        config.refuse(unknown)
+        super().__init__(config)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:

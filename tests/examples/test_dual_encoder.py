@@ -79,9 +79,9 @@ def test_train_then_evaluate(place, tmp_path):
 
 def test_two_processes_train_what_one_trains(place, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
-    run("train.py", *train_flags(place, one), "--per_device_train_batch_size", 16, cwd=tmp_path)
+    run("train.py", *train_flags(place, one), "--cache_features", "--per_device_train_batch_size", 16, cwd=tmp_path)
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
-    flags = [*train_flags(place, two), "--ddp_backend", "gloo", "--per_device_train_batch_size", 8]
+    flags = [*train_flags(place, two), "--cache_features", "--ddp_backend", "gloo", "--per_device_train_batch_size", 8]
     output = run("train.py", *flags, cwd=tmp_path, launcher=torchrun)
     assert "training in 2 processes" in output
     expected, weights = (load_file(folder / "model.safetensors") for folder in (one, two))
@@ -106,6 +106,8 @@ def test_a_recipe_can_be_a_file_and_flags_win(place, tmp_path):
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(settings))
     run("train.py", "recipe.yaml", "--max_steps", 2, "--output_dir", "run", cwd=tmp_path)
     config = json.loads((tmp_path / "run" / "config.json").read_text())
+    refused = run("train.py", "recipe.yaml", "--output_dir", "run", cwd=tmp_path, fails=True)
+    assert "--resume_from_checkpoint run/checkpoint-2" in refused  # not silently the old weights
     assert (config["text_features"], config["projection"], config["freeze_text"]) == ("encoder", "shared", False)
     state = next(json.loads(path.read_text()) for path in (tmp_path / "run").glob("checkpoint-*/trainer_state.json"))
     assert state["global_step"] == 2
@@ -158,3 +160,16 @@ def test_the_demo(tmp_path):
     assert "16 images, 80 captions" in output
     assert "the same numbers" in output
     assert (tmp_path / "demo" / "similarity.png").stat().st_size > 1000
+
+
+def test_labels_do_not_collide():
+    from examples.dual_encoder.report import labels
+
+    assert labels(["timm/vit_small_patch16_224.augreg_in21k", "a/gpt2", "encoder:a/gpt2"]) == {
+        "timm/vit_small_patch16_224.augreg_in21k": "vit_small_patch16_224",
+        "a/gpt2": "gpt2",
+        "encoder:a/gpt2": "encoder gpt2",
+    }
+    same = ["timm/vit_small.dino", "timm/vit_small.augreg"]
+    assert labels(same) == {name: name for name in same}
+    assert labels(["Qwen/Qwen2.5-0.5B"]) == {"Qwen/Qwen2.5-0.5B": "Qwen2.5-0.5B"}

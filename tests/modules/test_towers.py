@@ -1,6 +1,7 @@
 import copy
 
 import pytest
+import timm
 import torch
 from safetensors.torch import load_file
 from tests import tiny
@@ -25,6 +26,7 @@ from transformers import (
     TimmWrapperConfig,
 )
 
+from vlmkit import DualEncoderConfig, DualEncoderModel
 from vlmkit.modules import TextTower, TokenEmbeddings, VisionTower
 from vlmkit.modules.towers import text_part, vision_part
 
@@ -98,6 +100,23 @@ def test_auto_is_the_class_token_of_a_vit_and_the_own_head_of_a_cnn():
     image = pixels("cnn")
     expected = cnn.backbone.timm_model(image)
     torch.testing.assert_close(cnn(image).pooler_output, expected)
+
+
+@pytest.mark.parametrize("name", ["timm-cnn", "timm-vit"])
+def test_a_new_timm_backbone_starts_as_timm_starts_it(name):
+    config = copy.deepcopy(VISION[name])
+    torch.manual_seed(3)
+    fresh = timm.create_model(config.architecture, num_classes=0, **(config.model_args or {}))
+    model = DualEncoderModel(DualEncoderConfig(vision_config=config, text_config=tiny.text_config()))
+    ours = model.vision_tower.backbone.timm_model
+    for key, expected in fresh.state_dict().items():
+        spread = expected.float().std(correction=0) if expected.numel() > 1 else expected.float().abs()
+        actual = ours.state_dict()[key].float()
+        actual = actual.std(correction=0) if expected.numel() > 1 else actual.abs()
+        torch.testing.assert_close(actual, spread, rtol=0.2, atol=2e-3, msg=lambda text, k=key: f"{k}: {text}")
+    images = torch.randn(8, 3, *pixels(name).shape[2:])
+    pooled = model.eval().vision_tower(images).pooler_output
+    assert pooled.std(dim=0).mean() > 1e-3  # different images still differ
 
 
 def test_pooling_that_the_backbone_does_not_have_is_refused():

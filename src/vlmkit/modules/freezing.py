@@ -19,6 +19,11 @@ class Freezable(nn.Module):
         if self.frozen:
             self.requires_grad_(False)
 
+    @property
+    def is_trained(self) -> bool:
+        """Whether any parameter takes gradients, an adapter's in a frozen module included."""
+        return any(p.requires_grad for p in self.parameters())
+
     def train(self, mode: bool = True) -> "Freezable":
         """Set the training mode; if frozen, stay in evaluation mode (no dropout, no batch-norm drift)."""
         return super().train(mode and not self.frozen)

@@ -5,7 +5,7 @@ import os
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import (
     MODEL_FOR_TEXT_ENCODING_MAPPING,
     AutoModel,
@@ -64,7 +64,10 @@ class VisionTower(Tower):
 
     def __init__(self, config: PreTrainedConfig, pooling: str = "auto", frozen: bool = False):
         one_of("vision_pooling", pooling, VISION_POOLINGS)
-        super().__init__(AutoModel.from_config(config, **_without_pooler(AutoModel, config)), pooling, frozen)
+        backbone = AutoModel.from_config(config, **_without_pooler(AutoModel, config))
+        if hasattr(backbone, "timm_model"):
+            _restore_timm_initialization(backbone)
+        super().__init__(backbone, pooling, frozen)
         self.num_prefix_tokens = _num_prefix_tokens(self.backbone)
         if pooling == "cls" and not self.num_prefix_tokens:
             raise ValueError(
@@ -107,9 +110,16 @@ class VisionTower(Tower):
         tokens = outputs.last_hidden_state
         if tokens.ndim == 4:  # a feature map: (B, D, H, W), or (B, H, W, D) of timm's Swin
             tokens = tokens.flatten(1, 2) if self._channels_last else tokens.flatten(2).transpose(1, 2)
+        pooled = self._pool(tokens, outputs.get("pooler_output"))
+        for what, tensor, width in (("tokens", tokens, self.hidden_size), ("pooled output", pooled, self.pooled_size)):
+            if tensor.shape[-1] != width:
+                raise ValueError(
+                    f"{_name_of(self.backbone.config)} returns {what} of width {tensor.shape[-1]}, but its "
+                    f"configuration tells {width}; use another backbone, or the same one of timm"
+                )
         return BaseModelOutputWithPooling(
             last_hidden_state=tokens,
-            pooler_output=self._pool(tokens, outputs.get("pooler_output")),
+            pooler_output=pooled,
             hidden_states=outputs.get("hidden_states"),
             attentions=outputs.get("attentions"),
         )
@@ -138,7 +148,7 @@ class TextTower(Tower):
         frozen: see [`Tower`].
 
     Raises:
-        ValueError: an option is unknown.
+        ValueError: an option is unknown, or the backbone is no text encoder.
     """
 
     def __init__(
@@ -151,6 +161,8 @@ class TextTower(Tower):
         else:
             auto_class = _text_auto_class(config)
             backbone = auto_class.from_config(config, **_without_pooler(auto_class, config))
+            if not isinstance(backbone.get_input_embeddings(), nn.Embedding):
+                raise ValueError(f"{_name_of(config)} has no table of token embeddings; give a text model")
         super().__init__(backbone, pooling, frozen)
 
     @property
@@ -194,13 +206,14 @@ class TextTower(Tower):
             return_dict=True,
             **kwargs,
         )
-        back = order.argsort(dim=1)[:, :, None].expand_as(outputs.last_hidden_state)
-        tokens = outputs.last_hidden_state.gather(1, back)
+        back = order.argsort(dim=1)
+        tokens = _reorder(outputs.last_hidden_state, back, dim=1)
+        hidden_states, attentions = outputs.get("hidden_states"), outputs.get("attentions")
         return BaseModelOutputWithPooling(
             last_hidden_state=tokens,
             pooler_output=pool_tokens(tokens, attention_mask, self.pooling),
-            hidden_states=outputs.get("hidden_states"),
-            attentions=outputs.get("attentions"),
+            hidden_states=hidden_states and tuple(_reorder(states, back, dim=1) for states in hidden_states),
+            attentions=attentions and tuple(_reorder(_reorder(a, back, dim=2), back, dim=3) for a in attentions),
         )
 
 
@@ -214,8 +227,16 @@ def text_part(config: PreTrainedConfig) -> PreTrainedConfig:
     return getattr(config, "text_config", None) or config
 
 
+def _reorder(tensor: Tensor, order: Tensor, dim: int) -> Tensor:
+    """Reorder each sequence of a batch `(B, ..., T, ...)` by its row of `order (B, T)`."""
+    shape = [len(order) if d == 0 else order.shape[1] if d == dim else 1 for d in range(tensor.ndim)]
+    return tensor.gather(dim, order.view(shape).expand_as(tensor))
+
+
 def _text_auto_class(config: PreTrainedConfig) -> Any:
     """The class that builds only the encoder of an encoder-decoder (T5)."""
+    if config.is_encoder_decoder and type(config) not in MODEL_FOR_TEXT_ENCODING_MAPPING:
+        raise ValueError(f"{config.model_type} cannot be built without its decoder; use another text model")
     return AutoModelForTextEncoding if type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING else AutoModel
 
 
@@ -225,6 +246,19 @@ def _without_pooler(auto_class: Any, config: PreTrainedConfig) -> dict[str, bool
         raise ValueError(f"{_name_of(config)} is no model that transformers' {auto_class.__name__} can build")
     parameters = inspect.signature(auto_class._model_mapping[type(config)].__init__).parameters
     return {"add_pooling_layer": False} if "add_pooling_layer" in parameters else {}
+
+
+def _restore_timm_initialization(backbone: PreTrainedModel) -> None:
+    """Undo what transformers does to a new timm model: normals of 0.02 everywhere, in which a CNN's signal dies out."""
+    if next(backbone.parameters()).is_meta:  # weights are about to be loaded
+        return
+    import timm  # slow to import, and here already: the backbone was built with it
+
+    config = backbone.config
+    fresh = timm.create_model(config.architecture, num_classes=0, **(config.model_args or {}))
+    backbone.timm_model.load_state_dict(fresh.state_dict())
+    for part in (*backbone.modules(), *backbone.parameters(), *backbone.buffers()):
+        part._is_hf_initialized = True  # or the model around it would do it again
 
 
 def _num_prefix_tokens(backbone: PreTrainedModel) -> int:

@@ -101,11 +101,10 @@ def _require(table: Dataset, column: str) -> None:
 
 @torch.no_grad()
 def _pooled(tower: Tower, inputs: dict[str, Tensor]) -> Tensor:
-    weights = next(tower.parameters())
     names = [name for name in ("pixel_values", "input_ids", "attention_mask") if name in inputs]
-    on_device = {name: inputs[name].to(weights.device) for name in names}
+    on_device = {name: inputs[name].to(tower.backbone.device) for name in names}
     if "pixel_values" in on_device:  # convolutions are faster with the channels last
-        pixel_values = on_device["pixel_values"].to(weights.dtype)
+        pixel_values = on_device["pixel_values"].to(tower.backbone.dtype)
         on_device["pixel_values"] = pixel_values.contiguous(memory_format=torch.channels_last)
     training = tower.training
     outputs = tower.eval()(**on_device)

@@ -8,6 +8,9 @@ from transformers.configuration_utils import SubConfigSpec
 
 from vlmkit.base import VlmkitConfig
 
+# Below it, training becomes unstable (CLIP, section 2.5).
+MIN_LEARNED_TEMPERATURE = 0.01
+
 
 @strict
 class DualEncoderConfig(VlmkitConfig):
@@ -33,7 +36,7 @@ class DualEncoderConfig(VlmkitConfig):
     Raises:
         TypeError: an unknown keyword (the message names the nearest field).
         StrictDataclassFieldValidationError: a value of the wrong type, or none of the choices.
-        ValueError: a temperature of 0 or below, or a `projection_dim` without `"shared"`.
+        ValueError: a temperature of 0 or below, a learned one below 0.01, or a `projection_dim` without `"shared"`.
 
     References:
         "Which side should we scale?" (see `docs/papers.md`): `text_features`, `projection`, temperature 0.07.
@@ -69,6 +72,11 @@ class DualEncoderConfig(VlmkitConfig):
         """Check the values and fill in the width of the shared space."""
         if self.temperature <= 0:
             raise ValueError(f"temperature is {self.temperature}; logits are divided by it, so give a positive number")
+        if self.learn_temperature and self.temperature < MIN_LEARNED_TEMPERATURE:
+            raise ValueError(
+                f"temperature is {self.temperature}, but a learned one is kept above {MIN_LEARNED_TEMPERATURE}; start "
+                "there or higher, or set learn_temperature=False"
+            )
         if self.projection == "shared":
             self.projection_dim = self.projection_dim or 512
         elif self.projection_dim is not None:

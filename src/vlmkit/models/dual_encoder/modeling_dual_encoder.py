@@ -1,5 +1,6 @@
 """DualEncoderModel: an image and a text backbone whose pooled outputs meet in one space."""
 
+import inspect
 import math
 import os
 from dataclasses import dataclass
@@ -10,21 +11,20 @@ from torch import Tensor, nn
 from transformers import AutoConfig
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
-from transformers.utils import ModelOutput, can_return_tuple
+from transformers.processing_utils import Unpack
+from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
 
 from vlmkit.base import VlmkitModel
 from vlmkit.losses import info_nce, sigmoid_loss
-from vlmkit.models.dual_encoder.configuration_dual_encoder import DualEncoderConfig
+from vlmkit.models.dual_encoder.configuration_dual_encoder import MIN_LEARNED_TEMPERATURE, DualEncoderConfig
 from vlmkit.modules.towers import TextTower, VisionTower, text_part, vision_part
+from vlmkit.validation import nearest
 
 _USAGE = """import vlmkit
 from transformers import pipeline
 
 classify = pipeline("zero-shot-image-classification", model="{name}")
 classify("photo.jpg", candidate_labels=["a dog in the snow", "two children on a beach"])"""
-
-# A temperature below 0.01 makes training unstable (CLIP, section 2.5).
-MAX_LOGIT_SCALE = 100.0
 
 
 @dataclass
@@ -80,26 +80,24 @@ class DualEncoderModel(VlmkitModel):
     _supports_flash_attn = True
     _supports_attention_backend = True
 
-    def __init__(self, config: DualEncoderConfig):
-        super().__init__(config)
+    def __init__(self, config: DualEncoderConfig, **kwargs: Any):
+        super().__init__(config, **kwargs)
         self.vision_tower = VisionTower(config.vision_config, config.vision_pooling, config.freeze_vision)
         self.text_tower = TextTower(config.text_config, config.text_features, config.text_pooling, config.freeze_text)
         shared = config.projection == "shared"
         width = config.projection_dim or self.text_tower.hidden_size
         self.vision_projection = nn.Linear(self.vision_tower.pooled_size, width)
         self.text_projection = nn.Linear(self.text_tower.hidden_size, width) if shared else nn.Identity()
-        # Shape (1,), not (): FSDP2 shards no scalars.
-        if config.learn_temperature:
-            self.logit_scale = nn.Parameter(torch.empty(1))
-        else:
-            self.register_buffer("logit_scale", torch.empty(1))
+        # Shape (1,), not (): FSDP2 shards no scalars. A fixed temperature is the configuration's alone.
+        self.logit_scale = nn.Parameter(torch.empty(1)) if config.learn_temperature else None
         self.logit_bias = nn.Parameter(torch.empty(1)) if config.loss == "sigmoid" else None
         self.post_init()
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, DualEncoderModel):
-            init.constant_(module.logit_scale, math.log(1 / self.config.temperature))
+            if module.logit_scale is not None:
+                init.constant_(module.logit_scale, math.log(1 / self.config.temperature))
             if module.logit_bias is not None:
                 init.constant_(module.logit_bias, self.config.logit_bias)
         elif isinstance(module, nn.Linear):  # as torch does it, and the original with it
@@ -152,6 +150,14 @@ class DualEncoderModel(VlmkitModel):
         """Replace the text backbone's token table."""
         self.text_tower.backbone.set_input_embeddings(value)
 
+    def _scale(self) -> Tensor | float:
+        """Inverse temperature."""
+        if self.logit_scale is None:
+            return 1 / self.config.temperature
+        scale = self.logit_scale.float().exp()
+        # The limit holds forward only: with a gradient of zero, a scale beyond it would never come back.
+        return scale + (scale.clamp(max=1 / MIN_LEARNED_TEMPERATURE) - scale).detach()
+
     @can_return_tuple
     def get_image_features(self, pixel_values: Tensor, **kwargs: Any) -> BaseModelOutputWithPooling:
         """Encode images.
@@ -196,7 +202,7 @@ class DualEncoderModel(VlmkitModel):
         group_ids: Tensor | None = None,
         return_loss: bool = True,
         token_type_ids: Tensor | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> DualEncoderOutput:
         """Compare images with texts.
 
@@ -210,33 +216,40 @@ class DualEncoderModel(VlmkitModel):
             return_loss: whether to compute the loss; outside training it is left out where I and T differ, as in
                 zero-shot classification.
             token_type_ids: ignored; BERT's tokenizers return them, and a caption is a single segment.
-            **kwargs: passed to both backbones.
+            **kwargs: what every transformers model takes; passed to both backbones.
 
         Raises:
+            TypeError: an unknown argument (the message names the nearest).
             ValueError: a side is missing or given twice; in training, images and texts differ in number, or features
                 are given for a tower that is not frozen.
         """
+        for name in kwargs.keys() - TransformersKwargs.__annotations__.keys():
+            known = inspect.signature(DualEncoderModel.forward).parameters
+            raise TypeError(f"DualEncoderModel.forward has no argument {name!r}{nearest(name, known)}")
         if (pixel_values is None) == (image_pooled is None):
             raise ValueError("give the images either as pixel_values or as image_pooled")
         if (input_ids is None) == (text_pooled is None):
             raise ValueError("give the texts either as input_ids or as text_pooled")
         if image_pooled is None:
             image_pooled = self.vision_tower(pixel_values, **kwargs).pooler_output
-        elif self.training and not self.vision_tower.frozen:
+        elif self.training and self.vision_tower.is_trained:
             raise ValueError(
                 "image_pooled would bypass the vision tower, which is being trained; set freeze_vision=True"
             )
         if text_pooled is None:
             text_pooled = self.text_tower(input_ids, attention_mask, **kwargs).pooler_output
-        elif self.training and not self.text_tower.frozen:
+        elif self.training and self.text_tower.is_trained:
             raise ValueError("text_pooled would bypass the text tower, which is being trained; set freeze_text=True")
         paired = len(image_pooled) == len(text_pooled)
         if self.training and return_loss and not paired:
             raise ValueError(f"training needs one text per image, got {len(image_pooled)} and {len(text_pooled)}")
 
-        image_embeds = nn.functional.normalize(self.vision_projection(image_pooled), dim=-1)
-        text_embeds = nn.functional.normalize(self.text_projection(text_pooled), dim=-1)
-        scale = self.logit_scale.exp().clamp(max=MAX_LOGIT_SCALE)
+        # Cached features are float32 whatever the weights are; unit vectors are float32 whatever the features are.
+        image_features = self.vision_projection(image_pooled.to(self.vision_projection.weight.dtype))
+        text_features = self.text_projection(text_pooled.to(self.vision_projection.weight.dtype))
+        image_embeds = nn.functional.normalize(image_features.float(), dim=-1)
+        text_embeds = nn.functional.normalize(text_features.float(), dim=-1)
+        scale = self._scale()
         logits_per_image = scale * image_embeds @ text_embeds.T
         if self.logit_bias is not None:
             logits_per_image = logits_per_image + self.logit_bias
