@@ -19,7 +19,7 @@ from transformers import HfArgumentParser, Trainer, TrainingArguments, set_seed
 from vlmkit import DualEncoderModel, DualEncoderProcessor
 from vlmkit.data import ContrastiveCollator, load_flickr8k
 from vlmkit.metrics import retrieval_metrics
-from vlmkit.training import cache_image_features, cache_text_features
+from vlmkit.training import cache_image_features, cache_text_features, embed_table
 
 
 @dataclass
@@ -78,12 +78,9 @@ def train_on_features(model: DualEncoderModel, features: Dataset, arguments: Arg
     Trainer(model, training_args, data_collator=ContrastiveCollator(), train_dataset=features).train()
 
 
-@torch.no_grad()
-def mean_recall(model: DualEncoderModel, features: Dataset) -> float:
+def mean_recall(model: DualEncoderModel, processor: DualEncoderProcessor, table: Dataset, cache_dir: str) -> float:
     """Recall@5, mean of both directions."""
-    batch = ContrastiveCollator()(list(features))
-    outputs = model.eval()(**batch)
-    metrics = retrieval_metrics(outputs.image_embeds, outputs.text_embeds)
+    metrics = retrieval_metrics(*embed_table(model, processor, table, cache_dir=cache_dir))
     return (metrics["image_to_text/recall@5"] + metrics["text_to_image/recall@5"]) / 2
 
 
@@ -107,7 +104,7 @@ def main() -> None:
         start = time.perf_counter()
         train_like_the_original(original, processor, table, arguments)
         seconds_original = time.perf_counter() - start
-        recalls = [mean_recall(model, features) for model in (ours, original)]
+        recalls = [mean_recall(model, processor, table, folder) for model in (ours, original)]
 
     print(f"{arguments.num_images} photographs, {arguments.num_epochs} epochs, batch {arguments.batch_size}")
     print(f"ours      {seconds_ours:8.1f} s (of which encoding {encoded:.1f} s)   recall@5 {recalls[0]:.1%}")

@@ -1,11 +1,10 @@
-"""What the scripts share: arguments, data, embeddings of a whole split, and what is shown of them."""
+"""What the scripts share: arguments, data, cached features, and what is shown of a model."""
 
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import torch
@@ -16,8 +15,8 @@ from transformers import HfArgumentParser, PreTrainedModel, ProcessorMixin, Trai
 
 from vlmkit.analysis.plots import similarity_grid
 from vlmkit.data import caption_matches, load_flickr8k, load_scenes
-from vlmkit.metrics import chance_recall
-from vlmkit.training import cache_image_features, cache_text_features
+from vlmkit.metrics import chance_recall, retrieval_metrics
+from vlmkit.training import cache_image_features, cache_text_features, embed_table
 
 
 @dataclass
@@ -77,36 +76,25 @@ def load_tables(arguments: DataArguments) -> DatasetDict:
     return load_flickr8k(arguments.data, arguments.protocol, arguments.split_seed, arguments.on_error)
 
 
-def cache_features(
-    model: PreTrainedModel, processor: ProcessorMixin, table: Dataset, cache_dir: str | None = None
-) -> Dataset:
-    """Run both towers over a table once; later calls read the files in `cache_dir`, by default the `datasets` cache."""
-    table = cache_image_features(model.vision_tower, processor, table, cache_dir=cache_dir)
-    return cache_text_features(model.text_tower, processor, table, cache_dir=cache_dir)
+def cache_features(model: PreTrainedModel, processor: ProcessorMixin, table: Dataset) -> Dataset:
+    """Run both towers over a table once; later calls read the files."""
+    return cache_text_features(model.text_tower, processor, cache_image_features(model.vision_tower, processor, table))
 
 
-@torch.no_grad()
-def embed(model: PreTrainedModel, processor: ProcessorMixin, table: Dataset) -> tuple[Tensor, Tensor]:
-    """Embed every image and every caption of a table, without leaving anything in the cache.
-
-    Returns:
-        `(images, D)` and `(captions, D)`, unit length, on the CPU.
-    """
-    with TemporaryDirectory() as folder:
-        features = cache_features(model, processor, table, folder)
-        image_pooled = torch.stack(list(features["image_pooled"])).to(model.device)
-        text_pooled = torch.cat(list(features["text_pooled"])).to(model.device)
-    outputs = model(image_pooled=image_pooled, text_pooled=text_pooled, return_loss=False)
-    return outputs.image_embeds.cpu(), outputs.text_embeds.cpu()
+def score(
+    model: PreTrainedModel, processor: ProcessorMixin, table: Dataset, cutoffs: Sequence[int]
+) -> dict[str, float]:
+    """Retrieval metrics over a whole table."""
+    embeds = embed_table(model, processor, table)
+    return retrieval_metrics(embeds.image_embeds, embeds.text_embeds, cutoffs=cutoffs, relevant=relevance(table))
 
 
 def relevance(table: Dataset) -> Tensor:
     """Which caption is true of which image, `(images, captions)`: of drawn scenes, judged by the scene itself."""
     if "scene" in table.column_names:
         return torch.from_numpy(caption_matches(table))
-    images = torch.arange(len(table))
-    of_caption = images.repeat_interleave(torch.tensor([len(captions) for captions in table["captions"]]))
-    return images[:, None] == of_caption[None, :]
+    captions_of_row = torch.tensor([len(captions) for captions in table["captions"]])
+    return torch.eye(len(table), dtype=torch.bool).repeat_interleave(captions_of_row, dim=1)
 
 
 def print_recalls(columns: dict[str, dict[str, float]], table: Dataset, cutoffs: Sequence[int]) -> None:
@@ -124,9 +112,10 @@ def print_recalls(columns: dict[str, dict[str, float]], table: Dataset, cutoffs:
 def draw_similarity(model: PreTrainedModel, processor: ProcessorMixin, table: Dataset, size: int, path: Path) -> None:
     """Draw the first images of a table against their first captions."""
     few = table.select(range(min(size, len(table))))
-    image_embeds, text_embeds = embed(model, processor, few)
+    few = few.map(lambda row: {"captions": row["captions"][:1]})
+    embeds = embed_table(model, processor, few)
     captions = [captions[0] for captions in few["captions"]]
-    first = torch.tensor([0, *map(len, few["captions"])]).cumsum(0)[:-1]
-    figure = similarity_grid(few["image"][:], captions, (image_embeds @ text_embeds[first].T).numpy())
-    figure.savefig(path, dpi=120)
+    similarity_grid(few["image"][:], captions, (embeds.image_embeds @ embeds.text_embeds.T).numpy()).savefig(
+        path, dpi=120
+    )
     print(f"picture: {path}")

@@ -9,17 +9,14 @@ were never seen in training.
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from common import ContrastiveTrainingArguments, draw_similarity, embed, parse, print_recalls, relevance
-from datasets import Dataset
+from common import ContrastiveTrainingArguments, draw_similarity, parse, print_recalls, score
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import (
     AutoModel,
     AutoProcessor,
     BertConfig,
     CLIPImageProcessor,
-    PreTrainedModel,
     PreTrainedTokenizerFast,
-    ProcessorMixin,
     ResNetConfig,
     Trainer,
     set_seed,
@@ -27,7 +24,6 @@ from transformers import (
 
 from vlmkit import DualEncoderConfig, DualEncoderModel, DualEncoderProcessor
 from vlmkit.data import ContrastiveCollator, load_scenes
-from vlmkit.metrics import retrieval_metrics
 
 CUTOFFS = (1, 5, 10)
 
@@ -91,12 +87,6 @@ def build_model(vocab_size: int) -> DualEncoderModel:
     return DualEncoderModel(config)
 
 
-def score(model: PreTrainedModel, processor: ProcessorMixin, table: Dataset) -> dict[str, float]:
-    """Recall@K both ways over a whole split."""
-    image_embeds, text_embeds = embed(model.eval(), processor, table)
-    return retrieval_metrics(image_embeds, text_embeds, cutoffs=CUTOFFS, relevant=relevance(table))
-
-
 def main() -> None:
     """Train, score, save, reload, score again, draw."""
     scenes, training_args = parse(SceneArguments, DemoTrainingArguments)
@@ -104,7 +94,7 @@ def main() -> None:
     tables = load_scenes(num_train=scenes.num_train, num_test=scenes.num_test)
     processor = build_processor(tables["train"]["captions"])
     model = build_model(len(processor.tokenizer))
-    untrained = score(model, processor, tables["test"])
+    untrained = score(model, processor, tables["test"], CUTOFFS)
 
     trainer = Trainer(
         model,
@@ -114,14 +104,14 @@ def main() -> None:
         processing_class=processor,
     )
     trainer.train()
-    trained = score(model, processor, tables["test"])
+    trained = score(model, processor, tables["test"], CUTOFFS)
     print_recalls({"untrained": untrained, "trained": trained}, tables["test"], CUTOFFS)
 
     folder = Path(training_args.output_dir)
     model.describe(data=f"{scenes.num_train:,} drawn scenes", metrics=trained)
     trainer.save_model()
     reloaded = AutoModel.from_pretrained(folder), AutoProcessor.from_pretrained(folder)
-    if score(*reloaded, tables["test"]) != trained:
+    if score(*reloaded, tables["test"], CUTOFFS) != trained:
         raise SystemExit("the reloaded model scores differently")
     print(f"\nsaved to {folder}, reloaded through AutoModel and AutoProcessor: the same numbers")
 

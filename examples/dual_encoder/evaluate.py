@@ -7,11 +7,10 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from common import DataArguments, draw_similarity, embed, load_tables, parse, print_recalls, relevance
+from common import DataArguments, draw_similarity, load_tables, parse, print_recalls, score
 from transformers import AutoModel, AutoProcessor
 
 import vlmkit  # noqa: F401 (registers the Auto classes)
-from vlmkit.metrics import retrieval_metrics
 
 CUTOFFS = (1, 5, 10)
 
@@ -36,8 +35,7 @@ def main() -> None:
         raise SystemExit(f"there is no split {arguments.split!r}; choose one of {', '.join(tables)}")
     table = tables[arguments.split]
 
-    image_embeds, text_embeds = embed(model, processor, table)
-    metrics = retrieval_metrics(image_embeds, text_embeds, cutoffs=CUTOFFS, relevant=relevance(table))
+    metrics = score(model, processor, table, CUTOFFS)
     print_recalls({"model": metrics}, table, CUTOFFS)
 
     folder = Path(arguments.output_dir)
