@@ -57,8 +57,9 @@ def write_report(results: list[dict[str, Any]], folder: Path, cutoffs: list[int]
     recall_versus_parameters(
         parameters,
         [statistics.mean(recalls[cell]) for cell in cells],
-        [f"{label[vision]} x {label[text]}" for vision, text in cells],
+        [label[vision] for vision, _ in cells],
         errors=[deviation(recalls[cell]) for cell in cells],
+        series=[label[text] for _, text in cells],
     ).savefig(folder / "recall_versus_parameters.png", dpi=150)
     (folder / "summary.md").write_text(_summary(cells, recalls, label, k))
 

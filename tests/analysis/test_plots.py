@@ -143,6 +143,15 @@ class TestRecallVersusParameters:
             assert figure.axes[0].bbox.x0 <= box.x0
             assert box.x1 <= figure.axes[0].bbox.x1
 
+    def test_a_series_has_a_colour_and_a_name(self):
+        series = ["gpt2", "gpt2-large", "gpt2"]
+        figure = recall_versus_parameters([20e6, 30e6, 40e6], [0.2, 0.3, 0.4], ["s", "s", "b"], series=series)
+        small, large = (container.lines[0] for container in figure.axes[0].containers)
+        np.testing.assert_allclose(small.get_xydata(), [[20, 20], [40, 40]])
+        np.testing.assert_allclose(large.get_xydata(), [[30, 30]])
+        assert small.get_color() != large.get_color()
+        assert [text.get_text() for text in figure.legends[0].get_texts()] == ["gpt2", "gpt2-large"]
+
     @pytest.mark.parametrize(
         ("parameters", "recalls", "labels", "errors", "message"),
         [

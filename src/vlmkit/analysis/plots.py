@@ -4,6 +4,7 @@ Each function returns a `matplotlib.figure.Figure` of its own, apart from pyplot
 writes it.
 """
 
+import itertools
 import textwrap
 from collections.abc import Sequence
 
@@ -21,6 +22,7 @@ from PIL import Image
 
 # Blue and vermilion of Okabe and Ito's palette, which colour-blind readers can tell apart.
 _BLUE, _VERMILION, _GREY = "#0072B2", "#D55E00", "#666666"
+_SERIES = (_BLUE, _VERMILION, "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _CELLS = colormaps["Blues"].with_extremes(bad="#EEEEEE")
 
 
@@ -117,7 +119,11 @@ def similarity_grid(images: Sequence[Image.Image], captions: Sequence[str], simi
 
 
 def recall_versus_parameters(
-    parameters: Sequence[int], recalls: Sequence[float], labels: Sequence[str], errors: Sequence[float] | None = None
+    parameters: Sequence[int],
+    recalls: Sequence[float],
+    labels: Sequence[str],
+    errors: Sequence[float] | None = None,
+    series: Sequence[str] | None = None,
 ) -> Figure:
     """Recall in per cent over the number of parameters on a logarithmic axis, a labelled point per model.
 
@@ -126,6 +132,7 @@ def recall_versus_parameters(
         recalls: `(P,)` fractions.
         labels: P names.
         errors: `(P,)` half lengths of the error bars, as fractions.
+        series: P names, equal for points that belong together; each series has a colour and a line in the legend.
 
     Raises:
         ValueError: the lengths differ, or a number of parameters is not positive.
@@ -135,9 +142,9 @@ def recall_versus_parameters(
         >>> [text.get_text() for text in figure.axes[0].texts]
         ['ViT-S', 'ViT-B']
     """
-    lengths = [len(recalls), len(labels)] + ([] if errors is None else [len(errors)])
+    lengths = [len(given) for given in (recalls, labels, errors, series) if given is not None]
     if any(length != len(parameters) for length in lengths):
-        raise ValueError(f"{len(parameters)} parameters need as many recalls, labels and errors, not {lengths}")
+        raise ValueError(f"{len(parameters)} parameters need as many recalls, labels, errors and series, not {lengths}")
     if min(parameters, default=0) <= 0:
         raise ValueError(f"parameters {list(parameters)} must be positive, for a logarithmic axis, and at least one")
 
@@ -146,7 +153,13 @@ def recall_versus_parameters(
     axes = figure.subplots()
     x, y = np.asarray(parameters) / 1e6, 100 * np.asarray(recalls)
     bars = 100 * np.asarray([0] * len(y) if errors is None else errors)
-    axes.errorbar(x, y, yerr=bars, fmt="o", color=_BLUE, ecolor=_GREY, elinewidth=1, capsize=3, markersize=7)
+    names = np.asarray([""] * len(y) if series is None else series)
+    style = {"fmt": "o", "ecolor": _GREY, "elinewidth": 1, "capsize": 3, "markersize": 7}
+    for name, color in zip(dict.fromkeys(names.tolist()), itertools.cycle(_SERIES)):
+        of_name = names == name
+        axes.errorbar(x[of_name], y[of_name], yerr=bars[of_name], color=color, label=name, **style)
+    if series is not None:
+        figure.legend(loc="outside upper left", ncols=3, frameon=False, fontsize=9)
     axes.set_xscale("log")
     axes.margins(x=0.25, y=0.15)
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
