@@ -208,7 +208,7 @@ def _label_points(axes: Axes, x: np.ndarray, y: np.ndarray, bars: np.ndarray, la
             label, (x[index], y[index]), xytext=(0, 0), textcoords="offset points", va="center", fontsize=8
         )
         above = np.ptp(pixels[index, :, 1]) / 2 * 72 / axes.figure.dpi + 8
-        beside = [(dx, dy, side) for dy in (0, 9, -9) for dx, side in ((8, "left"), (-8, "right"))]
+        beside = [(dx, dy, side) for dy in (0, 9, -9, 18, -18) for dx, side in ((8, "left"), (-8, "right"))]
         places = [*beside, (0, above, "center"), (0, -above, "center")]
         others = np.delete(pixels, index, axis=0).reshape(-1, 2)
         crowding = []
@@ -217,8 +217,12 @@ def _label_points(axes: Axes, x: np.ndarray, y: np.ndarray, bars: np.ndarray, la
             box = text.get_window_extent()
             reach = Bbox.union([box, Bbox([pixels[index, 7]] * 2)])  # also nothing between the point and its label
             outside = box.x0 < axes.bbox.x0 or box.x1 > axes.bbox.x1
-            labels_hit = reach.count_overlaps([other.get_window_extent() for other in texts])
-            crowding.append(100 * (outside + labels_hit) + reach.count_contains(others))
+            written = [other.get_window_extent() for other in texts]
+            crowding.append(
+                100 * (outside + box.count_overlaps(written))
+                + 10 * reach.count_overlaps(written)
+                + reach.count_contains(others)
+            )
         dx, dy, side = places[int(np.argmin(crowding))]
         text.set(position=(dx, dy), ha=side)
         texts.append(text)
