@@ -50,7 +50,9 @@ def seconds_per_image(tower: VisionTower, sample: int, repetitions: int) -> floa
 
 def seconds_of_training(vision_width: int, text_width: int, arguments: Arguments) -> float:
     """One projection, trained on features of these widths."""
-    vision = TimmWrapperConfig(architecture="vit_tiny_patch16_224", model_args={"embed_dim": vision_width, "depth": 1})
+    vision = TimmWrapperConfig(
+        architecture="vit_tiny_patch16_224", model_args={"embed_dim": vision_width, "depth": 1, "num_heads": 8}
+    )
     text = GPT2Config(n_embd=text_width, n_layer=1, n_head=8)
     model = DualEncoderModel(DualEncoderConfig(vision_config=vision, text_config=text))
     columns = {

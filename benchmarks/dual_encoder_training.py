@@ -5,8 +5,8 @@
 Both sides train the same projection on the same photographs with the same recipe (AdamW 1e-4, weight decay 0.01, 20
 epochs, temperature 0.07), from an empty cache; the original's side preprocesses every image and runs both towers in
 every epoch. Prints the seconds of both, their ratio, and the recall on the photographs trained on, which must agree.
-Encoding once instead of in every epoch makes the ratio 20 at most; what lies beyond is faster encoding (smaller batches,
-channels last).
+Encoding once instead of in every epoch makes the ratio 20 at most; what lies beyond is faster encoding (smaller
+batches, channels last).
 """
 
 import tempfile
