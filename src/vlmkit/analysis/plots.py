@@ -7,6 +7,7 @@ writes it.
 import itertools
 import textwrap
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
@@ -154,7 +155,7 @@ def recall_versus_parameters(
     x, y = np.asarray(parameters) / 1e6, 100 * np.asarray(recalls)
     bars = 100 * np.asarray([0] * len(y) if errors is None else errors)
     names = np.asarray([""] * len(y) if series is None else series)
-    style = {"fmt": "o", "ecolor": _GREY, "elinewidth": 1, "capsize": 3, "markersize": 7}
+    style: dict[str, Any] = {"fmt": "o", "ecolor": _GREY, "elinewidth": 1, "capsize": 3, "markersize": 7}
     for name, color in zip(dict.fromkeys(names.tolist()), itertools.cycle(_SERIES)):
         of_name = names == name
         axes.errorbar(x[of_name], y[of_name], yerr=bars[of_name], color=color, label=name, **style)
