@@ -56,7 +56,7 @@ def main() -> None:
     if feature_args.cache_features and feature_args.augment:
         raise SystemExit("--augment changes the images in every epoch, --cache_features encodes them once: drop one")
     if feature_args.cache_features and not (model_args.freeze_vision and model_args.freeze_text):
-        raise SystemExit("--cache_features needs frozen towers: drop it, or --freeze_vision/--freeze_text False")
+        raise SystemExit("--cache_features needs frozen towers: drop it, or leave both towers frozen")
 
     folder = Path(training_args.output_dir)
     checkpoint = get_last_checkpoint(folder) if folder.is_dir() else None
