@@ -5,7 +5,6 @@ tower, so it runs once. A table's features lie in one Arrow file, named after al
 weights and configuration, the preprocessing, and the data.
 """
 
-import hashlib
 import json
 from collections.abc import Callable
 from itertools import chain
@@ -17,6 +16,7 @@ from datasets import Dataset, Features, List, Value, concatenate_datasets, confi
 from torch import Tensor
 from transformers import ProcessorMixin
 
+from vlmkit.modules.digest import text_digest, weights_digest
 from vlmkit.modules.towers import TextTower, Tower, VisionTower
 
 
@@ -45,7 +45,7 @@ def cache_image_features(
     """
     _require(table, "image")
     preprocessing = processor.image_processor.to_json_string()
-    key = _key("image", _tower_digest(vision_tower), preprocessing, table._fingerprint)
+    key = text_digest("image", _tower_digest(vision_tower), preprocessing, table._fingerprint)
 
     def encode(batch: dict[str, list]) -> dict[str, Any]:
         inputs = processor(images=batch["image"], return_tensors="pt")
@@ -83,7 +83,7 @@ def cache_text_features(
     rows = table.select_columns("captions")
     # The tokens themselves stand for both the captions and the preprocessing.
     tokens = [processor(text=captions)["input_ids"] for captions in rows["captions"]]
-    key = _key("text", _tower_digest(text_tower), json.dumps(tokens))
+    key = text_digest("text", _tower_digest(text_tower), json.dumps(tokens))
 
     def encode(batch: dict[str, list]) -> dict[str, Any]:
         inputs = processor(text=list(chain.from_iterable(batch["captions"])), return_tensors="pt")
@@ -142,15 +142,6 @@ def _join(table: Dataset, encoded: Dataset) -> Dataset:
     return joined.with_format("torch", columns=pooled, output_all_columns=True)
 
 
-def _key(*parts: str) -> str:
-    return hashlib.blake2b("\0".join(parts).encode(), digest_size=16).hexdigest()
-
-
 def _tower_digest(tower: Tower) -> str:
     """Changes with any weight, buffer, configuration or pooling of the tower."""
-    settings = tower.backbone.config.to_json_string() + tower.pooling
-    digest = hashlib.blake2b(settings.encode(), digest_size=16)
-    for name, tensor in tower.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
+    return weights_digest(tower, tower.backbone.config.to_json_string(), tower.pooling)

@@ -7,9 +7,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
 from vlmkit.base import VlmkitConfig
-
-# Below it, training becomes unstable (CLIP, section 2.5).
-MIN_LEARNED_TEMPERATURE = 0.01
+from vlmkit.modules.temperature import check_temperature
 
 
 @strict
@@ -70,13 +68,7 @@ class DualEncoderConfig(VlmkitConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Check the values and fill in the width of the shared space."""
-        if self.temperature <= 0:
-            raise ValueError(f"temperature is {self.temperature}; logits are divided by it, so give a positive number")
-        if self.learn_temperature and self.temperature < MIN_LEARNED_TEMPERATURE:
-            raise ValueError(
-                f"temperature is {self.temperature}, but a learned one is kept above {MIN_LEARNED_TEMPERATURE}; start "
-                "there or higher, or set learn_temperature=False"
-            )
+        check_temperature(self.temperature, self.learn_temperature)
         if self.projection == "shared":
             self.projection_dim = self.projection_dim or 512
         elif self.projection_dim is not None:

@@ -16,7 +16,8 @@ from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
 
 from vlmkit.base import VlmkitModel
 from vlmkit.losses import info_nce, sigmoid_loss
-from vlmkit.models.dual_encoder.configuration_dual_encoder import MIN_LEARNED_TEMPERATURE, DualEncoderConfig
+from vlmkit.models.dual_encoder.configuration_dual_encoder import DualEncoderConfig
+from vlmkit.modules.temperature import initial_logit_scale, inverse_temperature, new_logit_scale
 from vlmkit.modules.towers import TextTower, VisionTower, text_part, vision_part
 from vlmkit.validation import nearest
 
@@ -88,8 +89,7 @@ class DualEncoderModel(VlmkitModel):
         width = config.projection_dim or self.text_tower.hidden_size
         self.vision_projection = nn.Linear(self.vision_tower.pooled_size, width)
         self.text_projection = nn.Linear(self.text_tower.hidden_size, width) if shared else nn.Identity()
-        # Shape (1,), not (): FSDP2 shards no scalars. A fixed temperature is the configuration's alone.
-        self.logit_scale = nn.Parameter(torch.empty(1)) if config.learn_temperature else None
+        self.logit_scale = new_logit_scale(config.learn_temperature)
         self.logit_bias = nn.Parameter(torch.empty(1)) if config.loss == "sigmoid" else None
         self.post_init()
 
@@ -97,7 +97,7 @@ class DualEncoderModel(VlmkitModel):
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, DualEncoderModel):
             if module.logit_scale is not None:
-                init.constant_(module.logit_scale, math.log(1 / self.config.temperature))
+                init.constant_(module.logit_scale, initial_logit_scale(self.config.temperature))
             if module.logit_bias is not None:
                 init.constant_(module.logit_bias, self.config.logit_bias)
         elif isinstance(module, nn.Linear):  # as torch does it, and the original with it
@@ -149,14 +149,6 @@ class DualEncoderModel(VlmkitModel):
     def set_input_embeddings(self, value: nn.Embedding) -> None:
         """Replace the text backbone's token table."""
         self.text_tower.backbone.set_input_embeddings(value)
-
-    def _scale(self) -> Tensor | float:
-        """Inverse temperature."""
-        if self.logit_scale is None:
-            return 1 / self.config.temperature
-        scale = self.logit_scale.float().exp()
-        # The limit holds forward only: with a gradient of zero, a scale beyond it would never come back.
-        return scale + (scale.clamp(max=1 / MIN_LEARNED_TEMPERATURE) - scale).detach()
 
     @can_return_tuple
     def get_image_features(self, pixel_values: Tensor, **kwargs: Any) -> BaseModelOutputWithPooling:
@@ -249,7 +241,7 @@ class DualEncoderModel(VlmkitModel):
         text_features = self.text_projection(text_pooled.to(self.vision_projection.weight.dtype))
         image_embeds = nn.functional.normalize(image_features.float(), dim=-1)
         text_embeds = nn.functional.normalize(text_features.float(), dim=-1)
-        scale = self._scale()
+        scale = inverse_temperature(self.logit_scale, self.config.temperature)
         logits_per_image = scale * image_embeds @ text_embeds.T
         if self.logit_bias is not None:
             logits_per_image = logits_per_image + self.logit_bias

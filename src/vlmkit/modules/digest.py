@@ -1,0 +1,31 @@
+"""Fingerprints of weights and texts."""
+
+import hashlib
+
+import torch
+from torch import nn
+
+
+def text_digest(*parts: str, size: int = 16) -> str:
+    """A fingerprint of some texts in their order, in hexadecimal.
+
+    Example:
+        >>> text_digest("a", "b", size=4) == text_digest("ab", size=4)
+        False
+    """
+    return hashlib.blake2b("\0".join(parts).encode(), digest_size=size).hexdigest()
+
+
+def weights_digest(module: nn.Module, *settings: str, size: int = 16) -> str:
+    """A fingerprint that changes with any weight or saved buffer of a module, and with its settings.
+
+    Args:
+        module: of any device and precision.
+        *settings: texts that count too, such as the configuration.
+        size: in bytes; the text has two characters for each.
+    """
+    digest = hashlib.blake2b("".join(settings).encode(), digest_size=size)
+    for name, tensor in module.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
