@@ -3,8 +3,8 @@ import pytest
 from tests.subprocesses import run_python
 from transformers import EvalPrediction
 
-from vlmkit.metrics import compute_retrieval_metrics
-from vlmkit.metrics.evaluate_metrics import RetrievalMetric
+from vlmkit.metrics import compute_retrieval_metrics, pair_metrics
+from vlmkit.metrics.evaluate_metrics import PairMetric, RetrievalMetric
 
 
 @pytest.fixture
@@ -42,3 +42,21 @@ def test_default_cutoffs_are_checked(pairs):
 
 def test_retrieval_metrics_do_not_import_evaluate():
     assert run_python("-c", "import sys, vlmkit.metrics; print('evaluate' in sys.modules)") == "False\n"
+
+
+def test_pairs_of_images_batch_by_batch():
+    generator = np.random.default_rng(0)
+    images, bank = generator.standard_normal((2, 9, 4), dtype=np.float32)
+    ids = generator.permutation(9)
+    metric = PairMetric(keep_in_memory=True)
+    for start in range(0, 9, 4):
+        metric.add_batch(image_embeds=images[start : start + 4], caption_ids=ids[start : start + 4])
+    ours = metric.compute(caption_embeds=bank, num_classes=3, cutoffs=[1, 5])
+    assert ours == pair_metrics(images, bank, ids, num_classes=3, cutoffs=(1, 5))
+
+
+def test_default_cutoffs_of_pairs_are_checked():
+    with pytest.raises(ValueError, match=r"k=10 is outside 1\.\.4"):
+        PairMetric(keep_in_memory=True).compute(
+            image_embeds=np.eye(4), caption_ids=np.arange(4), caption_embeds=np.eye(4), num_classes=2
+        )

@@ -10,10 +10,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.text import Annotation
@@ -21,10 +19,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from matplotlib.transforms import Bbox
 from PIL import Image
 
-# Blue and vermilion of Okabe and Ito's palette, which colour-blind readers can tell apart.
-_BLUE, _VERMILION, _GREY = "#0072B2", "#D55E00", "#666666"
-_SERIES = (_BLUE, _VERMILION, "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-_CELLS = colormaps["Blues"].with_extremes(bad="#EEEEEE")
+from vlmkit.analysis.figure_style import GREY, SERIES, VERMILION, draw_cells
 
 
 def recall_heatmap(
@@ -68,14 +63,14 @@ def recall_heatmap(
     cell_width = max(1.1, 0.09 * max(map(len, column_labels)))
     figure = Figure(figsize=(max(4.5, 1.2 + cell_width * columns), 1.2 + 0.7 * rows), layout="constrained")
     axes = figure.subplots()
-    _draw_cells(axes, values, texts)
+    draw_cells(axes, values, texts)
     axes.set_aspect("auto")
     axes.set_title(title, fontsize=11, loc="left", pad=10)
     axes.set_xticks(np.arange(columns) + 0.5, column_labels)
     axes.set_yticks(np.arange(rows) + 0.5, row_labels)
     axes.tick_params(length=0)
     unit = "per cent" if published is None else "per cent, published figures in brackets"
-    axes.set_xlabel(unit, fontsize=9, color=_GREY, loc="left", labelpad=8)
+    axes.set_xlabel(unit, fontsize=9, color=GREY, loc="left", labelpad=8)
     return figure
 
 
@@ -108,13 +103,13 @@ def similarity_grid(images: Sequence[Image.Image], captions: Sequence[str], simi
     left, top = 1.04, 0.15 + 0.12 * max(map(len, headings), default=0)
     figure = Figure(figsize=(1.1 * (left + count), 1.1 * (top + count)))
     axes = figure.add_axes((0.01, 0.01, 0.98, 0.98))
-    _draw_cells(axes, similarity, np.vectorize("{:.2f}".format)(similarity))
+    draw_cells(axes, similarity, np.vectorize("{:.2f}".format)(similarity))
     for index, (image, heading) in enumerate(zip(images, headings, strict=True)):
         half_width, half_height = 0.46 * np.array(image.size) / max(image.size)
         x, y = -0.54, index + 0.5
         axes.imshow(image.convert("RGB"), extent=(x - half_width, x + half_width, y + half_height, y - half_height))
         axes.text(index + 0.5, -0.08, "\n".join(heading), ha="center", va="bottom", fontsize=7.5)
-        axes.add_patch(Rectangle((index + 0.03, index + 0.03), 0.94, 0.94, fill=False, edgecolor=_VERMILION, lw=2))
+        axes.add_patch(Rectangle((index + 0.03, index + 0.03), 0.94, 0.94, fill=False, edgecolor=VERMILION, lw=2))
     axes.set(xlim=(-left, count), ylim=(count, -top), xticks=[], yticks=[])
     return figure
 
@@ -155,8 +150,8 @@ def recall_versus_parameters(
     x, y = np.asarray(parameters) / 1e6, 100 * np.asarray(recalls)
     bars = 100 * np.asarray([0] * len(y) if errors is None else errors)
     names = np.asarray([""] * len(y) if series is None else series)
-    style: dict[str, Any] = {"fmt": "o", "ecolor": _GREY, "elinewidth": 1, "capsize": 3, "markersize": 7}
-    for name, color in zip(dict.fromkeys(names.tolist()), itertools.cycle(_SERIES)):
+    style: dict[str, Any] = {"fmt": "o", "ecolor": GREY, "elinewidth": 1, "capsize": 3, "markersize": 7}
+    for name, color in zip(dict.fromkeys(names.tolist()), itertools.cycle(SERIES)):
         of_name = names == name
         axes.errorbar(x[of_name], y[of_name], yerr=bars[of_name], color=color, label=name, **style)
     if series is not None:
@@ -178,24 +173,6 @@ def recall_versus_parameters(
 
 def _per_cent(fraction: float) -> str:
     return "-" if np.isnan(fraction) else f"{100 * fraction:.1f}"
-
-
-def _draw_cells(axes: Axes, values: np.ndarray, texts: np.ndarray) -> None:
-    """Coloured cells of size 1 from the upper left corner (0, 0), each with its text in a readable colour."""
-    rows, columns = values.shape
-    # The ends of the colour map are left out: white cells vanish, and the darkest blues look the same.
-    low, high = float(np.nanmin(values)), float(np.nanmax(values))
-    margin = 0.2 * (high - low) or 1.0
-    norm = Normalize(low - margin, high + margin)
-    axes.imshow(values, cmap=_CELLS, norm=norm, extent=(0, columns, rows, 0))
-    for (row, column), value in np.ndenumerate(values):
-        red, green, blue, _ = _CELLS(norm(value))
-        dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.55
-        colour = "white" if dark else "black"
-        axes.text(column + 0.5, row + 0.5, texts[row, column], ha="center", va="center", color=colour, fontsize=10)
-    axes.vlines(range(1, columns), 0, rows, color="white", linewidth=2)
-    axes.hlines(range(1, rows), 0, columns, color="white", linewidth=2)
-    axes.spines[:].set_visible(False)
 
 
 def _label_points(axes: Axes, x: np.ndarray, y: np.ndarray, bars: np.ndarray, labels: Sequence[str]) -> None:

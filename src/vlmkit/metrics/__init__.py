@@ -1,8 +1,28 @@
 """Metrics: arrays in, a dictionary of floats out.
 
-`RetrievalMetric`, for those who work with `evaluate`, is imported from `vlmkit.metrics.evaluate_metrics`.
+`RetrievalMetric` and `PairMetric`, for those who work with `evaluate`, are imported from
+`vlmkit.metrics.evaluate_metrics`.
 """
 
+from vlmkit.metrics.classification import (
+    compute_pair_metrics,
+    pair_chance,
+    pair_metrics,
+    predicted_captions,
+)
+from vlmkit.metrics.confusion import confusion_matrix, frequent_confusions, merge_classes
 from vlmkit.metrics.retrieval import chance_recall, compute_retrieval_metrics, recall_at_k, retrieval_metrics
 
-__all__ = ["chance_recall", "compute_retrieval_metrics", "recall_at_k", "retrieval_metrics"]
+__all__ = [
+    "chance_recall",
+    "compute_pair_metrics",
+    "compute_retrieval_metrics",
+    "confusion_matrix",
+    "frequent_confusions",
+    "merge_classes",
+    "pair_chance",
+    "pair_metrics",
+    "predicted_captions",
+    "recall_at_k",
+    "retrieval_metrics",
+]

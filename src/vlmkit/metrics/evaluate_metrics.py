@@ -7,6 +7,8 @@ import evaluate
 import numpy as np
 from transformers import EvalPrediction
 
+from vlmkit.metrics.checks import Array
+from vlmkit.metrics.classification import pair_metrics
 from vlmkit.metrics.retrieval import compute_retrieval_metrics
 
 
@@ -44,3 +46,38 @@ class RetrievalMetric(evaluate.Metric):
     ) -> dict[str, float]:
         embeds = np.asarray(image_embeds, dtype=np.float32), np.asarray(text_embeds, dtype=np.float32)
         return compute_retrieval_metrics(EvalPrediction(predictions=embeds, label_ids=np.asarray(groups)), cutoffs)
+
+
+class PairMetric(evaluate.Metric):
+    """Metrics of pairs of images and their captions that collect the pairs batch by batch.
+
+    Each pair is an image embedding `(D,)` and the integer id of its caption. `compute` takes `caption_embeds`,
+    `num_classes` and `cutoffs`, and returns what `pair_metrics` does. Constructed directly, like [`RetrievalMetric`].
+
+    Example:
+        >>> metric = PairMetric(keep_in_memory=True)
+        >>> metric.add_batch(image_embeds=np.eye(4), caption_ids=[0, 1, 2, 3])
+        >>> metric.compute(caption_embeds=np.eye(4), num_classes=2, cutoffs=[1])["top@1"]
+        1.0
+    """
+
+    def _info(self) -> evaluate.MetricInfo:
+        return evaluate.MetricInfo(
+            description="How well pairs of images find their caption among those of all pairs of classes.",
+            citation="",
+            inputs_description="One image embedding and caption id per pair.",
+            features=datasets.Features(
+                {"image_embeds": datasets.Sequence(datasets.Value("float32")), "caption_ids": datasets.Value("int64")}
+            ),
+        )
+
+    def _compute(
+        self,
+        image_embeds: Sequence[Sequence[float]],
+        caption_ids: Sequence[int],
+        caption_embeds: Array,
+        num_classes: int,
+        cutoffs: Sequence[int] = (1, 10, 100),
+    ) -> dict[str, float]:
+        images = np.asarray(image_embeds, dtype=np.float32)
+        return pair_metrics(images, caption_embeds, np.asarray(caption_ids), num_classes, cutoffs)

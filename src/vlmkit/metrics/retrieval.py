@@ -1,16 +1,14 @@
 """Image-text retrieval metrics, for any number of matches per query."""
 
 from collections.abc import Iterable, Sequence
-from typing import TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 from transformers import EvalPrediction
 
+from vlmkit.metrics.checks import Array, check_cutoffs, checked_embeds
 from vlmkit.metrics.ranking import Matches, match_ranks, matches_by_group, matches_by_relevance, ranks_by_chunk
-
-Array: TypeAlias = Tensor | np.ndarray
 
 
 @torch.no_grad()
@@ -58,13 +56,13 @@ def retrieval_metrics(
         >>> scores["image_to_text/recall@1"], scores["text_to_image/recall@1"]
         (1.0, 0.6666666666666666)
     """
-    images = _checked_embeds("image_embeds", image_embeds)
-    texts = _checked_embeds("text_embeds", text_embeds).to(images.device)
+    images = checked_embeds("image_embeds", image_embeds)
+    texts = checked_embeds("text_embeds", text_embeds).to(images.device)
     if images.shape[1] != texts.shape[1]:
         raise ValueError(
             f"image_embeds have width {images.shape[1]} and text_embeds {texts.shape[1]}; project both to one width"
         )
-    _check_cutoffs(cutoffs, min(len(images), len(texts)))
+    check_cutoffs(cutoffs, min(len(images), len(texts)))
     if chunk_size < 1:
         raise ValueError(f"chunk_size is {chunk_size}; rank at least 1 query at a time")
     texts_of_image, images_of_text = _matches(images, texts, image_groups, text_groups, relevant)
@@ -104,7 +102,7 @@ def recall_at_k(similarity: Array, query_groups: Array, candidate_groups: Array,
         raise ValueError(
             f"similarity {tuple(scores.shape)} must be a matrix (queries, candidates) of finite numbers, not empty"
         )
-    _check_cutoffs([k], scores.shape[1])
+    check_cutoffs([k], scores.shape[1])
     matches = matches_by_group(
         _checked_groups("query_groups", query_groups, scores),
         _checked_groups("candidate_groups", candidate_groups, scores.T),
@@ -128,7 +126,7 @@ def chance_recall(num_candidates: int, num_matches: int | Array | Sequence[int],
         >>> round(chance_recall(num_candidates=1000, num_matches=5, k=1), 6)
         0.005
     """
-    _check_cutoffs([k], num_candidates)
+    check_cutoffs([k], num_candidates)
     matches = torch.as_tensor(num_matches).cpu().numpy()
     outside = matches[(matches < 1) | (matches > num_candidates)]
     if matches.size == 0 or outside.size:
@@ -205,20 +203,6 @@ def _summary(chunks: Iterable[Tensor], cutoffs: Sequence[int]) -> dict[str, floa
     return summary
 
 
-def _checked_embeds(name: str, embeds: Array) -> Tensor:
-    tensor = torch.as_tensor(embeds).detach().float()
-    if tensor.ndim != 2 or tensor.numel() == 0:
-        raise ValueError(f"{name} {tuple(tensor.shape)} must have the shape (rows, width), both at least 1")
-    # A finite sum of squares also bounds all dot products.
-    broken = ~torch.linalg.vecdot(tensor, tensor).isfinite()
-    if broken.any():
-        raise ValueError(
-            f"{int(broken.sum())} rows of {name}, from row {broken.nonzero()[0].item()} on, are not finite, or too "
-            "large for float32; look for a diverged training run or an overflow of half precision"
-        )
-    return tensor
-
-
 def _matches(
     images: Tensor, texts: Tensor, image_groups: Array | None, text_groups: Array | None, relevant: Array | None
 ) -> tuple[Matches, Matches]:
@@ -263,12 +247,3 @@ def _checked_groups(name: str, groups: Array, rows: Tensor) -> Tensor:
             f"{name} {tuple(tensor.shape)} of {tensor.dtype} must be integers, one for each of {len(rows)} rows"
         )
     return tensor.long()
-
-
-def _check_cutoffs(cutoffs: Sequence[int], num_candidates: int) -> None:
-    for k in cutoffs:
-        if not 1 <= k <= num_candidates:
-            raise ValueError(
-                f"cut-off k={k} is outside 1..{num_candidates}, the number of candidates; choose k in that range or "
-                "evaluate on more candidates"
-            )

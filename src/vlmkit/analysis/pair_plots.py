@@ -1,0 +1,202 @@
+"""Figures of how images are classified: heat maps, embeddings, errors; needs the extra `vlmkit[viz]`.
+
+Each function returns a `matplotlib.figure.Figure` of its own, apart from pyplot's state: `figure.savefig("a.png")`
+writes it.
+"""
+
+import itertools
+import textwrap
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from PIL import Image
+
+from vlmkit.analysis.figure_style import GREEN, GREY, SERIES, VERMILION, draw_cells
+
+_MARKERS = "os^Dv"
+
+
+def heat_overlay(
+    images: Sequence[Image.Image], maps: np.ndarray, titles: Sequence[str] | None = None, columns: int = 4
+) -> Figure:
+    """Images, each with its heat map laid over it below.
+
+    The colours of a map run from its lowest value, dark, to its highest, bright; both are written beneath.
+
+    Args:
+        images: N images of any size.
+        maps: `(N, h, w)`, as from `class_attention` and `occlusion_map`.
+        titles: N lines above the images.
+        columns: images side by side.
+
+    Raises:
+        ValueError: there are no images, or not as many maps or titles.
+
+    Example:
+        >>> squares = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+        >>> figure = heat_overlay(squares, np.arange(32).reshape(2, 4, 4), ["red", "blue"])
+        >>> len(figure.axes)
+        4
+    """
+    maps = np.asarray(maps, dtype=float)
+    titles = [""] * len(images) if titles is None else titles
+    if len(images) == 0 or maps.ndim != 3 or not len(images) == len(maps) == len(titles):
+        raise ValueError(
+            f"{len(images)} images, maps {maps.shape} and {len(titles)} titles do not fit; give one map (h, w) and one "
+            "title per image, at least one"
+        )
+    figure, cells = _image_grid(images, columns, rows_per_image=2)
+    for (upper, lower), image, heat, title in zip(cells, images, maps, titles, strict=True):
+        width, height = image.size
+        extent = (0, width, height, 0)
+        upper.imshow(image.convert("RGB"), extent=extent)
+        upper.set_title(title, fontsize=8)
+        lower.imshow(image.convert("L"), cmap="gray", extent=extent)
+        lower.imshow(heat, cmap="inferno", alpha=0.6, extent=extent, interpolation="bilinear")
+        lower.set_xlabel(f"{heat.min():.2g} to {heat.max():.2g}", fontsize=7, color=GREY)
+    return figure
+
+
+def error_gallery(
+    images: Sequence[Image.Image],
+    true_captions: Sequence[str],
+    predicted_captions: Sequence[str],
+    probabilities: Sequence[float],
+    columns: int = 4,
+) -> Figure:
+    """Images, what they show above, in green, and what the model sees and how surely below, in vermilion.
+
+    Args:
+        images: N images of any size.
+        true_captions: N captions.
+        predicted_captions: N captions.
+        probabilities: `(N,)`, of the predicted captions.
+        columns: images side by side.
+
+    Raises:
+        ValueError: there are no images, or not as many captions or probabilities.
+
+    Example:
+        >>> figure = error_gallery([Image.new("RGB", (8, 4))], ["oak, bus"], ["pine, bus"], [0.75])
+        >>> figure.axes[0].get_title(), figure.axes[0].get_xlabel()
+        ('oak, bus', 'pine, bus (75 %)')
+    """
+    lengths = [len(images), len(true_captions), len(predicted_captions), len(probabilities)]
+    if min(lengths) == 0 or len(set(lengths)) > 1:
+        raise ValueError(
+            f"{lengths} images, true_captions, predicted_captions and probabilities; give as many of each, at least one"
+        )
+    answers = [f"{caption} ({100 * p:.0f} %)" for caption, p in zip(predicted_captions, probabilities, strict=True)]
+    above, below = (["\n".join(textwrap.wrap(text, width=32)) for text in texts] for texts in (true_captions, answers))
+    num_lines = sum(1 + max(text.count("\n") for text in texts) for texts in (above, below))
+    figure, cells = _image_grid(images, columns, rows_per_image=1, text_height=0.25 + 0.16 * num_lines)
+    for (axes,), image, true, predicted in zip(cells, images, above, below, strict=True):
+        axes.imshow(image.convert("RGB"))
+        axes.set_title(true, fontsize=8, color=GREEN)
+        axes.set_xlabel(predicted, fontsize=8, color=VERMILION)
+    return figure
+
+
+def embedding_map(points: np.ndarray, series: Sequence[str], background: np.ndarray | None = None) -> Figure:
+    """Embeddings as points in the plane, each series with its colour and marker.
+
+    Args:
+        points: `(N, 2)`, as from `project_embeddings`.
+        series: N names, equal for points that belong together; up to 30 can be told apart.
+        background: `(M, 2)`, small grey points behind, such as the captions that images are compared with, projected in
+            the same call.
+
+    Raises:
+        ValueError: the shapes do not fit, or there are no points.
+
+    Example:
+        >>> figure = embedding_map(np.eye(2), ["cat", "dog"], background=np.zeros((5, 2)))
+        >>> [text.get_text() for text in figure.legends[0].get_texts()]
+        ['cat', 'dog']
+    """
+    points, behind = np.asarray(points), np.zeros((0, 2)) if background is None else np.asarray(background)
+    if len(points) == 0 or points.shape != (len(series), 2) or behind.shape != (len(behind), 2):
+        raise ValueError(
+            f"points {points.shape}, {len(series)} series and background {behind.shape} do not fit; give two "
+            "coordinates per point and one name per point, at least one"
+        )
+    figure = Figure(figsize=(7.6, 5.2), layout="constrained")
+    axes = figure.subplots()
+    axes.scatter(behind[:, 0], behind[:, 1], s=4, color="#CCCCCC", linewidths=0)
+    names = np.asarray(series)
+    styles = itertools.product(_MARKERS, SERIES)
+    for name, (marker, colour) in zip(dict.fromkeys(names.tolist()), itertools.cycle(styles)):
+        x, y = points[names == name].T
+        axes.scatter(x, y, s=22, color=colour, marker=marker, linewidths=0, label=name)
+    axes.set(xticks=[], yticks=[])
+    axes.set_aspect("equal", adjustable="datalim")
+    axes.spines[:].set_color("#CCCCCC")
+    figure.legend(loc="outside right upper", frameon=False, fontsize=8, labelspacing=0.3)
+    return figure
+
+
+def confusion_heatmap(confusion: np.ndarray, names: Sequence[str]) -> Figure:
+    """Per cent of each true class, a row, that were taken for each class, a column; empty cells stand for zero.
+
+    Args:
+        confusion: `(C, C)` counts, as from `confusion_matrix` and `merge_classes`.
+        names: C names.
+
+    Raises:
+        ValueError: the matrix does not fit the names, or holds no counts.
+
+    Example:
+        >>> figure = confusion_heatmap(np.array([[3, 1], [0, 2]]), ["oak", "pine"])
+        >>> [text.get_text() for text in figure.axes[0].texts]
+        ['75', '25', '', '100']
+    """
+    counts = np.asarray(confusion, dtype=float)
+    if counts.shape != (len(names), len(names)) or not counts.sum() > 0:
+        raise ValueError(
+            f"confusion {counts.shape} with a sum of {counts.sum():g} must be counts, not all zero, with a row and a "
+            f"column for each of {len(names)} names"
+        )
+    totals = counts.sum(axis=1, keepdims=True)
+    shares = np.divide(100 * counts, totals, out=np.full_like(counts, np.nan), where=totals > 0)
+    cells = [[f"{share:.0f}" if share > 0 else "" for share in row] for row in shares]
+    side = max(4.0, 1.8 + 0.36 * len(names))
+    figure = Figure(figsize=(side, side), layout="constrained")
+    axes = figure.subplots()
+    draw_cells(axes, shares, np.array(cells), fontsize=8)
+    centres = np.arange(len(names)) + 0.5
+    axes.set_xticks(centres, names, rotation=45, ha="right", rotation_mode="anchor", fontsize=8)
+    axes.set_yticks(centres, names, fontsize=8)
+    axes.tick_params(length=0)
+    axes.set_xlabel("predicted, per cent of the row", fontsize=9, color=GREY)
+    axes.set_ylabel("true", fontsize=9, color=GREY)
+    return figure
+
+
+def _image_grid(
+    images: Sequence[Image.Image], columns: int, rows_per_image: int, text_height: float = 0.25
+) -> tuple[Figure, list[list[Axes]]]:
+    """A figure with `rows_per_image` empty axes below each other for each image, `text_height` inches apart."""
+    if columns < 1:
+        raise ValueError(f"columns is {columns}; put at least 1 image in a row")
+    columns = min(columns, len(images))
+    rows = -(-len(images) // columns) * rows_per_image
+    width = 2.2
+    height = width * max(image.height / image.width for image in images)
+    size = (columns * (width + 0.2), rows * (height + text_height) + 0.1)
+    figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.05))
+    grid: Any = figure.subplots(rows, columns, squeeze=False)
+    for axes in grid.flat:
+        axes.set(xticks=[], yticks=[])
+        axes.spines[:].set_visible(False)
+    cells = [
+        [grid[top + row, column] for row in range(rows_per_image)]
+        for top in range(0, rows, rows_per_image)
+        for column in range(columns)
+    ]
+    for unused in itertools.chain(*cells[len(images) :]):
+        unused.remove()
+    return figure, cells[: len(images)]
