@@ -4,9 +4,15 @@ import numpy as np
 import torch
 from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import CLIPImageProcessor, GPT2Config, PreTrainedTokenizerFast, ViTConfig
+from transformers import BertConfig, BertModel, CLIPImageProcessor, GPT2Config, PreTrainedTokenizerFast, ViTConfig
 
-from vlmkit import DualEncoderConfig, DualEncoderProcessor
+from vlmkit import (
+    DualEncoderConfig,
+    DualEncoderProcessor,
+    PairedCifarAligner,
+    PairedCifarAlignerConfig,
+    PairedCifarAlignerProcessor,
+)
 
 _WORDS = (
     "a the red green blue small large circle square star to left right of above and dog cat runs on grass photo is this"
@@ -60,3 +66,40 @@ def dual_encoder_inputs() -> dict[str, torch.Tensor]:
     """Three pairs; the texts differ in length and are padded on the right."""
     photos = [photo(seed=row) for row in range(len(SENTENCES))]
     return dict(dual_encoder_processor()(images=photos, text=SENTENCES, return_tensors="pt"))
+
+
+CLASSES = ["dog", "cat", "red_star"]
+
+
+def text_encoder(width: int = 12) -> BertModel:
+    """A sentence encoder in which no two captions are alike."""
+    config = BertConfig(
+        vocab_size=99,
+        hidden_size=width,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        initializer_range=0.5,
+    )
+    torch.manual_seed(0)
+    return BertModel(config, add_pooling_layer=False).eval()
+
+
+def paired_cifar_config(**kwargs) -> PairedCifarAlignerConfig:
+    sizes = {"vision_config": vision_config(image_size=(16, 32), patch_size=8), "text_embed_dim": 12}
+    return PairedCifarAlignerConfig(**{**sizes, "class_names": CLASSES, **kwargs})
+
+
+def build_caption_bank(model: PairedCifarAligner) -> None:
+    model.build_caption_bank(text_encoder(model.config.text_embed_dim), tokenizer(pad_token="<pad>"))
+
+
+def paired_cifar_processor() -> PairedCifarAlignerProcessor:
+    return PairedCifarAlignerProcessor.for_cifar100(image_size=16)
+
+
+def paired_cifar_inputs() -> dict[str, torch.Tensor]:
+    """Three pairs with their captions; the last one shows the same class twice."""
+    pairs = [[photo(seed=row), photo(seed=row + 10)] for row in range(3)]
+    inputs = paired_cifar_processor()(images=pairs, return_tensors="pt")
+    return {**inputs, "caption_ids": torch.tensor([1, 5, 8])}

@@ -11,6 +11,13 @@ from vlmkit.models.dual_encoder import (
     DualEncoderOutput,
     DualEncoderProcessor,
 )
+from vlmkit.models.paired_cifar import (
+    PairedCifarAligner,
+    PairedCifarAlignerConfig,
+    PairedCifarAlignerOutput,
+    PairedCifarAlignerProcessor,
+    PredictedCaption,
+)
 from vlmkit.registration import register
 
 register()
@@ -22,5 +29,10 @@ __all__ = [
     "DualEncoderModel",
     "DualEncoderOutput",
     "DualEncoderProcessor",
+    "PairedCifarAligner",
+    "PairedCifarAlignerConfig",
+    "PairedCifarAlignerOutput",
+    "PairedCifarAlignerProcessor",
+    "PredictedCaption",
     "__version__",
 ]

@@ -120,23 +120,25 @@ class VlmkitModel(CardMixin, PreTrainedModel):
 
 
 class VlmkitProcessor(ShimMixin, ProcessorMixin):
-    """Pairs an image processor with a tokenizer, and takes images of any mode.
+    """An image processor, usually with a tokenizer, that takes images of any mode.
 
     Args:
         image_processor: any; timm's, which cannot be saved outside timm's own checkpoints, is translated.
-        tokenizer: any; without a padding token (GPT-2) it pads with its end-of-text token.
+        tokenizer: any; without a padding token (GPT-2) it pads with its end-of-text token. `None` for a processor that
+            takes images only, whose constructor names no tokenizer.
 
     Raises:
         ValueError: the tokenizer has neither a padding nor an end-of-text token.
     """
 
-    def __init__(self, image_processor: BaseImageProcessor, tokenizer: PreTrainedTokenizerBase):
-        if tokenizer.pad_token is None:
+    def __init__(self, image_processor: BaseImageProcessor, tokenizer: PreTrainedTokenizerBase | None = None):
+        if tokenizer is not None and tokenizer.pad_token is None:
             if tokenizer.eos_token is None:
                 kind = type(tokenizer).__name__
                 raise ValueError(f"{kind} has no pad_token and no eos_token; set tokenizer.pad_token")
             tokenizer.pad_token = tokenizer.eos_token
-        super().__init__(image_processor=without_timm(image_processor), tokenizer=tokenizer)
+        parts = {} if tokenizer is None else {"tokenizer": tokenizer}
+        super().__init__(image_processor=without_timm(image_processor), **parts)
 
     def prepare_inputs_layout(self, images: Any = None, text: Any = None, **kwargs: Any) -> tuple:
         """Convert images and image files of any mode to RGB, and fetch those behind a URL."""

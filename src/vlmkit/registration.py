@@ -7,6 +7,7 @@ from transformers import AutoConfig, AutoProcessor, PreTrainedConfig, PreTrained
 
 from vlmkit.hub import SHIM_NAME
 from vlmkit.models.dual_encoder import DualEncoderConfig, DualEncoderModel, DualEncoderProcessor
+from vlmkit.models.paired_cifar import PairedCifarAligner, PairedCifarAlignerConfig, PairedCifarAlignerProcessor
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ MODELS = (
         DualEncoderProcessor,
         ("AutoModel", "AutoModelForZeroShotImageClassification"),
     ),
+    Row(PairedCifarAlignerConfig, PairedCifarAligner, PairedCifarAlignerProcessor, ("AutoModel",)),
 )
 
 

@@ -1,0 +1,17 @@
+"""PairedCifarAligner: two CIFAR-100 images, ten thousand captions."""
+
+from vlmkit.models.paired_cifar.configuration_paired_cifar import PairedCifarAlignerConfig
+from vlmkit.models.paired_cifar.modeling_paired_cifar import (
+    PairedCifarAligner,
+    PairedCifarAlignerOutput,
+    PredictedCaption,
+)
+from vlmkit.models.paired_cifar.processing_paired_cifar import PairedCifarAlignerProcessor
+
+__all__ = [
+    "PairedCifarAligner",
+    "PairedCifarAlignerConfig",
+    "PairedCifarAlignerOutput",
+    "PairedCifarAlignerProcessor",
+    "PredictedCaption",
+]

@@ -1,0 +1,96 @@
+"""The caption bank: embeddings of all captions by a frozen text encoder, computed once."""
+
+import os
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging
+
+from vlmkit.modules.digest import text_digest, weights_digest
+from vlmkit.modules.pooling import pool_tokens
+
+# Directions weaker than this part of the strongest one are rounding and grammar, not classes: they stay weak.
+_WHITENING_FLOOR = 1e-3
+
+
+@torch.no_grad()
+def embed_captions(
+    text_model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    captions: list[str],
+    pooling: str = "mean",
+    batch_size: int = 256,
+) -> Tensor:
+    """Embed captions with any text encoder, in evaluation mode and on the encoder's device.
+
+    Args:
+        text_model: CLIP-like models (`get_text_features`, or an output `text_embeds`) give their projected embeddings;
+            of all others the last hidden states are pooled.
+        tokenizer: the encoder's.
+        captions: C texts.
+        pooling: `"mean"`, `"cls"` or `"last"`, over attended tokens.
+        batch_size: captions per forward pass.
+
+    Returns:
+        `(C, D)` float32 on the CPU, not normalised.
+    """
+    training = text_model.training
+    text_model.eval()
+    blocks = []
+    for start in logging.tqdm(range(0, len(captions), batch_size), desc="Embedding captions", leave=False):
+        inputs = tokenizer(captions[start : start + batch_size], padding=True, truncation=True, return_tensors="pt")
+        blocks.append(_text_embeds(text_model, inputs.to(text_model.device), pooling).float().cpu())
+    text_model.train(training)
+    return torch.cat(blocks)
+
+
+def normalize_embeds(embeds: Tensor, how: str) -> Tensor:
+    """Centre or whiten embeddings, and scale them to unit length.
+
+    Args:
+        embeds: `(C, D)`.
+        how: `"none"`, `"center"` or `"whiten"`, see [`PairedCifarAlignerConfig`].
+
+    Returns:
+        `(C, D)` of unit length.
+
+    Example:
+        >>> embeds = torch.tensor([[1.0, 0.1], [1.0, -0.1]])
+        >>> (normalize_embeds(embeds, "none").prod(dim=0) > 0).tolist(), normalize_embeds(embeds, "center").tolist()
+        ([True, False], [[0.0, 1.0], [0.0, -1.0]])
+    """
+    embeds = normalize(embeds, dim=1)
+    if how != "none":
+        embeds = embeds - embeds.mean(dim=0)
+    if how == "whiten":
+        double = embeds.double()  # the weak directions are a thousandth of the strong ones
+        variances, directions = torch.linalg.eigh(double.T @ double / len(double))
+        scales = (variances.clamp(min=0) + _WHITENING_FLOOR * variances[-1]).rsqrt()
+        embeds = (double @ directions * scales @ directions.T).float()
+    return normalize(embeds, dim=1)
+
+
+def encoder_name(text_model: PreTrainedModel, pooling: str) -> str:
+    """What identifies a text encoder: its hub id or folder's name, pooling, and a fingerprint of its weights."""
+    name = os.path.basename(os.path.normpath(text_model.config._name_or_path or type(text_model).__name__))
+    return f"{name}, {pooling}, {weights_digest(text_model, size=4)}"
+
+
+def bank_digests(fields: dict[str, Any]) -> Tensor:
+    """A fingerprint of each thing that a bank depends on: `(fields, 16)` bytes."""
+    digests = [text_digest(str(value), size=16) for value in fields.values()]
+    return torch.tensor([list(bytes.fromhex(digest)) for digest in digests], dtype=torch.uint8)
+
+
+def _text_embeds(text_model: PreTrainedModel, inputs: dict[str, Tensor], pooling: str) -> Tensor:
+    if hasattr(text_model, "get_text_features"):
+        return text_model.get_text_features(
+            input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]
+        ).pooler_output
+    outputs = text_model(**inputs)
+    if outputs.get("text_embeds") is not None:
+        return outputs.text_embeds
+    return pool_tokens(outputs.last_hidden_state, inputs["attention_mask"], pooling)

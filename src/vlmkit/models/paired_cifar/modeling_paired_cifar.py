@@ -1,0 +1,352 @@
+"""PairedCifarAligner: an image encoder for pairs of images, aligned with a bank of captions."""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, ViTConfig
+from transformers import initialization as init
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.processing_utils import Unpack
+from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple, torch_compilable_check
+
+from vlmkit.base import VlmkitModel
+from vlmkit.losses import bank_logits, info_nce, soft_cross_entropy, swapped_margin
+from vlmkit.models.paired_cifar.caption_bank import bank_digests, embed_captions, encoder_name, normalize_embeds
+from vlmkit.models.paired_cifar.captions import pair_captions
+from vlmkit.models.paired_cifar.configuration_paired_cifar import PairedCifarAlignerConfig
+from vlmkit.modules.temperature import initial_logit_scale, inverse_temperature, new_logit_scale
+from vlmkit.modules.towers import VisionTower
+
+_USAGE = """import vlmkit
+from transformers import AutoModel, AutoProcessor
+
+model = AutoModel.from_pretrained("{name}").eval()
+processor = AutoProcessor.from_pretrained("{name}")
+inputs = processor(images=[["left.png", "right.png"]], return_tensors="pt")
+print(model.predict_captions(**inputs, k=5)[0])"""
+
+# What a bank depends on; a fingerprint of each is saved with it.
+_BANK_FIELDS = ("caption_template", "class_names", "text_encoder", "caption_normalization")
+
+
+class PredictedCaption(NamedTuple):
+    """A caption that fits a pair of images.
+
+    Args:
+        caption: the text.
+        left: the left image's class.
+        right: the right image's class.
+        probability: softmax over the whole bank, at the model's temperature.
+    """
+
+    caption: str
+    left: str
+    right: str
+    probability: float
+
+
+@dataclass
+class PairedCifarAlignerOutput(ModelOutput):
+    """What [`PairedCifarAligner`] returns.
+
+    Args:
+        loss: scalar, float32; given with `caption_ids`, if `return_loss` is set.
+        logits_per_image: `(B, C²)` similarities of every pair with every caption, divided by the temperature; `None`
+            as long as there is no caption bank.
+        image_embeds: `(B, D)`, unit length.
+        hidden_states: of the backbone, if asked for; with `vision_input="halves"` of `2B` images, the left ones first.
+        attentions: of the backbone, if asked for, and likewise.
+    """
+
+    loss: Tensor | None = None
+    logits_per_image: Tensor | None = None
+    image_embeds: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+class PairedCifarAligner(VlmkitModel):
+    """An image encoder for two images side by side, trained to find their caption among those of all pairs of classes.
+
+    The captions are embedded once by a frozen text encoder, which is no part of the model: [`build_caption_bank`] fills
+    the buffer `caption_embeds (C², D)`, which is saved with the weights. Pair (left, right) has row C · left + right.
+
+    Args:
+        config: see [`PairedCifarAlignerConfig`].
+
+    Example:
+        >>> from transformers import ViTConfig
+        >>> vit = ViTConfig(image_size=(8, 16), patch_size=8, hidden_size=8, num_hidden_layers=1, num_attention_heads=1)
+        >>> config = PairedCifarAlignerConfig(vision_config=vit, class_names=["cat", "dog"], text_embed_dim=12)
+        >>> model = PairedCifarAligner(config)
+        >>> model(pixel_values=torch.rand(2, 3, 8, 16)).image_embeds.shape
+        torch.Size([2, 12])
+    """
+
+    config: PairedCifarAlignerConfig
+    base_model_prefix = "paired_cifar_aligner"
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+    supports_gradient_checkpointing = True
+    card_usage = _USAGE
+    card_pipeline = "image-classification"
+    accepts_loss_kwargs = False  # the loss is a mean over the batch's pairs, whatever the accumulation
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_attention_backend = True
+
+    def __init__(self, config: PairedCifarAlignerConfig, **kwargs: Any):
+        super().__init__(config, **kwargs)
+        self.vision_tower = VisionTower(config.vision_config, config.vision_pooling)
+        if isinstance(config.vision_config, ViTConfig):
+            _initialize_xavier(self.vision_tower)
+        width = self.vision_tower.pooled_size * (2 if config.vision_input == "halves" else 1)
+        same = width == config.text_embed_dim
+        self.vision_projection = nn.Identity() if same else nn.Linear(width, config.text_embed_dim)
+        self.logit_scale = new_logit_scale(config.learn_temperature)
+        classifiers = 2 if config.class_loss_weight else 0
+        self.classifiers = nn.ModuleList(nn.Linear(width, config.num_classes) for _ in range(classifiers))
+        self.register_buffer("caption_embeds", torch.zeros(config.num_classes**2, config.text_embed_dim))
+        self.register_buffer("caption_bank_digests", torch.zeros(len(_BANK_FIELDS), 16, dtype=torch.uint8))
+        self._bank_is_checked = False
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, PairedCifarAligner):
+            init.zeros_(module.caption_embeds)
+            init.zeros_(module.caption_bank_digests)
+            if module.logit_scale is not None:
+                init.constant_(module.logit_scale, initial_logit_scale(self.config.temperature))
+        elif isinstance(module, nn.Linear):
+            init.xavier_uniform_(module.weight)
+            init.zeros_(module.bias)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """Load as transformers does, and check that the caption bank is the one that the configuration describes.
+
+        Raises:
+            OSError: nothing is found there, or the weights are truncated or damaged.
+            ValueError: the bank was built for another template, class list, text encoder or normalisation.
+        """
+        loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        if model.config.text_encoder is not None:
+            model.check_caption_bank()
+        return loaded
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The backbone's first layer."""
+        return self.vision_tower.backbone.get_input_embeddings()
+
+    # The caption bank
+
+    @property
+    def captions(self) -> list[str]:
+        """The C² captions, in the order of the bank."""
+        return pair_captions(self.config.caption_template, self.config.class_names)
+
+    def build_caption_bank(
+        self,
+        text_model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        pooling: str = "mean",
+        batch_size: int = 256,
+    ) -> None:
+        """Embed all captions once with a frozen text encoder; training and evaluation look them up.
+
+        Args:
+            text_model: CLIP's (its projected embeddings are taken) or any text encoder (its last states are pooled).
+            tokenizer: the encoder's.
+            pooling: `"mean"` (sentence encoders), `"cls"` or `"last"`, over attended tokens.
+            batch_size: captions per forward pass.
+
+        Raises:
+            ValueError: the encoder's width is not `config.text_embed_dim`.
+        """
+        embeds = embed_captions(text_model, tokenizer, self.captions, pooling, batch_size)
+        if embeds.shape[1] != self.config.text_embed_dim:
+            raise ValueError(
+                f"{type(text_model).__name__} gives embeddings of width {embeds.shape[1]}, but text_embed_dim is "
+                f"{self.config.text_embed_dim}; set text_embed_dim={embeds.shape[1]}, or use another encoder"
+            )
+        self.caption_embeds.copy_(normalize_embeds(embeds, self.config.caption_normalization))
+        self.config.text_encoder = encoder_name(text_model, pooling)
+        self.caption_bank_digests.copy_(self._described_bank())
+        self._bank_is_checked = True
+
+    def check_caption_bank(self, text_model: PreTrainedModel | None = None, pooling: str = "mean") -> None:
+        """Check that there is a caption bank, and that it is the one that the configuration describes.
+
+        Args:
+            text_model: the encoder that it should be built with; not checked if not given.
+            pooling: see [`build_caption_bank`].
+
+        Raises:
+            ValueError: there is none, or it was built for another template, class list, encoder or normalisation.
+        """
+        if self.config.text_encoder is None:
+            raise ValueError("there is no caption bank yet; call model.build_caption_bank(text_model, tokenizer)")
+        recorded = (self.caption_bank_digests.cpu() == self._described_bank()).all(dim=1).tolist()
+        differing = [name for name, same in zip(_BANK_FIELDS, recorded, strict=True) if not same]
+        if text_model is not None and encoder_name(text_model, pooling) != self.config.text_encoder:
+            differing.append(f"text encoder ({encoder_name(text_model, pooling)})")
+        if differing:
+            raise ValueError(
+                f"the caption bank was built with another {' and '.join(differing)}; call "
+                "model.build_caption_bank(text_model, tokenizer) to build it anew"
+            )
+        self._bank_is_checked = True
+
+    def _described_bank(self) -> Tensor:
+        return bank_digests({name: getattr(self.config, name) for name in _BANK_FIELDS})
+
+    # Encoding and training
+
+    @can_return_tuple
+    def get_image_features(self, pixel_values: Tensor, **kwargs: Any) -> BaseModelOutputWithPooling:
+        """Encode pairs of images.
+
+        Args:
+            pixel_values: `(B, 3, H, 2H)`, the two images side by side.
+            **kwargs: passed to the backbone, such as `output_hidden_states`.
+
+        Returns:
+            `last_hidden_state (B, N, D_vision)` (with `vision_input="halves"` the left image's tokens, then the right
+            one's) and the projected `pooler_output (B, D)`, not normalised.
+        """
+        outputs = self._encode(pixel_values, **kwargs)
+        outputs.pooler_output = self.vision_projection(outputs.pooler_output)
+        return outputs
+
+    def _encode(self, pixel_values: Tensor, **kwargs: Any) -> BaseModelOutputWithPooling:
+        """The vision tower's output for each pair."""
+        if self.config.vision_input == "pair":
+            return self.vision_tower(pixel_values, **kwargs)
+        if pixel_values.shape[-1] % 2:
+            raise ValueError(f"pixel_values {tuple(pixel_values.shape)} is no pair of images: its width is odd")
+        outputs = self.vision_tower(torch.cat(pixel_values.chunk(2, dim=-1)), **kwargs)
+        outputs.last_hidden_state = torch.cat(outputs.last_hidden_state.chunk(2), dim=1)
+        outputs.pooler_output = torch.cat(outputs.pooler_output.chunk(2), dim=1)
+        return outputs
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: Tensor,
+        caption_ids: Tensor | None = None,
+        caption_weights: Tensor | None = None,
+        return_loss: bool = True,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> PairedCifarAlignerOutput:
+        """Compare pairs of images with the captions of the bank.
+
+        Args:
+            pixel_values: `(B, 3, H, 2H)`, the two images side by side.
+            caption_ids: `(B,)` rows of the bank, C · left + right; or `(B, K)` where images are mixed.
+            caption_weights: `(B, K)`, the shares of mixed images' captions, which add up to 1.
+            return_loss: whether to compute the loss, if there are `caption_ids`.
+            **kwargs: what every transformers model takes; passed to the backbone.
+
+        Raises:
+            ValueError: `caption_ids` without a caption bank, outside of it, or mixed ones with `loss="in_batch"`.
+        """
+        outputs = self._encode(pixel_values, **kwargs)
+        image_embeds = nn.functional.normalize(self.vision_projection(outputs.pooler_output).float(), dim=-1)
+        logits = loss = None
+        if caption_ids is not None or self.config.text_encoder is not None:
+            if not self._bank_is_checked:
+                self.check_caption_bank()
+            scale = inverse_temperature(self.logit_scale, self.config.temperature)
+            logits = bank_logits(image_embeds, self.caption_embeds, scale)
+            if caption_ids is not None and return_loss:
+                loss = self._caption_loss(image_embeds, logits, scale, caption_ids, caption_weights)
+                loss = loss + self._extra_losses(outputs.pooler_output, image_embeds, caption_ids, caption_weights)
+        return PairedCifarAlignerOutput(
+            loss=loss,
+            logits_per_image=logits,
+            image_embeds=image_embeds,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+    def _caption_loss(
+        self,
+        image_embeds: Tensor,
+        logits: Tensor,
+        scale: Tensor | float,
+        caption_ids: Tensor,
+        caption_weights: Tensor | None,
+    ) -> Tensor:
+        torch_compilable_check(
+            (caption_ids >= 0).all() & (caption_ids < len(self.caption_embeds)).all(),
+            "caption_ids lie outside the caption bank; they are num_classes * left + right",
+        )
+        if self.config.loss == "full_bank":
+            return soft_cross_entropy(logits, caption_ids, caption_weights, self.config.label_smoothing)
+        if caption_ids.ndim != 1:
+            raise ValueError(
+                f"caption_ids {tuple(caption_ids.shape)} give several captions to a pair, which loss='in_batch' cannot "
+                "use; set loss='full_bank', or do not mix images"
+            )
+        return info_nce(image_embeds, self.caption_embeds[caption_ids], scale, group_ids=caption_ids)
+
+    def _extra_losses(
+        self, pooled: Tensor, image_embeds: Tensor, caption_ids: Tensor, caption_weights: Tensor | None
+    ) -> Tensor | float:
+        """The optional losses, each with its weight."""
+        left, right = caption_ids // self.config.num_classes, caption_ids % self.config.num_classes
+        loss: Tensor | float = 0.0
+        if self.config.swap_loss_weight:
+            swapped = self.config.num_classes * right + left
+            hinge = swapped_margin(
+                image_embeds, self.caption_embeds, caption_ids, swapped, self.config.swap_margin, caption_weights
+            )
+            loss = loss + self.config.swap_loss_weight * hinge
+        for classifier, classes in zip(self.classifiers, (left, right), strict=False):  # none, or one for each
+            class_loss = soft_cross_entropy(classifier(pooled), classes, caption_weights)
+            loss = loss + self.config.class_loss_weight * class_loss
+        return loss
+
+    @torch.no_grad()
+    def predict_captions(self, pixel_values: Tensor, k: int = 5) -> list[list[PredictedCaption]]:
+        """Find the captions that fit best, in evaluation mode.
+
+        Args:
+            pixel_values: `(B, 3, H, 2H)`, the two images side by side.
+            k: captions per pair, from 1 to C².
+
+        Returns:
+            For each pair its k best captions, the best first.
+
+        Raises:
+            ValueError: k is out of range, or there is no caption bank.
+        """
+        if not 1 <= k <= len(self.caption_embeds):
+            raise ValueError(f"k is {k}; give 1 to {len(self.caption_embeds)}, the number of captions")
+        self.check_caption_bank()
+        training = self.training
+        probabilities = self.eval()(pixel_values).logits_per_image.softmax(dim=-1)
+        self.train(training)
+        names, captions = self.config.class_names, self.captions
+        return [
+            [
+                PredictedCaption(captions[row], names[row // len(names)], names[row % len(names)], probability)
+                for row, probability in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+            ]
+            for best in (row.topk(k) for row in probabilities)
+        ]
+
+
+def _initialize_xavier(vision_tower: nn.Module) -> None:
+    """Xavier-uniform weights and zero biases, as the report has them, in place of transformers' normals of 0.02."""
+    for module in vision_tower.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d) and not module.weight.is_meta:  # else they are about to be loaded
+            nn.init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+            # Or the model around it would do it again.
+            module._is_hf_initialized = True  # type: ignore[assignment]

@@ -1,0 +1,94 @@
+"""Processor of [`PairedCifarAligner`]: pairs of images to pixels side by side."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import BaseImageProcessor, ViTImageProcessor
+from transformers.image_utils import get_image_size
+from transformers.utils import logging
+
+from vlmkit.base import VlmkitProcessor
+
+logger = logging.get_logger(__name__)
+
+_CIFAR100_MEAN = (0.5071, 0.4865, 0.4409)
+_CIFAR100_STD = (0.2673, 0.2564, 0.2762)
+
+
+class PairedCifarAlignerProcessor(VlmkitProcessor):
+    """Turns pairs of images into `pixel_values (B, 3, H, 2H)`, the left image on the left.
+
+    Each image is resized to the processor's square size (other sizes are reported once), scaled and normalised, before
+    the two are put side by side.
+
+    Args:
+        image_processor: of one image; it must give squares.
+
+    Example:
+        >>> processor = PairedCifarAlignerProcessor.for_cifar100()
+        >>> pairs = torch.zeros(5, 2, 3, 32, 32, dtype=torch.uint8)
+        >>> processor(images=pairs, return_tensors="pt")["pixel_values"].shape
+        torch.Size([5, 3, 32, 64])
+    """
+
+    def __init__(self, image_processor: BaseImageProcessor):
+        super().__init__(image_processor)
+
+    @classmethod
+    def for_cifar100(cls, image_size: int = 32) -> "PairedCifarAlignerProcessor":
+        """The processor for CIFAR-100, with the mean and deviation of its training images.
+
+        Args:
+            image_size: side of each image, in pixels. CNNs made for larger images see more when 32 becomes 64.
+        """
+        size = {"height": image_size, "width": image_size}
+        return cls(ViTImageProcessor(size=size, image_mean=list(_CIFAR100_MEAN), image_std=list(_CIFAR100_STD)))
+
+    def prepare_inputs_layout(self, images: Any = None, text: Any = None, **kwargs: Any) -> tuple:
+        """Check that images come in pairs, and convert those of other modes to RGB.
+
+        Args:
+            images: `[[left, right], ...]` (images, arrays or files), or one pair `[left, right]`, or a tensor
+                `(B, 2, 3, H, W)`.
+            text: refused; the captions are the model's own.
+            **kwargs: passed on.
+
+        Returns:
+            The images of all pairs, flat, and `None` for all else.
+        """
+        if text is not None:
+            raise ValueError("this processor takes images only; the captions are in the model's caption bank")
+        return super().prepare_inputs_layout(images=_flat_pairs(images), **kwargs)
+
+    def _process_images(self, images: Any, **kwargs: Any) -> tuple[dict[str, Any], list]:
+        self._report_resizing(images)
+        outputs, replacements = super()._process_images(images, **kwargs)
+        pixels = torch.stack([torch.as_tensor(image) for image in outputs["pixel_values"]])
+        if pixels.shape[-1] != pixels.shape[-2]:
+            raise ValueError(f"image_processor gives {tuple(pixels.shape[-2:])} pixels; a pair needs two squares")
+        outputs["pixel_values"] = torch.cat([pixels[0::2], pixels[1::2]], dim=-1)
+        return outputs, replacements
+
+    def _report_resizing(self, images: Any) -> None:
+        size = (self.image_processor.size["height"], self.image_processor.size["width"])
+        for given in {tuple(get_image_size(image)) for image in images} - {size}:
+            logger.warning_once(f"images of {given[0]}x{given[1]} pixels are resized to {size[0]}x{size[1]}")
+
+
+def _flat_pairs(images: Any) -> Any:
+    """Left and right images in turn."""
+    if isinstance(images, Tensor):
+        if images.ndim != 5 or images.shape[1] != 2:
+            raise ValueError(f"images is a tensor {tuple(images.shape)}; pairs are (B, 2, 3, H, W)")
+        return images.flatten(0, 1)
+    if images is None:
+        return None
+    if not isinstance(images, Sequence) or isinstance(images, str):
+        raise ValueError(f"images is one {type(images).__name__}; give pairs, [[left, right], ...]")
+    pairs = images if all(isinstance(pair, list | tuple) for pair in images) else [images]
+    for row, pair in enumerate(pairs):
+        if len(pair) != 2:
+            raise ValueError(f"pair {row} holds {len(pair)} images; give two, [left, right]")
+    return [image for pair in pairs for image in pair]
