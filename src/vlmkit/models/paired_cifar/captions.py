@@ -5,18 +5,6 @@ from collections.abc import Sequence
 
 CAPTION_TEMPLATE = "the photo on the left is {a} and the photo on the right is {b}"
 
-_CIFAR100 = """
-apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can castle
-caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin elephant flatfish
-forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster man maple_tree motorcycle
-mountain mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck pine_tree plain plate poppy porcupine
-possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk skyscraper snail snake spider squirrel streetcar
-sunflower sweet_pepper table tank telephone television tiger tractor train trout tulip turtle wardrobe whale willow_tree
-wolf woman worm
-"""
-CIFAR100_CLASSES = tuple(_CIFAR100.split())
-"""The official class names of CIFAR-100, in the order of their labels."""
-
 
 def check_captions(template: str, class_names: Sequence[str]) -> None:
     """Check that a template and class names make one caption for each pair of classes.

@@ -8,7 +8,8 @@ from transformers import AutoConfig, PreTrainedConfig, ViTConfig
 from transformers.configuration_utils import SubConfigSpec
 
 from vlmkit.base import VlmkitConfig
-from vlmkit.models.paired_cifar.captions import CAPTION_TEMPLATE, CIFAR100_CLASSES, check_captions
+from vlmkit.cifar100_classes import CIFAR100_CLASSES
+from vlmkit.models.paired_cifar.captions import CAPTION_TEMPLATE, check_captions
 from vlmkit.modules.temperature import check_temperature
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import BaseImageProcessor, ViTImageProcessor
-from transformers.image_utils import get_image_size
+from transformers.image_utils import SizeDict, get_image_size
 from transformers.utils import logging
 
 from vlmkit.base import VlmkitProcessor
@@ -64,12 +64,29 @@ class PairedCifarAlignerProcessor(VlmkitProcessor):
 
     def _process_images(self, images: Any, **kwargs: Any) -> tuple[dict[str, Any], list]:
         self._report_resizing(images)
-        outputs, replacements = super()._process_images(images, **kwargs)
-        pixels = torch.stack([torch.as_tensor(image) for image in outputs["pixel_values"]])
+        if isinstance(images, Tensor):
+            pixels = self._process_tensor(images, **kwargs)
+        else:
+            outputs, _ = super()._process_images(images, **kwargs)
+            pixels = torch.stack([torch.as_tensor(image) for image in outputs["pixel_values"]])
         if pixels.shape[-1] != pixels.shape[-2]:
             raise ValueError(f"image_processor gives {tuple(pixels.shape[-2:])} pixels; a pair needs two squares")
-        outputs["pixel_values"] = torch.cat([pixels[0::2], pixels[1::2]], dim=-1)
-        return outputs, replacements
+        return {"pixel_values": torch.cat([pixels[0::2], pixels[1::2]], dim=-1)}, []
+
+    def _process_tensor(self, images: Tensor, **kwargs: Any) -> Tensor:
+        """What the image processor does, to all images at once: by itself it takes them one by one on the CPU."""
+        one = self.image_processor
+        options = {name: kwargs.get(name, getattr(one, name)) for name in one.valid_kwargs.__annotations__}
+        if options["do_resize"]:
+            images = one.resize(images, SizeDict(**dict(options["size"])), options["resample"])
+        return one.rescale_and_normalize(
+            images,
+            options["do_rescale"],
+            options["rescale_factor"],
+            options["do_normalize"],
+            tuple(options["image_mean"]),
+            tuple(options["image_std"]),
+        )
 
     def _report_resizing(self, images: Any) -> None:
         size = (self.image_processor.size["height"], self.image_processor.size["width"])

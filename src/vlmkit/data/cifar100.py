@@ -1,0 +1,198 @@
+"""CIFAR-100, from the hub, a folder or the original archive, as tables of one row per image."""
+
+import hashlib
+import tempfile
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value, load_dataset
+from PIL import Image as PILImage
+from torchvision.datasets import CIFAR100
+from torchvision.datasets.utils import check_integrity, extract_archive
+
+from vlmkit.cifar100_classes import CIFAR100_CLASSES
+
+_SPLITS = ("train", "validation", "test")
+_FEATURES = Features({"image": Image(), "label": ClassLabel(names=list(CIFAR100_CLASSES)), "image_id": Value("string")})
+
+
+def load_cifar100(
+    path_or_hub_id: str | Path = "uoft-cs/cifar100", num_validation: int = 5000, seed: int = 0
+) -> DatasetDict:
+    """Load CIFAR-100 as one row per image: `image`, `label` (one of 100 classes) and `image_id`, a string.
+
+    What is loaded is one of
+
+    - the original archive `cifar-100-python.tar.gz`, the folder `cifar-100-python` that it holds, or that folder's
+      parent. They hold pickles, which can run any code: only files whose MD5 sums are those of the original are opened;
+    - a hub id or a folder that `datasets.load_dataset` reads, with the columns `img` or `image`, and `fine_label` or
+      `label`. Of its splits, train, validation and test are taken.
+
+    If there is no split "validation", images of "train" become it, as many of each class as their share allows. Images
+    that occur more than once in "train", as some twenty do, stay there, so that the two splits share no image.
+
+    Args:
+        path_or_hub_id: where the data are.
+        num_validation: images to take from "train" if there is no split "validation"; none with 0. Not used otherwise.
+        seed: of that draw; the same images and seed give the same splits.
+
+    Raises:
+        FileNotFoundError: there is no data set, or a folder `cifar-100-python` lacks a file.
+        ValueError: the archive or a file of the folder is not the original (truncated, damaged or changed); a table
+            lacks a column or an image, or has other classes; there is no split "train"; or `num_validation` is negative
+            or leaves nothing to train on.
+
+    References:
+        Krizhevsky, "Learning Multiple Layers of Features from Tiny Images" (2009), chapter 3.
+
+    Example:
+        >>> import PIL.Image, tempfile
+        >>> directory = tempfile.TemporaryDirectory()
+        >>> images = [PIL.Image.new("RGB", (32, 32), (shade, 0, 0)) for shade in range(200)]
+        >>> columns = {"img": images, "fine_label": [row % 100 for row in range(200)]}
+        >>> features = Features({"img": Image(), "fine_label": ClassLabel(names=list(CIFAR100_CLASSES))})
+        >>> _ = Dataset.from_dict(columns, features).to_parquet(f"{directory.name}/train.parquet")
+        >>> tables = load_cifar100(directory.name, num_validation=100)
+        >>> tables.num_rows, tables["train"].column_names
+        ({'train': 100, 'validation': 100}, ['image', 'label', 'image_id'])
+    """
+    path = Path(path_or_hub_id).expanduser()
+    folder = _original_folder(path)
+    if path.is_file():
+        tables = _from_archive(path)
+    elif folder is not None:
+        tables = _from_folder(folder)
+    else:
+        tables = _from_datasets(str(path))
+    if "validation" not in tables and num_validation != 0:
+        tables |= _held_out(tables["train"], num_validation, seed)
+    return DatasetDict({split: tables[split] for split in _SPLITS if split in tables})
+
+
+def _original_folder(path: Path) -> Path | None:
+    """The folder `cifar-100-python`, if that is what the path names or contains."""
+    candidates = (path.absolute(), path / CIFAR100.base_folder)
+    return next((folder for folder in candidates if folder.name == CIFAR100.base_folder and folder.is_dir()), None)
+
+
+def _from_archive(path: Path) -> dict[str, Dataset]:
+    if not check_integrity(path, CIFAR100.tgz_md5):
+        raise ValueError(
+            f"{path} is not the original {CIFAR100.filename} (its MD5 sum is another), so it was not opened; "
+            f"download it again from {CIFAR100.url}"
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        extract_archive(str(path), folder)
+        return _from_folder(Path(folder) / CIFAR100.base_folder)
+
+
+def _from_folder(folder: Path) -> dict[str, Dataset]:
+    """The two splits of a folder `cifar-100-python`."""
+    tables = {}
+    for split, is_train in (("train", True), ("test", False)):
+        try:
+            original = CIFAR100(folder.parent, train=is_train)  # compares the MD5 sums before it reads
+        except RuntimeError as error:
+            raise _fault(folder) from error
+        columns = {
+            "image": [PILImage.fromarray(pixels) for pixels in original.data],
+            "label": original.targets,
+            "image_id": _image_ids(split, len(original)),
+        }
+        tables[split] = Dataset.from_dict(columns, _FEATURES)
+    return tables
+
+
+def _fault(folder: Path) -> Exception:
+    """Why torchvision refused a folder."""
+    sums = dict([*CIFAR100.train_list, *CIFAR100.test_list, (CIFAR100.meta["filename"], CIFAR100.meta["md5"])])
+    advice = f"download {CIFAR100.url} again and extract it"
+    missing = [name for name in sums if not (folder / name).is_file()]
+    if missing:
+        return FileNotFoundError(f"{folder} lacks {' and '.join(missing)}; {advice}")
+    damaged = [name for name, md5 in sums.items() if not check_integrity(folder / name, md5)]
+    return ValueError(
+        f"{folder}: {' and '.join(damaged)} not as in the original (another MD5 sum), so it was not opened; {advice}"
+    )
+
+
+def _from_datasets(source: str) -> dict[str, Dataset]:
+    """The splits of anything that `datasets.load_dataset` reads."""
+    try:
+        tables = load_dataset(source)
+    except (FileNotFoundError, ConnectionError) as error:
+        raise FileNotFoundError(
+            f"there is no CIFAR-100 at {source}, neither as a folder or archive on this machine nor on the hub: {error}"
+        ) from error
+    if "train" not in tables:
+        raise ValueError(f"{source} has the splits {', '.join(tables)}; it needs train")
+    return {split: _uniform(tables[split], split, source) for split in _SPLITS if split in tables}
+
+
+def _uniform(table: Dataset, split: str, source: str) -> Dataset:
+    """A table with our names and types of columns."""
+    found = {
+        "image": next((name for name in ("img", "image") if name in table.column_names), None),
+        "label": next((name for name in ("fine_label", "label") if name in table.column_names), None),
+    }
+    if None in found.values():
+        raise ValueError(
+            f"{source}, split {split} has the columns {', '.join(table.column_names)}; it needs img or image, and "
+            "fine_label or label"
+        )
+    table = table.select_columns(list(found.values()))
+    table = table.rename_columns({name: new for new, name in found.items() if name != new})
+    label = table.features["label"]
+    if isinstance(label, ClassLabel) and tuple(label.names) != CIFAR100_CLASSES:
+        raise ValueError(
+            f"{source}, split {split}: the classes {', '.join(label.names[:3])}, ... ({label.num_classes}) are not the "
+            "100 of CIFAR-100; they are read from fine_label or label"
+        )
+    for name in ("image", "label"):
+        if table.features[name] != _FEATURES[name]:
+            table = table.cast_column(name, _FEATURES[name])
+    return table.add_column("image_id", _image_ids(split, len(table)), feature=_FEATURES["image_id"])
+
+
+def _image_ids(split: str, num_images: int) -> list[str]:
+    return [f"cifar100-{split}-{row:05}" for row in range(num_images)]
+
+
+def _held_out(table: Dataset, num_validation: int, seed: int) -> dict[str, Dataset]:
+    """Divide the training images into those to train on and those to validate with."""
+    encoded = table.cast_column("image", Image(decode=False))["image"]
+    digests = [_digest(image, f"split train, row {row}") for row, image in enumerate(encoded)]
+    counts = Counter(digests)
+    once = [row for row, digest in enumerate(digests) if counts[digest] == 1]
+    if not 0 < num_validation <= len(once) or num_validation == len(table):
+        raise ValueError(
+            f"num_validation is {num_validation}; it must be at least 0 and leave images to train on, of "
+            f"{len(table)} ({len(once)} of which occur once)"
+        )
+    rows = _stratified(table["label"][:], once, num_validation, seed)
+    others = np.setdiff1d(np.arange(len(table)), rows)
+    return {"train": table.select(others), "validation": table.select(rows)}
+
+
+def _digest(encoded: Mapping[str, Any] | None, where: str) -> bytes:
+    if encoded is None:
+        raise ValueError(f"{where} has no image; drop such rows")
+    content = Path(encoded["path"]).read_bytes() if encoded["bytes"] is None else encoded["bytes"]
+    return hashlib.blake2b(content).digest()
+
+
+def _stratified(labels: Sequence[int], rows: Sequence[int], num_drawn: int, seed: int) -> np.ndarray:
+    """Draw rows at random such that each class has its share of them, up to rounding; in ascending order."""
+    rng = np.random.default_rng(seed)
+    shuffled = rng.permutation(rows)
+    classes = np.asarray(labels)[shuffled]
+    by_class = np.argsort(classes, kind="stable")
+    _, first, counts = np.unique(classes[by_class], return_index=True, return_counts=True)
+    # The k-th row drawn of a class of n stands at (k + 1/2) / n; drawing from below treats all classes alike.
+    rank = np.arange(len(rows)) - np.repeat(first, counts)
+    places = (rank + 0.5) / np.bincount(labels)[classes[by_class]]
+    drawn = np.lexsort((rng.random(len(rows)), places))[:num_drawn]
+    return np.sort(shuffled[by_class[drawn]])
