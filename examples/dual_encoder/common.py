@@ -1,22 +1,19 @@
 """What the scripts share: arguments, data, cached features, and what is shown of a model."""
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-import yaml
 from datasets import Dataset, DatasetDict
 from torch import Tensor
-from transformers import HfArgumentParser, PreTrainedModel, ProcessorMixin, TrainingArguments
+from transformers import PreTrainedModel, ProcessorMixin
 
 from vlmkit.analysis.plots import similarity_grid
 from vlmkit.data import caption_matches, load_flickr8k, load_scenes
 from vlmkit.metrics import chance_recall, retrieval_metrics
-from vlmkit.training import cache_image_features, cache_text_features, embed_table
+from vlmkit.training import ContrastiveTrainingArguments, cache_image_features, cache_text_features, embed_table
 
 
 @dataclass
@@ -34,8 +31,8 @@ class DataArguments:
 
 
 @dataclass
-class ContrastiveTrainingArguments(TrainingArguments):
-    """The paper's recipe, and what `Trainer` must know of contrastive batches."""
+class DualEncoderTrainingArguments(ContrastiveTrainingArguments):
+    """The paper's recipe."""
 
     output_dir: str = "runs/dual_encoder"
     learning_rate: float = 1e-4
@@ -45,28 +42,7 @@ class ContrastiveTrainingArguments(TrainingArguments):
     per_device_train_batch_size: int = 256
     per_device_eval_batch_size: int = 256
     logging_strategy: str = "epoch"
-    report_to: str = "none"
-    dataloader_pin_memory: bool = field(default_factory=torch.cuda.is_available)  # without a GPU it only warns
-    remove_unused_columns: bool = False  # the collator, not the model, reads the columns
     label_names: list[str] | None = field(default_factory=lambda: ["group_ids"])  # what compute_metrics gets
-
-    def __post_init__(self) -> None:
-        """Refuse several GPUs in one process, where each would see its own part of the batch only."""
-        super().__post_init__()
-        if self.n_gpu > 1:
-            raise ValueError(
-                f"one process sees {self.n_gpu} GPUs; start one for each: torchrun --nproc_per_node gpu ..."
-            )
-
-
-def parse(*dataclasses: type) -> tuple[Any, ...]:
-    """Read flags; a YAML file of flags can come first, and flags after it win."""
-    arguments = sys.argv[1:]
-    if arguments and arguments[0].endswith((".yaml", ".yml")):
-        settings = yaml.safe_load(Path(arguments[0]).read_text())
-        flags = [[f"--{name}", *(value if isinstance(value, list) else [value])] for name, value in settings.items()]
-        arguments = [str(flag) for flag in chain.from_iterable(flags)] + arguments[1:]
-    return HfArgumentParser(dataclasses).parse_args_into_dataclasses(arguments, look_for_args_file=False)
 
 
 def load_tables(arguments: DataArguments) -> DatasetDict:

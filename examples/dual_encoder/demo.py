@@ -9,7 +9,7 @@ were never seen in training.
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from common import ContrastiveTrainingArguments, draw_similarity, parse, print_recalls, score
+from common import DualEncoderTrainingArguments, draw_similarity, print_recalls, score
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import (
     AutoModel,
@@ -24,12 +24,13 @@ from transformers import (
 
 from vlmkit import DualEncoderConfig, DualEncoderModel, DualEncoderProcessor
 from vlmkit.data import ContrastiveCollator, load_scenes
+from vlmkit.training import parse_arguments
 
 CUTOFFS = (1, 5, 10)
 
 
 @dataclass
-class DemoTrainingArguments(ContrastiveTrainingArguments):
+class DemoTrainingArguments(DualEncoderTrainingArguments):
     """A recipe for a model that starts from random weights."""
 
     output_dir: str = "runs/demo"
@@ -89,7 +90,7 @@ def build_model(vocab_size: int) -> DualEncoderModel:
 
 def main() -> None:
     """Train, score, save, reload, score again, draw."""
-    scenes, training_args = parse(SceneArguments, DemoTrainingArguments)
+    scenes, training_args = parse_arguments(SceneArguments, DemoTrainingArguments)
     set_seed(training_args.seed)
     tables = load_scenes(num_train=scenes.num_train, num_test=scenes.num_test)
     processor = build_processor(tables["train"]["captions"])

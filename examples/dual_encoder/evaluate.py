@@ -7,10 +7,11 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from common import DataArguments, draw_similarity, load_tables, parse, print_recalls, score
+from common import DataArguments, draw_similarity, load_tables, print_recalls, score
 from transformers import AutoModel, AutoProcessor
 
 import vlmkit  # noqa: F401 (registers the Auto classes)
+from vlmkit.training import parse_arguments
 
 CUTOFFS = (1, 5, 10)
 
@@ -27,7 +28,7 @@ class EvaluationArguments:
 
 def main() -> None:
     """Encode every image and caption once, and print recall both ways beside chance."""
-    arguments, data_args = parse(EvaluationArguments, DataArguments)
+    arguments, data_args = parse_arguments(EvaluationArguments, DataArguments)
     model = AutoModel.from_pretrained(arguments.model).eval()
     processor = AutoProcessor.from_pretrained(arguments.model)
     tables = load_tables(data_args)

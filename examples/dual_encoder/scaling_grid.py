@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import ContrastiveTrainingArguments, DataArguments, cache_features, load_tables, parse
+from common import DataArguments, DualEncoderTrainingArguments, cache_features, load_tables
 from report import write_report
 from transformers import Trainer, set_seed
 
@@ -26,6 +26,7 @@ from vlmkit.analysis.parameters import dual_encoder_parameters
 from vlmkit.data import CaptionPairs, ContrastiveCollator
 from vlmkit.metrics import compute_retrieval_metrics
 from vlmkit.modules import VisionTower
+from vlmkit.training import parse_arguments
 
 VISION = [
     "timm/vit_small_patch16_224.augreg_in21k_ft_in1k",
@@ -57,7 +58,7 @@ class GridArguments:
 
 def main() -> None:
     """Run the cells that are missing, then write the report over all of them."""
-    grid, data_args, training_args = parse(GridArguments, DataArguments, ContrastiveTrainingArguments)
+    grid, data_args, training_args = parse_arguments(GridArguments, DataArguments, DualEncoderTrainingArguments)
     folder = Path(training_args.output_dir)
     (folder / "cells").mkdir(parents=True, exist_ok=True)
     cells = [(seed, vision, text) for seed in grid.seeds for vision in grid.vision for text in grid.text]
@@ -81,7 +82,7 @@ def run_cell(
     seed: int,
     cutoffs: list[int],
     data_args: DataArguments,
-    training_args: ContrastiveTrainingArguments,
+    training_args: DualEncoderTrainingArguments,
 ) -> dict[str, Any]:
     """Train one projection on cached features and score it on the test split."""
     start = time.perf_counter()
@@ -140,7 +141,7 @@ def cell_name(
     seed: int,
     grid: GridArguments,
     data_args: DataArguments,
-    training_args: ContrastiveTrainingArguments,
+    training_args: DualEncoderTrainingArguments,
 ) -> str:
     """A readable file name, and a digest of all that the result depends on."""
     recipe = ("learning_rate", "weight_decay", "num_train_epochs", "max_steps", "per_device_train_batch_size")

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from common import ContrastiveTrainingArguments, DataArguments, cache_features, load_tables, parse
+from common import DataArguments, DualEncoderTrainingArguments, cache_features, load_tables
 from torchvision.transforms import v2
 from transformers import Trainer, set_seed
 from transformers.trainer_utils import get_last_checkpoint
@@ -22,6 +22,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from vlmkit import DualEncoderModel, DualEncoderProcessor
 from vlmkit.data import CaptionPairs, ContrastiveCollator
 from vlmkit.metrics import compute_retrieval_metrics
+from vlmkit.training import parse_arguments
 
 
 @dataclass
@@ -50,8 +51,8 @@ class FeatureArguments:
 
 def main() -> None:
     """Train, evaluate on the held-out split, save and (with --push_to_hub) publish."""
-    model_args, data_args, feature_args, training_args = parse(
-        ModelArguments, DataArguments, FeatureArguments, ContrastiveTrainingArguments
+    model_args, data_args, feature_args, training_args = parse_arguments(
+        ModelArguments, DataArguments, FeatureArguments, DualEncoderTrainingArguments
     )
     if feature_args.cache_features and feature_args.augment:
         raise SystemExit("--augment changes the images in every epoch, --cache_features encodes them once: drop one")
