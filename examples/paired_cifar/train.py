@@ -1,0 +1,115 @@
+"""Train an image encoder on pairs of CIFAR-100 images and the captions of a frozen text encoder.
+
+The report's recipe and encoder, and our best recipe for two CPU cores:
+
+    python examples/paired_cifar/train.py examples/paired_cifar/report.yaml
+    python examples/paired_cifar/train.py examples/paired_cifar/best_cpu.yaml
+
+Flags after the file win: ... report.yaml --data cifar-100-python.tar.gz --bf16 --gradient_accumulation_steps 2
+On two GPUs (or two CPU processes, with --use_cpu): torchrun --nproc_per_node 2 examples/paired_cifar/train.py ...
+"""
+
+from functools import partial
+from pathlib import Path
+
+import torch
+from common import (
+    AlignerTrainingArguments,
+    AugmentationArguments,
+    DataArguments,
+    ModelArguments,
+    PairTrainer,
+    load_pairs,
+    load_text_encoder,
+    print_metrics,
+)
+from transformers import EarlyStoppingCallback, TrainerCallback, set_seed
+from transformers.trainer_utils import get_last_checkpoint
+
+from vlmkit import PairedCifarAligner, PairedCifarAlignerProcessor
+from vlmkit.data import ImagePairs, PairCollator, SetEpochCallback
+from vlmkit.metrics import compute_pair_metrics
+from vlmkit.training import EmaCallback, SaveProcessorCallback, parse_arguments
+
+
+def main() -> None:
+    """Train, evaluate on held-out images, save and (with --push_to_hub) publish."""
+    model_args, data_args, augmentation_args, training_args = parse_arguments(
+        ModelArguments, DataArguments, AugmentationArguments, AlignerTrainingArguments
+    )
+    folder = Path(training_args.output_dir)
+    checkpoint = get_last_checkpoint(folder) if folder.is_dir() else None
+    if checkpoint and not training_args.resume_from_checkpoint:
+        raise SystemExit(f"{folder} holds a run: --resume_from_checkpoint {checkpoint}, or another --output_dir")
+
+    set_seed(training_args.seed)
+    with training_args.main_process_first():  # the others read what the first one prepared
+        pairs = load_pairs(data_args)
+    model = build_model(model_args, pairs["train"], training_args.device)
+    trainer = build_trainer(model, pairs, data_args, augmentation_args, training_args)
+    print(f"{model.num_parameters():,} parameters, {training_args.world_size} processes")
+    trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
+
+    held_out = "test" if "test" in pairs else "validation"
+    metrics = trainer.evaluate(pairs[held_out], metric_key_prefix=held_out)
+    trainer.log_metrics(held_out, metrics)
+    trainer.save_metrics(held_out, metrics)
+    shown = {name.removeprefix(f"{held_out}_"): value for name, value in metrics.items()}
+    if trainer.is_world_process_zero():
+        print_metrics(shown, pairs[held_out], model, held_out)
+    model.describe(
+        data=f"pairs of images of {Path(data_args.data).name}, scored on the split {held_out!r}",
+        metrics={name: value for name, value in shown.items() if "@" in name or "accuracy" in name},
+    )
+    trainer.save_model()
+    if training_args.push_to_hub and trainer.is_world_process_zero():
+        model.push_to_hub(trainer.hub_model_id)  # our model card in place of Trainer's
+
+
+def build_model(model_args: ModelArguments, pairs: ImagePairs, device: torch.device) -> PairedCifarAligner:
+    """A new model with its caption bank."""
+    text_model, tokenizer = load_text_encoder(model_args.text)
+    model = PairedCifarAligner(model_args.config(text_model, pairs.class_names))
+    model.build_caption_bank(text_model.to(device), tokenizer, model_args.text_pooling)
+    return model.to(memory_format=torch.channels_last)  # which convolutions are faster in
+
+
+def build_trainer(
+    model: PairedCifarAligner,
+    pairs: dict[str, ImagePairs],
+    data_args: DataArguments,
+    augmentation_args: AugmentationArguments,
+    training_args: AlignerTrainingArguments,
+) -> PairTrainer:
+    """A Trainer with everything that was asked for."""
+    processor = PairedCifarAlignerProcessor.for_cifar100(data_args.image_size)
+    num_classes = model.config.num_classes
+    callbacks: list[TrainerCallback] = [SetEpochCallback(), SaveProcessorCallback(processor)]
+    if training_args.ema_decay is not None:
+        callbacks.append(EmaCallback(training_args.ema_decay))
+    if training_args.early_stopping_patience is not None:
+        callbacks.append(EarlyStoppingCallback(training_args.early_stopping_patience))
+    return PairTrainer(
+        model,
+        training_args,
+        data_collator=PairCollator(
+            processor,
+            num_classes,
+            augmentation_args.augmentation(),
+            augmentation_args.mix,
+            augmentation_args.mix_alpha,
+        ),
+        train_dataset=pairs["train"],
+        eval_dataset=pairs.get("validation", pairs.get("test")),
+        compute_metrics=partial(
+            compute_pair_metrics,
+            caption_embeds=model.caption_embeds,
+            num_classes=num_classes,
+            cutoffs=[k for k in (1, 10, 100) if k <= num_classes**2],
+        ),
+        callbacks=callbacks,
+    )
+
+
+if __name__ == "__main__":
+    main()
