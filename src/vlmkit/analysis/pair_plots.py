@@ -6,13 +6,14 @@ writes it.
 
 import itertools
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import FuncFormatter
 from PIL import Image
 
 from vlmkit.analysis.figure_style import GREEN, GREY, SERIES, VERMILION, draw_cells
@@ -173,6 +174,47 @@ def confusion_heatmap(confusion: np.ndarray, names: Sequence[str]) -> Figure:
     axes.tick_params(length=0)
     axes.set_xlabel("predicted, per cent of the row", fontsize=9, color=GREY)
     axes.set_ylabel("true", fontsize=9, color=GREY)
+    return figure
+
+
+def metric_ladder(
+    rows: Sequence[str], metrics: Mapping[str, Sequence[float]], references: Mapping[str, float]
+) -> Figure:
+    """How metrics change from row to row of an ablation, on a logarithmic scale.
+
+    Args:
+        rows: N names, in the order in which changes were added.
+        metrics: for each metric its N fractions.
+        references: for each metric what can be had without looking, drawn as a dotted line of the same colour.
+
+    Raises:
+        ValueError: there are no rows, a metric has another number of values or no reference.
+
+    Example:
+        >>> figure = metric_ladder(["baseline", "+ depth"], {"top@1": [0.01, 0.02]}, {"top@1": 0.005})
+        >>> figure.axes[0].get_ylabel()
+        'per cent'
+    """
+    for name, values in metrics.items():
+        if len(rows) == 0 or len(values) != len(rows) or name not in references:
+            raise ValueError(
+                f"{name} has {len(values)} values for {len(rows)} rows, and references has {', '.join(references)}; "
+                "give a value for each row, at least one, and a reference for each metric"
+            )
+    figure = Figure(figsize=(1.6 + 0.9 * len(rows), 4.2), layout="constrained")
+    axes = figure.subplots()
+    for (name, values), colour in zip(metrics.items(), SERIES, strict=False):
+        axes.plot(range(len(rows)), [100 * value for value in values], marker="o", color=colour, label=name)
+        axes.axhline(100 * references[name], color=colour, linestyle=":", linewidth=1)
+        for place, value in enumerate(values):
+            text = axes.annotate(f"{100 * value:.1f}", (place, 100 * value), (0, 5), textcoords="offset points")
+            text.set(color=colour, ha="center", fontsize=8)
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.set_xticks(range(len(rows)), rows, rotation=30, ha="right", rotation_mode="anchor", fontsize=8)
+    axes.set_ylabel("per cent")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside upper left", ncols=len(metrics), frameon=False, fontsize=8)
     return figure
 
 
