@@ -1,9 +1,10 @@
-"""Metrics: arrays in, a dictionary of floats out.
+"""Metrics: arrays or captions in, a dictionary of floats out.
 
-`RetrievalMetric` and `PairMetric`, for those who work with `evaluate`, are imported from
+`CaptionMetric`, `PairMetric` and `RetrievalMetric`, for those who work with `evaluate`, are imported from
 `vlmkit.metrics.evaluate_metrics`.
 """
 
+from vlmkit.metrics.captioning import caption_metrics
 from vlmkit.metrics.classification import (
     compute_pair_metrics,
     pair_chance,
@@ -14,6 +15,7 @@ from vlmkit.metrics.confusion import confusion_matrix, frequent_confusions, merg
 from vlmkit.metrics.retrieval import chance_recall, compute_retrieval_metrics, recall_at_k, retrieval_metrics
 
 __all__ = [
+    "caption_metrics",
     "chance_recall",
     "compute_pair_metrics",
     "compute_retrieval_metrics",
