@@ -3,8 +3,8 @@ import pytest
 from tests.subprocesses import run_python
 from transformers import EvalPrediction
 
-from vlmkit.metrics import compute_retrieval_metrics, pair_metrics
-from vlmkit.metrics.evaluate_metrics import PairMetric, RetrievalMetric
+from vlmkit.metrics import caption_metrics, compute_retrieval_metrics, pair_metrics
+from vlmkit.metrics.evaluate_metrics import CaptionMetric, PairMetric, RetrievalMetric
 
 
 @pytest.fixture
@@ -40,10 +40,6 @@ def test_default_cutoffs_are_checked(pairs):
         RetrievalMetric(keep_in_memory=True).compute(**pairs)
 
 
-def test_retrieval_metrics_do_not_import_evaluate():
-    assert run_python("-c", "import sys, vlmkit.metrics; print('evaluate' in sys.modules)") == "False\n"
-
-
 def test_pairs_of_images_batch_by_batch():
     generator = np.random.default_rng(0)
     images, bank = generator.standard_normal((2, 9, 4), dtype=np.float32)
@@ -60,3 +56,24 @@ def test_default_cutoffs_of_pairs_are_checked():
         PairMetric(keep_in_memory=True).compute(
             image_embeds=np.eye(4), caption_ids=np.arange(4), caption_embeds=np.eye(4), num_classes=2
         )
+
+
+def test_captions_batch_by_batch():
+    predictions = ["A dog.", "two boats", ""]
+    references = [["a dog runs", "one dog"], ["red boats"], ["a cat", "the cat", "cats"]]
+    metric = CaptionMetric(keep_in_memory=True)
+    metric.add_batch(predictions=predictions[:2], references=references[:2])
+    metric.add(prediction=predictions[2], reference=references[2])
+    assert metric.compute() == caption_metrics(predictions, references)
+
+
+def test_captions_at_once(tmp_path):
+    captions = {"predictions": ["a dog", "a cat"], "references": [["a dog"], ["the cat"]]}
+    assert CaptionMetric(cache_dir=tmp_path).compute(**captions, tokenizer="simple") == caption_metrics(**captions)
+    with pytest.raises(ValueError, match="tokenizer is 'java'"):
+        CaptionMetric(keep_in_memory=True).compute(**captions, tokenizer="java")
+
+
+def test_metrics_do_not_import_evaluate_or_pycocoevalcap():
+    code = "import sys, vlmkit.metrics; print({'evaluate', 'pycocoevalcap'} & set(sys.modules))"
+    assert run_python("-c", code) == "set()\n"

@@ -7,6 +7,7 @@ import evaluate
 import numpy as np
 from transformers import EvalPrediction
 
+from vlmkit.metrics.captioning import Tokenizer, caption_metrics
 from vlmkit.metrics.checks import Array
 from vlmkit.metrics.classification import pair_metrics
 from vlmkit.metrics.retrieval import compute_retrieval_metrics
@@ -81,3 +82,31 @@ class PairMetric(evaluate.Metric):
     ) -> dict[str, float]:
         images = np.asarray(image_embeds, dtype=np.float32)
         return pair_metrics(images, caption_embeds, np.asarray(caption_ids), num_classes, cutoffs)
+
+
+class CaptionMetric(evaluate.Metric):
+    """BLEU, ROUGE-L and CIDEr that collect predictions and their references batch by batch.
+
+    `compute` takes `tokenizer` and returns what `caption_metrics` does. Constructed directly, without `evaluate.load`
+    and its network; `keep_in_memory=True` writes no cache file.
+
+    Example:
+        >>> metric = CaptionMetric(keep_in_memory=True)
+        >>> metric.add_batch(predictions=["a dog", "a red boat"], references=[["a dog"], ["a boat", "the red boat"]])
+        >>> round(metric.compute()["bleu_1"], 6)
+        1.0
+    """
+
+    def _info(self) -> evaluate.MetricInfo:
+        caption = datasets.Value("string")
+        return evaluate.MetricInfo(
+            description="BLEU, ROUGE-L and CIDEr of captions, with the values of pycocoevalcap.",
+            citation="",
+            inputs_description="One predicted caption and a list of reference captions per image.",
+            features=datasets.Features({"predictions": caption, "references": datasets.Sequence(caption)}),
+        )
+
+    def _compute(
+        self, predictions: Sequence[str], references: Sequence[Sequence[str]], tokenizer: Tokenizer = "simple"
+    ) -> dict[str, float]:
+        return caption_metrics(predictions, references, tokenizer)
