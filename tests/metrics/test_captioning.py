@@ -97,6 +97,11 @@ class TestClosedForm:
         metrics = caption_metrics(["a b", "z"], [["a c"], ["y"]])
         assert metrics["cider"] == pytest.approx(10 * (1 / 2) / 4 / 2)
 
+    def test_cider_clips_repeated_words(self):
+        # Unigrams: "a" counts twice in the prediction and once in the reference, so once; norms 2 and sqrt(2).
+        metrics = caption_metrics(["a a", "z"], [["a b"], ["y"]])
+        assert metrics["cider"] == pytest.approx(10 / (2 * math.sqrt(2)) / 4 / 2)
+
     def test_cider_penalizes_the_difference_in_length(self):
         # Unigrams: cos("a", "a b c d e") = 1 / sqrt(5); 0 and 4 bigrams.
         metrics = caption_metrics(["a", "z"], [["a b c d e"], ["y"]])
