@@ -13,6 +13,7 @@ from collections import defaultdict
 from importlib.metadata import metadata
 from pathlib import Path
 
+import datasets
 import pytest
 import timm
 import torch
@@ -25,10 +26,12 @@ from transformers import BertConfig, BertModel, GPT2Model
 import vlmkit
 from tests import tiny
 from tests.data.flickr8k_folders import write_csv, write_images, write_lists
+from vlmkit.cifar100_classes import CIFAR100_CLASSES
 
 ROOT = Path(__file__).parent.parent
 PAGES = [
-    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "examples/dual_encoder/README.md")),
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md")),
+    *sorted((ROOT / "examples").glob("*/README.md")),
     *sorted(path for path in (ROOT / "docs").rglob("*.md") if "_build" not in path.parts),
 ]
 MODULES = [vlmkit.__name__, *(info.name for info in pkgutil.walk_packages(vlmkit.__path__, "vlmkit."))]
@@ -89,6 +92,16 @@ def write_flickr8k(folder: Path) -> None:
     write_lists(folder, {"train": names[:16], "validation": names[16:26], "test": names[26:36]})
 
 
+def write_cifar100(folder: Path) -> None:
+    """Two images of each class to train on, one to validate with."""
+    for split, per_class in (("train", 2), ("validation", 1)):
+        labels = [row % 100 for row in range(100 * per_class)]
+        columns = {"img": [tiny.photo(32, 32, seed=row) for row in range(len(labels))], "fine_label": labels}
+        types = {"img": datasets.Image(), "fine_label": datasets.ClassLabel(names=list(CIFAR100_CLASSES))}
+        folder.mkdir(exist_ok=True)
+        datasets.Dataset.from_dict(columns, datasets.Features(types)).to_parquet(folder / f"{split}.parquet")
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Path:
     """A folder in which the hub ids, files and data sets of the pages are local folders, all of them tiny."""
@@ -104,6 +117,7 @@ def place(tmp_path_factory) -> Path:
 
     tiny.photo().save(folder / "photo.jpg")
     write_flickr8k(folder / "flickr8k")
+    write_cifar100(folder / "cifar100")
     (folder / "checkpoints").mkdir()
     width = tiny.text_config().n_embd
     projection = {"projection.weight": torch.zeros(width, WIDTH), "projection.bias": torch.zeros(width)}

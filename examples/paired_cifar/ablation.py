@@ -9,7 +9,6 @@ The report's way from its baseline to its enhanced encoder, and the way of our o
 A killed run goes on where it stopped: finished rows are read, not redone.
 """
 
-import dataclasses
 import hashlib
 import json
 import os
@@ -31,30 +30,21 @@ from common import (
 from train import build_trainer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
-from vlmkit import PairedCifarAligner
+from vlmkit import PairedCifarAligner, PairedCifarAlignerProcessor
 from vlmkit.data import ImagePairs
 from vlmkit.training import parse_arguments
 
 Row = tuple[str, dict[str, Any]]
 
-# The report: Adam (AdamW without decay) at a constant rate for 4 epochs, until the last row.
+
+def recipe(name: str) -> dict[str, Any]:
+    """The settings of a YAML file beside this script."""
+    return yaml.safe_load((Path(__file__).parent / name).read_text())
+
+
+# The report: every row but the last keeps the optimizer and the epochs of the baseline.
 REPORT: list[Row] = [
-    (
-        "baseline",
-        {
-            "vision_args": {
-                "num_hidden_layers": 1,
-                "num_attention_heads": 1,
-                "intermediate_size": 1024,
-                "hidden_act": "relu",
-            },
-            "learning_rate": 1e-3,
-            "weight_decay": 0.0,
-            "lr_scheduler_type": "constant",
-            "per_device_train_batch_size": 32,
-            "num_train_epochs": 4,
-        },
-    ),
+    ("baseline", recipe("baseline.yaml")),
     ("+ 6 layers", {"vision_args": {"num_hidden_layers": 6}}),
     ("+ 8 heads", {"vision_args": {"num_attention_heads": 8}}),
     ("+ MLP width 2048", {"vision_args": {"intermediate_size": 2048}}),
@@ -77,7 +67,7 @@ OPTIONS: list[Row] = [
     (
         "in-batch loss",
         {
-            **yaml.safe_load((Path(__file__).parent / "best_cpu.yaml").read_text()),
+            **recipe("best_cpu.yaml"),
             "caption_normalization": "none",
             "loss": "in_batch",
             "learn_temperature": False,
@@ -94,81 +84,87 @@ OPTIONS: list[Row] = [
     ("+ label smoothing", {"label_smoothing": 0.1}),
 ]
 LADDERS = {"report": REPORT, "options": OPTIONS}
+RECIPE = (
+    "learning_rate",
+    "weight_decay",
+    "lr_scheduler_type",
+    "lr_scheduler_kwargs",
+    "warmup_steps",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "num_train_epochs",
+    "max_steps",
+    "optim",
+    "bf16",
+    "fp16",
+    "ema_decay",
+)
+"""What of the training arguments a result depends on."""
 
 
 @dataclass
 class AblationArguments:
-    """Which rows, how often, and at what scale."""
+    """Which rows, and how often. All other flags override the rows' settings."""
 
     ladder: Literal["report", "options"] = "report"
     seeds: list[int] = field(default_factory=lambda: [0])
-    max_epochs: float | None = field(default=None, metadata={"help": "no row trains longer than this"})
 
 
 def main() -> None:
     """Run the rows that are missing, then write the report over all of them."""
-    ablation, *arguments = parse_arguments(
-        AblationArguments, ModelArguments, DataArguments, AugmentationArguments, AlignerTrainingArguments
-    )
-    folder = Path(arguments[-1].output_dir) / f"ablation_{ablation.ladder}"
+    runs = rows()
+    ablation, model_args, data_args, _, training_args = runs[0][1]
+    folder = Path(training_args.output_dir) / f"ablation_{ablation.ladder}"
     folder.mkdir(parents=True, exist_ok=True)
-    places = (arguments[0].text, arguments[1].data)  # the recipes' own are hub ids
-    text = load_text_encoder(arguments[0].text)
-    pairs = load_pairs(arguments[1])
+    text, pairs = load_text_encoder(model_args.text), load_pairs(data_args)
     banks: dict[str, PairedCifarAligner] = {}
-    results, settings = [], {}
-    for row, changes in LADDERS[ablation.ladder]:
-        settings = merge(settings, changes)
-        for seed in ablation.seeds:
-            current = apply(arguments, {**settings, "seed": seed})
-            current[0].text, current[1].data = places
-            if ablation.max_epochs is not None:
-                current[-1].num_train_epochs = min(current[-1].num_train_epochs, ablation.max_epochs)
-            path = folder / f"{row.strip('+ ').replace(' ', '_')}-{seed}-{digest(settings, current)}.json"
-            if not path.exists():
-                print(f"{row}, seed {seed}", flush=True)
-                result = {"row": row, "seed": seed, **run_row(current, pairs, text, banks)}
-                unfinished = path.with_suffix(".tmp")
-                unfinished.write_text(json.dumps(result, indent=2))
-                os.replace(unfinished, path)
-            results.append(json.loads(path.read_text()))
+    results = []
+    for name, arguments in runs:
+        seed = arguments[-1].seed
+        path = folder / f"{name.strip('+ ').replace(' ', '_')}-{seed}-{digest(arguments)}.json"
+        if not path.exists():
+            print(f"{name}, seed {seed}", flush=True)
+            result = {"row": name, "seed": seed, **run_row(arguments, pairs, text, banks)}
+            unfinished = path.with_suffix(".tmp")
+            unfinished.write_text(json.dumps(result, indent=2))
+            os.replace(unfinished, path)
+        results.append(json.loads(path.read_text()))
     held_out = pairs.get("validation", pairs.get("test"))
     write_report(results, held_out.caption_ids, held_out.num_classes, folder)
     print((folder / "summary.md").read_text())
 
 
-def merge(settings: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """Settings with some changed; those of the backbone one by one."""
-    merged = {**settings, **changes}
-    if isinstance(changes.get("vision_args"), dict):
-        merged["vision_args"] = {**settings.get("vision_args", {}), **changes["vision_args"]}
-    return merged
+def rows() -> list[tuple[str, tuple[Any, ...]]]:
+    """Name and arguments of each row and seed."""
+    kinds = (AblationArguments, ModelArguments, DataArguments, AugmentationArguments, AlignerTrainingArguments)
+    ablation = parse_arguments(*kinds)[0]
+    settings: dict[str, Any] = {}
+    runs = []
+    for name, changes in LADDERS[ablation.ladder]:
+        backbone = {**settings.get("vision_args", {}), **changes.get("vision_args", {})}
+        settings = {**settings, **changes, "vision_args": backbone}
+        for seed in ablation.seeds:
+            defaults = {**settings, "output_dir": "runs/paired_cifar", "seed": seed}
+            runs.append((name, parse_arguments(*kinds, defaults=defaults)))
+    return runs
 
 
-def apply(arguments: list[Any], settings: dict[str, Any]) -> list[Any]:
-    """A copy of the arguments with the settings of a row, each where it belongs."""
-    words = {name: json.dumps(value) if isinstance(value, dict) else value for name, value in settings.items()}
-    return [
-        dataclasses.replace(part, **{f.name: words[f.name] for f in dataclasses.fields(part) if f.name in words})
-        for part in arguments
-    ]
-
-
-def digest(settings: dict[str, Any], arguments: list[Any]) -> str:
+def digest(arguments: tuple[Any, ...]) -> str:
     """A fingerprint of all that a result depends on."""
-    model_args, data_args, _, training_args = arguments
-    parts = [settings, vars(model_args), vars(data_args), training_args.num_train_epochs, training_args.max_steps]
-    return hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=4).hexdigest()
+    _, *parts, training_args = arguments
+    names = RECIPE
+    settings = [*map(vars, parts), {name: str(getattr(training_args, name)) for name in names}]
+    return hashlib.blake2b(json.dumps(settings).encode(), digest_size=4).hexdigest()
 
 
 def run_row(
-    arguments: list[Any],
+    arguments: tuple[Any, ...],
     pairs: dict[str, ImagePairs],
     text: tuple[PreTrainedModel, PreTrainedTokenizerBase],
     banks: dict[str, PairedCifarAligner],
 ) -> dict[str, Any]:
     """Train one row and score it; models with the same captions share one bank."""
-    model_args, data_args, augmentation_args, training_args = arguments
+    _, model_args, _, augmentation_args, training_args = arguments
     training_args.save_strategy = "no"
     training_args.load_best_model_at_end = False
     training_args.eval_strategy = "no"
@@ -180,7 +176,8 @@ def run_row(
         model.build_caption_bank(*text, model_args.text_pooling)
         banks[model_args.caption_normalization] = model
     start = time.perf_counter()
-    trainer = build_trainer(model, pairs, data_args, augmentation_args, training_args)
+    processor = PairedCifarAlignerProcessor.for_cifar100(model_args.input_size)
+    trainer = build_trainer(model, processor, pairs, augmentation_args, training_args)
     trainer.train()
     seconds = time.perf_counter() - start
     metrics = trainer.evaluate()

@@ -36,7 +36,7 @@ class DataArguments:
         default=5000,
         metadata={"help": "images held out of the training split, if there is no validation split"},
     )
-    image_size: int = field(default=32, metadata={"help": "side of each image in pixels"})
+    image_size: int = field(default=32, metadata={"help": "side of each image in memory, in pixels"})
     num_pairs: int | None = field(default=None, metadata={"help": "pairs per epoch; as many as images if not given"})
     different_class_probability: float = field(
         default=0.5,
@@ -77,6 +77,7 @@ class ModelArguments:
         default="{}", metadata={"help": "JSON of the backbone's sizes; those of the report's ViT are changed by it"}
     )
     vision_input: Literal["pair", "halves"] = "pair"
+    input_size: int = field(default=32, metadata={"help": "side to which the encoder's images are resized, in pixels"})
     caption_normalization: Literal["none", "center", "whiten"] = "none"
     loss: Literal["in_batch", "full_bank"] = "in_batch"
     temperature: float = 0.07
@@ -99,7 +100,7 @@ class ModelArguments:
         """The configuration of the whole model, for a text encoder's width and a list of classes."""
         text_config = text_model.config
         width = getattr(text_config, "projection_dim", None) or text_config.hidden_size
-        elsewhere = {"text", "text_pooling", "vision", "vision_args"}
+        elsewhere = {"text", "text_pooling", "vision", "vision_args", "input_size"}
         return PairedCifarAlignerConfig(
             vision_config=self.vision_config(),
             text_embed_dim=width,

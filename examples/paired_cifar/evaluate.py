@@ -41,7 +41,6 @@ def main() -> None:
     # Eager attention returns its weights, which a picture needs.
     model = AutoModel.from_pretrained(arguments.model, attn_implementation="eager").to(device).eval()
     processor = AutoProcessor.from_pretrained(arguments.model)
-    data_args.image_size = processor.image_processor.size["height"]
     splits = load_pairs(data_args)
     if arguments.split not in splits:
         raise SystemExit(f"there is no split {arguments.split!r}; choose one of {', '.join(splits)}")

@@ -46,7 +46,8 @@ def main() -> None:
     with training_args.main_process_first():  # the others read what the first one prepared
         pairs = load_pairs(data_args)
     model = build_model(model_args, pairs["train"], training_args.device)
-    trainer = build_trainer(model, pairs, data_args, augmentation_args, training_args)
+    processor = PairedCifarAlignerProcessor.for_cifar100(model_args.input_size)
+    trainer = build_trainer(model, processor, pairs, augmentation_args, training_args)
     print(f"{model.num_parameters():,} parameters, {training_args.world_size} processes")
     trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
 
@@ -76,13 +77,12 @@ def build_model(model_args: ModelArguments, pairs: ImagePairs, device: torch.dev
 
 def build_trainer(
     model: PairedCifarAligner,
+    processor: PairedCifarAlignerProcessor,
     pairs: dict[str, ImagePairs],
-    data_args: DataArguments,
     augmentation_args: AugmentationArguments,
     training_args: AlignerTrainingArguments,
 ) -> PairTrainer:
     """A Trainer with everything that was asked for."""
-    processor = PairedCifarAlignerProcessor.for_cifar100(data_args.image_size)
     num_classes = model.config.num_classes
     callbacks: list[TrainerCallback] = [SetEpochCallback(), SaveProcessorCallback(processor)]
     if training_args.ema_decay is not None:

@@ -82,9 +82,7 @@ def sigmoid_loss(
         2.0794
     """
     image_rows, _, others, sizes = _rows_against_all(image_embeds, text_embeds, logit_scale, group_ids)
-    start = sum(sizes[: rank()])
-    sign = -torch.ones_like(image_rows)
-    sign[:, start : start + len(image_rows)].fill_diagonal_(1.0)
+    sign = torch.where(_own_pairs(image_rows, sizes), 1.0, -1.0)
     bias = logit_bias.float() if isinstance(logit_bias, Tensor) else logit_bias
     losses = -F.logsigmoid(sign * (image_rows + bias))
     return losses.masked_fill(others, 0.0).sum() * world_size() / sum(sizes)
@@ -117,9 +115,15 @@ def _rows_against_all(
         image_rows = scale * images @ gather_with_grad(texts, sizes).T
         text_rows = scale * texts @ gather_with_grad(images, sizes).T
 
-    start = sum(sizes[: rank()])
     others = torch.zeros_like(image_rows, dtype=torch.bool)
     if group_ids is not None:
         others = group_ids[:, None] == gather_with_grad(group_ids, sizes)[None, :]
-        others[:, start : start + len(others)].fill_diagonal_(False)
+        others = others & ~_own_pairs(image_rows, sizes)
     return image_rows, text_rows, others, sizes
+
+
+def _own_pairs(rows: Tensor, sizes: list[int]) -> Tensor:
+    """A mask of each row's own pair among all processes' `(B, all B)`; without writing in place, which compiles."""
+    start = sum(sizes[: rank()])
+    own = torch.arange(start, start + len(rows), device=rows.device)
+    return own[:, None] == torch.arange(rows.shape[1], device=rows.device)

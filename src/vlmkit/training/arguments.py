@@ -1,9 +1,9 @@
 """Command-line arguments of training scripts."""
 
+import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +35,15 @@ class ContrastiveTrainingArguments(TrainingArguments):
             )
 
 
-def parse_arguments(*dataclasses: type, arguments: Sequence[str] | None = None) -> tuple[Any, ...]:
+def parse_arguments(
+    *dataclasses: type, arguments: Sequence[str] | None = None, defaults: Mapping[str, Any] | None = None
+) -> tuple[Any, ...]:
     """Read flags; a YAML file of flags can come first, and flags after it win.
 
     Args:
         *dataclasses: whose fields are the flags.
         arguments: the words; those of the process if not given.
+        defaults: settings that file and flags override.
 
     Returns:
         An instance of each dataclass.
@@ -49,12 +52,29 @@ def parse_arguments(*dataclasses: type, arguments: Sequence[str] | None = None) 
         FileNotFoundError: the YAML file does not exist.
         ValueError: it does not hold a mapping.
         SystemExit: a flag is unknown or its value wrong; the reason is printed.
+
+    Example:
+        >>> @dataclass
+        ... class Arguments:
+        ...     seeds: list[int]
+        ...     name: str = "a"
+        >>> parse_arguments(Arguments, arguments=["--name", "b"], defaults={"seeds": [1, 2], "name": "c"})
+        (Arguments(seeds=[1, 2], name='b'),)
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    flags = _flags(defaults or {})
     if words and words[0].endswith((".yaml", ".yml")):
         settings = yaml.safe_load(Path(words[0]).read_text(encoding="utf-8"))
         if not isinstance(settings, dict):
             raise ValueError(f"{words[0]} holds no settings; write one `name: value` per line")
-        flags = [[f"--{name}", *(value if isinstance(value, list) else [value])] for name, value in settings.items()]
-        words = [str(flag) for flag in chain.from_iterable(flags)] + words[1:]
-    return HfArgumentParser(dataclasses).parse_args_into_dataclasses(words, look_for_args_file=False)
+        flags, words = flags + _flags(settings), words[1:]
+    return HfArgumentParser(dataclasses).parse_args_into_dataclasses(flags + words, look_for_args_file=False)
+
+
+def _flags(settings: Mapping[str, Any]) -> list[str]:
+    """Settings as the words of a command line: lists as several words, mappings as JSON."""
+    words = []
+    for name, value in settings.items():
+        values = value if isinstance(value, list) else [json.dumps(value) if isinstance(value, dict) else value]
+        words += [f"--{name}", *map(str, values)]
+    return words

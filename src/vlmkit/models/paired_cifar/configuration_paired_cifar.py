@@ -21,7 +21,7 @@ class PairedCifarAlignerConfig(VlmkitConfig):
         vision_config: any image backbone of transformers, or of timm as `timm_wrapper`, trained from scratch. Default:
             the report's "enhanced" ViT, see [`enhanced`].
         vision_input: `"pair"` (the report: one encoder sees both images side by side) or `"halves"` (one encoder sees
-            the left and then the right image, and both vectors are joined).
+            the left and then the right image; both vectors and their elementwise product are joined).
         vision_pooling: `"pooler"`, `"cls"`, `"mean"`, or `"auto"` for the first of these that the backbone has.
         class_names: of the images, in the order of their labels. Default: the 100 of CIFAR-100.
         caption_template: the caption, with `{a}` for the left image's class and `{b}` for the right one's.
@@ -45,6 +45,7 @@ class PairedCifarAlignerConfig(VlmkitConfig):
 
     References:
         A report on paired CIFAR-100 images (see `docs/papers.md`): ViT, template, in-batch loss, temperature 0.07.
+        Joined vectors: Conneau et al., "Supervised Learning of Universal Sentence Representations" (arXiv:1705.02364).
         Whitening: Su et al., "Whitening Sentence Representations for Better Semantics and Faster Retrieval"
         (arXiv:2103.15316).
 

@@ -102,7 +102,7 @@ class PairedCifarAligner(VlmkitModel):
         self.vision_tower = VisionTower(config.vision_config, config.vision_pooling)
         if isinstance(config.vision_config, ViTConfig):
             _initialize_xavier(self.vision_tower)
-        width = self.vision_tower.pooled_size * (2 if config.vision_input == "halves" else 1)
+        width = self.vision_tower.pooled_size * (3 if config.vision_input == "halves" else 1)
         same = width == config.text_embed_dim
         self.vision_projection = nn.Identity() if same else nn.Linear(width, config.text_embed_dim)
         self.logit_scale = new_logit_scale(config.learn_temperature)
@@ -188,7 +188,8 @@ class PairedCifarAligner(VlmkitModel):
         Raises:
             ValueError: there is none, or it was built for another template, class list, encoder or normalisation.
         """
-        if self.config.text_encoder is None:
+        # A model made from a saved configuration, without its weights, has an encoder's name and no embeddings.
+        if self.config.text_encoder is None or not self.caption_bank_digests.any():
             raise ValueError("there is no caption bank yet; call model.build_caption_bank(text_model, tokenizer)")
         recorded = (self.caption_bank_digests.cpu() == self._described_bank()).all(dim=1).tolist()
         differing = [name for name, same in zip(_BANK_FIELDS, recorded, strict=True) if not same]
@@ -224,13 +225,18 @@ class PairedCifarAligner(VlmkitModel):
 
     def _encode(self, pixel_values: Tensor, **kwargs: Any) -> BaseModelOutputWithPooling:
         """The vision tower's output for each pair."""
+        if pixel_values.shape[-1] != 2 * pixel_values.shape[-2]:
+            raise ValueError(
+                f"pixel_values {tuple(pixel_values.shape)} is no batch of pairs: two images side by side are "
+                "(B, 3, H, 2H)"
+            )
         if self.config.vision_input == "pair":
             return self.vision_tower(pixel_values, **kwargs)
-        if pixel_values.shape[-1] % 2:
-            raise ValueError(f"pixel_values {tuple(pixel_values.shape)} is no pair of images: its width is odd")
         outputs = self.vision_tower(torch.cat(pixel_values.chunk(2, dim=-1)), **kwargs)
         outputs.last_hidden_state = torch.cat(outputs.last_hidden_state.chunk(2), dim=1)
-        outputs.pooler_output = torch.cat(outputs.pooler_output.chunk(2), dim=1)
+        left, right = outputs.pooler_output.chunk(2)
+        # The product tells whether both show one class, which no linear layer can read from the two vectors alone.
+        outputs.pooler_output = torch.cat([left, right, left * right], dim=1)
         return outputs
 
     @can_return_tuple
