@@ -16,6 +16,7 @@ from vlmkit.losses import bank_logits, info_nce, soft_cross_entropy, swapped_mar
 from vlmkit.models.paired_cifar.caption_bank import bank_digests, embed_captions, encoder_name, normalize_embeds
 from vlmkit.models.paired_cifar.captions import pair_captions
 from vlmkit.models.paired_cifar.configuration_paired_cifar import PairedCifarAlignerConfig
+from vlmkit.modules.initialization import initialize_xavier
 from vlmkit.modules.temperature import initial_logit_scale, inverse_temperature, new_logit_scale
 from vlmkit.modules.towers import VisionTower
 
@@ -101,7 +102,7 @@ class PairedCifarAligner(VlmkitModel):
         super().__init__(config, **kwargs)
         self.vision_tower = VisionTower(config.vision_config, config.vision_pooling)
         if isinstance(config.vision_config, ViTConfig):
-            _initialize_xavier(self.vision_tower)
+            initialize_xavier(self.vision_tower)  # as the report has it
         width = self.vision_tower.pooled_size * (3 if config.vision_input == "halves" else 1)
         same = width == config.text_embed_dim
         self.vision_projection = nn.Identity() if same else nn.Linear(width, config.text_embed_dim)
@@ -345,14 +346,3 @@ class PairedCifarAligner(VlmkitModel):
             ]
             for best in (row.topk(k) for row in probabilities)
         ]
-
-
-def _initialize_xavier(vision_tower: nn.Module) -> None:
-    """Xavier-uniform weights and zero biases, as the report has them, in place of transformers' normals of 0.02."""
-    for module in vision_tower.modules():
-        if isinstance(module, nn.Linear | nn.Conv2d) and not module.weight.is_meta:  # else they are about to be loaded
-            nn.init.xavier_uniform_(module.weight)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-            # Or the model around it would do it again.
-            module._is_hf_initialized = True  # type: ignore[assignment]
