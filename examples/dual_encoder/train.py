@@ -16,13 +16,13 @@ from typing import Literal
 
 from common import DataArguments, DualEncoderTrainingArguments, cache_features, load_tables
 from torchvision.transforms import v2
-from transformers import Trainer, set_seed
+from transformers import set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
 from vlmkit import DualEncoderModel, DualEncoderProcessor
 from vlmkit.data import CaptionPairs, ContrastiveCollator
 from vlmkit.metrics import compute_retrieval_metrics
-from vlmkit.training import parse_arguments
+from vlmkit.training import EvalCollatorTrainer, parse_arguments
 
 
 @dataclass
@@ -82,10 +82,11 @@ def main() -> None:
         else None
     )
 
-    trainer = Trainer(
+    trainer = EvalCollatorTrainer(
         model,
         training_args,
         data_collator=ContrastiveCollator(processor, augmentation=augmentation),
+        eval_data_collator=ContrastiveCollator(processor),
         train_dataset=CaptionPairs(tables["train"]),
         eval_dataset=CaptionPairs(tables.get("validation", tables["test"])),
         processing_class=processor,
@@ -94,7 +95,6 @@ def main() -> None:
     print(f"training in {training_args.world_size} processes")
     trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
 
-    trainer.data_collator = ContrastiveCollator(processor)
     metrics = trainer.evaluate(CaptionPairs(tables["test"]), metric_key_prefix="test")
     trainer.log_metrics("test", metrics)
     trainer.save_metrics("test", metrics)

@@ -87,6 +87,9 @@ LADDERS = {"report": REPORT, "options": OPTIONS}
 RECIPE = (
     "learning_rate",
     "weight_decay",
+    "adam_beta1",
+    "adam_beta2",
+    "max_grad_norm",
     "lr_scheduler_type",
     "lr_scheduler_kwargs",
     "warmup_steps",
@@ -169,7 +172,7 @@ def run_row(
     training_args.load_best_model_at_end = False
     training_args.eval_strategy = "no"
     set_seed(training_args.seed)
-    model = PairedCifarAligner(model_args.config(text[0], pairs["train"].class_names))
+    model = PairedCifarAligner(model_args.config(*text, pairs["train"].class_names))
     if model_args.caption_normalization in banks:
         take_bank(model, banks[model_args.caption_normalization])
     else:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from torch.utils.data import DataLoader, Dataset
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -15,13 +14,15 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
     TimmWrapperConfig,
-    Trainer,
 )
 
 from vlmkit import PairedCifarAligner, PairedCifarAlignerConfig
-from vlmkit.data import ImageAugmentation, ImagePairs, PairCollator, load_cifar100
+from vlmkit.data import ImageAugmentation, ImagePairs, load_cifar100
 from vlmkit.metrics import pair_chance
+from vlmkit.models.paired_cifar.caption_bank import embed_captions
 from vlmkit.training import ContrastiveTrainingArguments
+
+CUTOFFS = (1, 10, 100)
 
 
 @dataclass
@@ -96,10 +97,11 @@ class ModelArguments:
             sizes = {**PairedCifarAlignerConfig.enhanced().vision_config.to_diff_dict(), **sizes}
         return AutoConfig.for_model(self.vision, **{k: v for k, v in sizes.items() if k != "model_type"})
 
-    def config(self, text_model: PreTrainedModel, class_names: Sequence[str]) -> PairedCifarAlignerConfig:
+    def config(
+        self, text_model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, class_names: Sequence[str]
+    ) -> PairedCifarAlignerConfig:
         """The configuration of the whole model, for a text encoder's width and a list of classes."""
-        text_config = text_model.config
-        width = getattr(text_config, "projection_dim", None) or text_config.hidden_size
+        width = embed_captions(text_model, tokenizer, ["a photo"], self.text_pooling).shape[1]
         elsewhere = {"text", "text_pooling", "vision", "vision_args", "input_size"}
         return PairedCifarAlignerConfig(
             vision_config=self.vision_config(),
@@ -122,18 +124,6 @@ class AlignerTrainingArguments(ContrastiveTrainingArguments):
     early_stopping_patience: int | None = field(
         default=None, metadata={"help": "stop after so many evaluations without a better one"}
     )
-
-
-class PairTrainer(Trainer):
-    """A Trainer that augments and mixes images in training only."""
-
-    def get_eval_dataloader(self, eval_dataset: str | Dataset | None = None) -> DataLoader:
-        """Evaluate images as they are."""
-        collator = self.data_collator
-        self.data_collator = PairCollator(collator.processor, collator.num_classes)
-        loader = super().get_eval_dataloader(eval_dataset)
-        self.data_collator = collator
-        return loader
 
 
 def load_pairs(arguments: DataArguments) -> dict[str, ImagePairs]:

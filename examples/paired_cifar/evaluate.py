@@ -7,18 +7,18 @@ import csv
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from common import DataArguments, load_pairs, print_metrics
+from common import CUTOFFS, print_metrics
 from pictures import draw_attention, draw_confusion, draw_embeddings, draw_errors, draw_occlusion
 from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import AutoModel, AutoProcessor
 
-from vlmkit import PairedCifarAligner, PredictedCaption
-from vlmkit.data import ImagePairs, PairCollator
-from vlmkit.metrics import confusion_matrix, frequent_confusions, pair_metrics, predicted_captions
+from vlmkit import PairedCifarAligner
+from vlmkit.data import CIFAR100_SUPERCLASSES, ImagePairs, PairCollator, load_cifar100
+from vlmkit.metrics import confusion_matrix, frequent_confusions, merge_classes, pair_metrics
 from vlmkit.training import parse_arguments
 
 
@@ -27,7 +27,9 @@ class EvaluationArguments:
     """Which model, which images, and where the results go."""
 
     model: str = field(metadata={"help": "folder or hub id of a PairedCifarAligner"})
+    data: str = field(default="uoft-cs/cifar100", metadata={"help": "as for train.py"})
     split: str = field(default="validation", metadata={"help": "train, validation or test"})
+    num_validation: int = field(default=5000, metadata={"help": "as in training, or training images are scored"})
     output_dir: str = field(default="runs/paired_cifar_evaluation", metadata={"help": "metrics, tables and pictures"})
     batch_size: int = 250
     projection: Literal["pca", "tsne"] = field(default="pca", metadata={"help": "of the embedding map"})
@@ -36,15 +38,15 @@ class EvaluationArguments:
 
 def main() -> None:
     """Score pairs of which half show one class, and pairs of independent classes; draw the latter."""
-    arguments, data_args = parse_arguments(EvaluationArguments, DataArguments)
+    [arguments] = parse_arguments(EvaluationArguments)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     # Eager attention returns its weights, which a picture needs.
     model = AutoModel.from_pretrained(arguments.model, attn_implementation="eager").to(device).eval()
     processor = AutoProcessor.from_pretrained(arguments.model)
-    splits = load_pairs(data_args)
-    if arguments.split not in splits:
-        raise SystemExit(f"there is no split {arguments.split!r}; choose one of {', '.join(splits)}")
-    halves = splits[arguments.split].with_pairs(different_class_probability=0.5)
+    tables = load_cifar100(arguments.data, arguments.num_validation)
+    if arguments.split not in tables:
+        raise SystemExit(f"there is no split {arguments.split!r}; choose one of {', '.join(tables)}")
+    halves = ImagePairs(tables[arguments.split], different_class_probability=0.5)
     independent = halves.with_pairs(different_class_probability=1 - 1 / halves.num_classes)
     collator = PairCollator(processor, halves.num_classes)
 
@@ -52,20 +54,17 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     metrics = {}
     for name, pairs in (("half_of_one_class", halves), ("independent_classes", independent)):
-        loader = DataLoader(pairs, arguments.batch_size, collate_fn=collator)
-        embeds, best = encode(model, loader)
-        cutoffs = [k for k in (1, 10, 100) if k <= len(model.caption_embeds)]
-        metrics[name] = pair_metrics(embeds, model.caption_embeds, pairs.caption_ids, pairs.num_classes, cutoffs)
+        embeds, predicted, probabilities = encode(model, DataLoader(pairs, arguments.batch_size, collate_fn=collator))
+        metrics[name] = pair_metrics(embeds, model.caption_embeds, pairs.caption_ids, pairs.num_classes, CUTOFFS)
         print_metrics(metrics[name], pairs, model, f"{arguments.split}, {name.replace('_', ' ')}")
     (folder / "metrics.json").write_text(json.dumps(metrics, indent=2))
 
-    predicted = predicted_captions(embeds, model.caption_embeds)[0][:, 0].cpu()
     confusion = class_confusion(independent, predicted)
     write_tables(confusion, independent.class_names, folder)
     examples = next(iter(DataLoader(independent, arguments.num_examples, collate_fn=collator)))
     pictures = {
         "confusion": draw_confusion(confusion, independent.class_names),
-        "errors": draw_errors(independent, predicted, best, arguments.num_examples),
+        "errors": draw_errors(independent, predicted, probabilities, arguments.num_examples),
         "embeddings": draw_embeddings(model, independent, embeds, arguments.projection),
         "occlusion": draw_occlusion(model, independent, examples),
         "attention": draw_attention(model, independent, examples),
@@ -77,14 +76,16 @@ def main() -> None:
 
 
 @torch.no_grad()
-def encode(model: PairedCifarAligner, loader: DataLoader) -> tuple[Tensor, list[PredictedCaption]]:
-    """Unit-length embeddings of all pairs `(num_pairs, D)`, and the best caption of each."""
-    embeds, best = [], []
+def encode(model: PairedCifarAligner, loader: DataLoader) -> tuple[Tensor, Tensor, Tensor]:
+    """Embeddings of all pairs `(num_pairs, D)`, their best captions `(num_pairs,)`, and the probability of these."""
+    embeds, predicted, probabilities = [], [], []
     for batch in loader:
-        pixel_values = batch["pixel_values"].to(model.device)
-        embeds.append(model(pixel_values).image_embeds)
-        best += [captions[0] for captions in model.predict_captions(pixel_values, k=1)]
-    return torch.cat(embeds), best
+        outputs = model(batch["pixel_values"].to(model.device))
+        best = outputs.logits_per_image.softmax(dim=1).max(dim=1)
+        embeds.append(outputs.image_embeds)
+        predicted.append(best.indices.cpu())
+        probabilities.append(best.values.cpu())
+    return torch.cat(embeds), torch.cat(predicted), torch.cat(probabilities)
 
 
 def class_confusion(pairs: ImagePairs, predicted: Tensor) -> Tensor:
@@ -96,18 +97,25 @@ def class_confusion(pairs: ImagePairs, predicted: Tensor) -> Tensor:
 
 
 def write_tables(confusion: Tensor, class_names: list[str], folder: Path) -> None:
-    """The accuracy of each class, and the most frequent confusions."""
-    shares = confusion.diag() / confusion.sum(dim=1).clamp(min=1)
-    accuracies = [
-        (name, int(row.sum()), f"{share:.4f}") for name, row, share in zip(class_names, confusion, shares, strict=True)
-    ]
-    confusions = frequent_confusions(confusion, class_names, limit=50)
-    for name, header, rows in (
-        ("classes", ("class", "images", "accuracy"), accuracies),
-        ("confusions", ("true", "predicted", "times"), confusions),
-    ):
+    """The accuracy of each class, the most frequent confusions, and the whole confusion of classes and superclasses."""
+    shares = (confusion.diag() / confusion.sum(dim=1).clamp(min=1)).tolist()
+    images = confusion.sum(dim=1).tolist()
+    accuracies = [(name, count, f"{share:.4f}") for name, count, share in zip(class_names, images, shares, strict=True)]
+    merged = merge_classes(confusion, class_names, CIFAR100_SUPERCLASSES)
+    tables = {
+        "classes": [("class", "images", "accuracy"), *accuracies],
+        "confusions": [("true", "predicted", "times"), *frequent_confusions(confusion, class_names, limit=50)],
+        "confusion_classes": with_names(confusion, class_names),
+        "confusion_superclasses": with_names(merged, list(CIFAR100_SUPERCLASSES)),
+    }
+    for name, rows in tables.items():
         with open(folder / f"{name}.csv", "w", newline="") as file:
-            csv.writer(file).writerows([header, *rows])
+            csv.writer(file).writerows(rows)
+
+
+def with_names(confusion: Tensor, names: list[str]) -> list[list[Any]]:
+    """Rows of a table: true classes downwards, predicted ones across."""
+    return [["true", *names], *([name, *row] for name, row in zip(names, confusion.tolist(), strict=True))]
 
 
 if __name__ == "__main__":

@@ -7,42 +7,40 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from vlmkit import PairedCifarAligner, PredictedCaption
+from vlmkit import PairedCifarAligner
 from vlmkit.analysis.attention import attention_rollout, occlusion_map
 from vlmkit.analysis.embedding_map import project_embeddings
 from vlmkit.analysis.pair_plots import confusion_heatmap, embedding_map, error_gallery, heat_overlay
-from vlmkit.data import CIFAR100_CLASSES, CIFAR100_SUPERCLASSES, ImagePairs
+from vlmkit.data import CIFAR100_SUPERCLASSES, ImagePairs
 from vlmkit.metrics import merge_classes
 
 PATCHES_PER_IMAGE = 4  # along each side, as the report's ViT has them
 
 
 def draw_confusion(confusion: Tensor, class_names: Sequence[str]) -> Figure:
-    """Confusions of the 20 superclasses of CIFAR-100, or of the classes of other data."""
-    if tuple(class_names) != CIFAR100_CLASSES:
-        return confusion_heatmap(confusion.numpy(), class_names)
+    """Confusions of the 20 superclasses."""
     merged = merge_classes(confusion, class_names, CIFAR100_SUPERCLASSES)
     return confusion_heatmap(merged.numpy(), [name.replace("_", " ") for name in CIFAR100_SUPERCLASSES])
 
 
-def draw_errors(pairs: ImagePairs, predicted: Tensor, best: Sequence[PredictedCaption], count: int) -> Figure | None:
+def draw_errors(pairs: ImagePairs, predicted: Tensor, probabilities: Tensor, count: int) -> Figure | None:
     """The errors that the model is surest of; `None` if it makes none."""
-    wrong = (predicted != pairs.caption_ids).nonzero().flatten().tolist()
-    surest = sorted(wrong, key=lambda row: -best[row].probability)[:count]
+    wrong = (predicted != pairs.caption_ids).nonzero().flatten()
+    surest = wrong[probabilities[wrong].argsort(descending=True)][:count].tolist()
     if not surest:
         return None
     return error_gallery(
         [pair_image(pairs, row) for row in surest],
-        [class_pair(pairs, row) for row in surest],
-        [f"{best[row].left}, {best[row].right}" for row in surest],
-        [best[row].probability for row in surest],
+        [class_pair(pairs, int(pairs.caption_ids[row])) for row in surest],
+        [class_pair(pairs, int(predicted[row])) for row in surest],
+        probabilities[surest].tolist(),
     )
 
 
 def draw_embeddings(model: PairedCifarAligner, pairs: ImagePairs, embeds: Tensor, method: str) -> Figure:
     """The caption bank in grey, and upon it the pairs whose left image is of one of six classes."""
     left = pairs.caption_ids // pairs.num_classes
-    shown = (left < 6).nonzero().flatten()
+    shown = torch.isin(left, left.bincount().topk(6).indices).nonzero().flatten()
     points = project_embeddings(torch.cat([model.caption_embeds, embeds[shown]]).float().cpu(), method)
     names = [f"left: {pairs.class_names[left[row]]}".replace("_", " ") for row in shown]
     captions = len(model.caption_embeds)
@@ -69,16 +67,16 @@ def draw_attention(model: PairedCifarAligner, pairs: ImagePairs, batch: dict[str
         return None
     attentions = model(batch["pixel_values"].to(model.device), output_attentions=True).attentions
     height, width = vision_config.image_size
-    grid = height // vision_config.patch_size, width // vision_config.patch_size
-    return overlay(pairs, attention_rollout(attentions, grid))
+    patch = vision_config.patch_size
+    down, across = (patch, patch) if isinstance(patch, int) else patch
+    return overlay(pairs, attention_rollout(attentions, (height // down, width // across)))
 
 
 def overlay(pairs: ImagePairs, maps: Tensor) -> Figure:
     """Heat maps `(N, h, w)` over the first N pairs."""
     rows = range(len(maps))
-    return heat_overlay(
-        [pair_image(pairs, row) for row in rows], maps.cpu().numpy(), [class_pair(pairs, row) for row in rows]
-    )
+    titles = [class_pair(pairs, int(pairs.caption_ids[row])) for row in rows]
+    return heat_overlay([pair_image(pairs, row) for row in rows], maps.cpu().numpy(), titles)
 
 
 def pair_image(pairs: ImagePairs, row: int) -> Image.Image:
@@ -87,6 +85,7 @@ def pair_image(pairs: ImagePairs, row: int) -> Image.Image:
     return Image.fromarray(torch.cat([left, right], dim=-1).permute(1, 2, 0).numpy())
 
 
-def class_pair(pairs: ImagePairs, row: int) -> str:
-    """Both classes of a pair."""
-    return ", ".join(pairs.class_names[label] for label in pairs[row]["labels"]).replace("_", " ")
+def class_pair(pairs: ImagePairs, caption_id: int) -> str:
+    """Both classes of a caption."""
+    names = pairs.class_names[caption_id // pairs.num_classes], pairs.class_names[caption_id % pairs.num_classes]
+    return ", ".join(names).replace("_", " ")

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import torch
 from common import (
+    CUTOFFS,
     AlignerTrainingArguments,
     AugmentationArguments,
     DataArguments,
     ModelArguments,
-    PairTrainer,
     load_pairs,
     load_text_encoder,
     print_metrics,
@@ -29,7 +29,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from vlmkit import PairedCifarAligner, PairedCifarAlignerProcessor
 from vlmkit.data import ImagePairs, PairCollator, SetEpochCallback
 from vlmkit.metrics import compute_pair_metrics
-from vlmkit.training import EmaCallback, SaveProcessorCallback, parse_arguments
+from vlmkit.training import EmaCallback, EvalCollatorTrainer, SaveProcessorCallback, parse_arguments
 
 
 def main() -> None:
@@ -70,7 +70,7 @@ def main() -> None:
 def build_model(model_args: ModelArguments, pairs: ImagePairs, device: torch.device) -> PairedCifarAligner:
     """A new model with its caption bank."""
     text_model, tokenizer = load_text_encoder(model_args.text)
-    model = PairedCifarAligner(model_args.config(text_model, pairs.class_names))
+    model = PairedCifarAligner(model_args.config(text_model, tokenizer, pairs.class_names))
     model.build_caption_bank(text_model.to(device), tokenizer, model_args.text_pooling)
     return model.to(memory_format=torch.channels_last)  # which convolutions are faster in
 
@@ -81,7 +81,7 @@ def build_trainer(
     pairs: dict[str, ImagePairs],
     augmentation_args: AugmentationArguments,
     training_args: AlignerTrainingArguments,
-) -> PairTrainer:
+) -> EvalCollatorTrainer:
     """A Trainer with everything that was asked for."""
     num_classes = model.config.num_classes
     callbacks: list[TrainerCallback] = [SetEpochCallback(), SaveProcessorCallback(processor)]
@@ -89,7 +89,7 @@ def build_trainer(
         callbacks.append(EmaCallback(training_args.ema_decay))
     if training_args.early_stopping_patience is not None:
         callbacks.append(EarlyStoppingCallback(training_args.early_stopping_patience))
-    return PairTrainer(
+    return EvalCollatorTrainer(
         model,
         training_args,
         data_collator=PairCollator(
@@ -99,13 +99,14 @@ def build_trainer(
             augmentation_args.mix,
             augmentation_args.mix_alpha,
         ),
+        eval_data_collator=PairCollator(processor, num_classes),
         train_dataset=pairs["train"],
         eval_dataset=pairs.get("validation", pairs.get("test")),
         compute_metrics=partial(
             compute_pair_metrics,
             caption_embeds=model.caption_embeds,
             num_classes=num_classes,
-            cutoffs=[k for k in (1, 10, 100) if k <= num_classes**2],
+            cutoffs=CUTOFFS,
         ),
         callbacks=callbacks,
     )

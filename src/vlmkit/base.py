@@ -1,6 +1,6 @@
 """What the configurations, models and processors of the library have in common, beyond transformers' own."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -14,6 +14,8 @@ from transformers import (
     PreTrainedTokenizerBase,
     ProcessorMixin,
 )
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightRenaming
 
 from vlmkit.hub import CardMixin, ShimMixin
 from vlmkit.image_processors import without_timm
@@ -118,6 +120,18 @@ class VlmkitModel(CardMixin, PreTrainedModel):
                 module.freeze()
         return loaded
 
+    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Load as torch does, and under the names that `save_pretrained` writes, too.
+
+        Those are the names of a backbone's published checkpoints. Trainer does not translate them when it resumes or
+        loads the best checkpoint (huggingface/transformers#43701): it would leave all layers of a ViT as they are.
+        """
+        own = self.state_dict().keys()
+        if not state_dict.keys() <= own:
+            renamings = [item for item in get_model_conversion_mapping(self) if isinstance(item, WeightRenaming)]
+            state_dict = {name if name in own else _renamed(name, renamings): state_dict[name] for name in state_dict}
+        return super().load_state_dict(state_dict, *args, **kwargs)
+
 
 class VlmkitProcessor(ShimMixin, ProcessorMixin):
     """An image processor, usually with a tokenizer, that takes images of any mode.
@@ -157,3 +171,10 @@ class VlmkitProcessor(ShimMixin, ProcessorMixin):
         for row, caption in enumerate([text] if isinstance(text, str) else text or []):
             if not caption.strip():
                 raise ValueError(f"text {row} is empty ({caption!r}); an empty text has no embedding, so drop it")
+
+
+def _renamed(name: str, renamings: Iterable[WeightRenaming]) -> str:
+    """A weight's name in the model, given that in a file."""
+    for renaming in renamings:
+        name, _ = renaming.rename_source_key(name)
+    return name

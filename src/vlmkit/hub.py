@@ -97,11 +97,11 @@ class CardMixin:
 
     Attributes:
         card_usage: Python lines that load and use the model, with `{name}` for its place.
-        card_pipeline: the hub's task name.
+        card_pipeline: the hub's task name; `None` if no pipeline of transformers runs the model.
     """
 
     card_usage: ClassVar[str]
-    card_pipeline: ClassVar[str]
+    card_pipeline: ClassVar[str | None]
     _card_data: str | None = None
     _card_metrics: dict[str, float] | None = None
 
@@ -137,7 +137,7 @@ class CardMixin:
         metrics = self._card_metrics or {}
         results = [
             EvalResult(
-                task_type=self.card_pipeline,
+                task_type=self.card_pipeline or "other",
                 dataset_type="custom",
                 dataset_name=self._card_data or "unknown",
                 metric_type=key,

@@ -156,8 +156,8 @@ class TestTables:
     def cache(self, tmp_path, monkeypatch):
         monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
 
-    def table(self, num_images: int, image="img", label="fine_label", names=CIFAR100_CLASSES):
-        images = [Image.new("RGB", (32, 32), pixels_of("train", row)) for row in range(num_images)]
+    def table(self, num_images: int, image="img", label="fine_label", names=CIFAR100_CLASSES, split="train"):
+        images = [Image.new("RGB", (32, 32), pixels_of(split, row)) for row in range(num_images)]
         labels = [row % 100 for row in range(num_images)]
         types = {image: datasets.Image(), label: datasets.ClassLabel(names=list(names))}
         return datasets.Dataset.from_dict({image: images, label: labels}, datasets.Features(types)).add_column(
@@ -172,12 +172,14 @@ class TestTables:
 
     @pytest.mark.parametrize("columns", [("img", "fine_label"), ("image", "label"), ("image", "fine_label")])
     def test_columns_become_ours(self, tmp_path, columns):
-        source = self.write(tmp_path / "hub", train=self.table(200, *columns), test=self.table(100, *columns))
+        source = self.write(
+            tmp_path / "hub", train=self.table(200, *columns), test=self.table(100, *columns, split="test")
+        )
         tables = load_cifar100(source, num_validation=0)
         assert tables.num_rows == {"train": 200, "test": 100}
         assert tables["train"].column_names == ["image", "label", "image_id"]
         row = tables["test"][99]
-        assert (row["image"].getpixel((0, 0)), row["label"]) == ((99, 0, 0), 99)
+        assert (row["image"].getpixel((0, 0)), row["label"]) == ((99, 0, 255), 99)
         assert row["image_id"] == "cifar100-test-00099"
 
     def test_numbers_become_classes(self, tmp_path):
@@ -186,8 +188,16 @@ class TestTables:
         assert tables["train"].features["label"].names == list(CIFAR100_CLASSES)
 
     def test_a_given_validation_split_stays(self, tmp_path):
-        source = self.write(tmp_path / "hub", train=self.table(200), validation=self.table(100))
+        validation = self.table(100, split="test")
+        source = self.write(tmp_path / "hub", train=self.table(200), validation=validation)
         assert load_cifar100(source, num_validation=7).num_rows == {"train": 200, "validation": 100}
+
+    def test_training_images_of_another_split_are_dropped(self, tmp_path):
+        source = self.write(tmp_path / "hub", train=self.table(250), validation=self.table(3))
+        with pytest.warns(UserWarning, match="dropped 3 training images"):
+            tables = load_cifar100(source)
+        assert tables.num_rows == {"train": 247, "validation": 3}
+        assert tables["train"]["image_id"][0] == "cifar100-train-00003"
 
     def test_images_may_be_files(self, tmp_path):
         for name in CIFAR100_CLASSES:

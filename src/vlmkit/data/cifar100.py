@@ -2,10 +2,10 @@
 
 import hashlib
 import tempfile
+import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value, load_dataset
@@ -32,7 +32,8 @@ def load_cifar100(
       `label`. Of its splits, train, validation and test are taken.
 
     If there is no split "validation", images of "train" become it, as many of each class as their share allows. Images
-    that occur more than once in "train", as some twenty do, stay there, so that the two splits share no image.
+    that occur more than once in "train", as some twenty do, stay there. A training image that is in another split, too,
+    is dropped, and a warning counts them: the splits share no image.
 
     Args:
         path_or_hub_id: where the data are.
@@ -69,6 +70,7 @@ def load_cifar100(
         tables = _from_datasets(str(path))
     if "validation" not in tables and num_validation != 0:
         tables |= _held_out(tables["train"], num_validation, seed)
+    tables["train"] = _without_held_out(tables, path.name)
     return DatasetDict({split: tables[split] for split in _SPLITS if split in tables})
 
 
@@ -163,8 +165,7 @@ def _image_ids(split: str, num_images: int) -> list[str]:
 
 def _held_out(table: Dataset, num_validation: int, seed: int) -> dict[str, Dataset]:
     """Divide the training images into those to train on and those to validate with."""
-    encoded = table.cast_column("image", Image(decode=False))["image"]
-    digests = [_digest(image, f"split train, row {row}") for row, image in enumerate(encoded)]
+    digests = _digests(table, "train")
     counts = Counter(digests)
     once = [row for row, digest in enumerate(digests) if counts[digest] == 1]
     if not 0 < num_validation <= len(once) or num_validation == len(table):
@@ -177,11 +178,26 @@ def _held_out(table: Dataset, num_validation: int, seed: int) -> dict[str, Datas
     return {"train": table.select(others), "validation": table.select(rows)}
 
 
-def _digest(encoded: Mapping[str, Any] | None, where: str) -> bytes:
-    if encoded is None:
-        raise ValueError(f"{where} has no image; drop such rows")
-    content = Path(encoded["path"]).read_bytes() if encoded["bytes"] is None else encoded["bytes"]
-    return hashlib.blake2b(content).digest()
+def _without_held_out(tables: Mapping[str, Dataset], source: str) -> Dataset:
+    """The training images that are in no other split."""
+    held_out = {digest for split in tables if split != "train" for digest in _digests(tables[split], split)}
+    rows = [row for row, digest in enumerate(_digests(tables["train"], "train")) if digest not in held_out]
+    shared = len(tables["train"]) - len(rows)
+    if not shared:
+        return tables["train"]
+    warnings.warn(f"{source}: dropped {shared} training images that are in another split, too", stacklevel=3)
+    return tables["train"].select(rows)
+
+
+def _digests(table: Dataset, split: str) -> list[bytes]:
+    """A fingerprint of each image as it is stored; equal images of one source are stored alike."""
+    digests = []
+    for row, encoded in enumerate(table.cast_column("image", Image(decode=False))["image"]):
+        if encoded is None:
+            raise ValueError(f"split {split}, row {row} has no image; drop such rows")
+        content = Path(encoded["path"]).read_bytes() if encoded["bytes"] is None else encoded["bytes"]
+        digests.append(hashlib.blake2b(content).digest())
+    return digests
 
 
 def _stratified(labels: Sequence[int], rows: Sequence[int], num_drawn: int, seed: int) -> np.ndarray:

@@ -5,10 +5,12 @@ from vlmkit.training.ema import EmaCallback
 from vlmkit.training.embedding import TableEmbeddings, embed_table
 from vlmkit.training.feature_cache import cache_image_features, cache_text_features
 from vlmkit.training.save_processor import SaveProcessorCallback
+from vlmkit.training.trainer import EvalCollatorTrainer
 
 __all__ = [
     "ContrastiveTrainingArguments",
     "EmaCallback",
+    "EvalCollatorTrainer",
     "SaveProcessorCallback",
     "TableEmbeddings",
     "cache_image_features",

@@ -75,6 +75,8 @@ def _flags(settings: Mapping[str, Any]) -> list[str]:
     """Settings as the words of a command line: lists as several words, mappings as JSON."""
     words = []
     for name, value in settings.items():
+        if value is None:  # null: the dataclass's own default
+            continue
         values = value if isinstance(value, list) else [json.dumps(value) if isinstance(value, dict) else value]
         words += [f"--{name}", *map(str, values)]
     return words

@@ -22,7 +22,7 @@ class EmaCallback(TrainerCallback):
         decay: part of the average that stays at each step, below 1; its memory is about 1 / (1 - decay) steps.
 
     Raises:
-        ValueError: the decay is not between 0 and 1.
+        ValueError: the decay is not between 0 and 1. In training, a callback behind this one asked for a checkpoint.
         FileNotFoundError: on resuming, the checkpoint in `output_dir` was saved without this callback.
 
     References:
@@ -49,9 +49,14 @@ class EmaCallback(TrainerCallback):
         self._other = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(self.decay))
         self._holds_average = state.global_step > 0
         if self._holds_average:
-            path = _checkpoint(args, state) / _UNAVERAGED
+            elsewhere = isinstance(args.resume_from_checkpoint, str) and Path(args.resume_from_checkpoint).is_dir()
+            folder = Path(args.resume_from_checkpoint) if elsewhere else _checkpoint(args, state)
+            path = folder / _UNAVERAGED
             if not path.is_file():
-                raise FileNotFoundError(f"{path} is missing: the run was saved without EmaCallback; resume without it")
+                raise FileNotFoundError(
+                    f"{path} is missing: either the run was saved without EmaCallback, then resume without it, or the "
+                    "checkpoint lies elsewhere, then name it in TrainingArguments(resume_from_checkpoint=...)"
+                )
             weights = load_file(path)
             for name, parameter in self._other.module.named_parameters():
                 parameter.data.copy_(weights[name])
@@ -74,13 +79,15 @@ class EmaCallback(TrainerCallback):
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Write the weights themselves beside the average."""
+        if not self._holds_average:
+            raise ValueError("a callback that stands behind EmaCallback asked for a checkpoint; put EmaCallback last")
         if state.is_world_process_zero:
             weights = {name: p.detach().contiguous() for name, p in self._other.module.named_parameters()}
             save_file(weights, _checkpoint(args, state) / _UNAVERAGED)
 
-    def on_train_end(self, args: TrainingArguments, *_: Any, **__: Any) -> None:
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
         """Leave the average in the model, unless Trainer has put the best checkpoint there."""
-        if not args.load_best_model_at_end:
+        if not (args.load_best_model_at_end and state.best_model_checkpoint):
             self._hold(average=True)
 
     @torch.no_grad()

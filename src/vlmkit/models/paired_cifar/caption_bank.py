@@ -1,16 +1,18 @@
 """The caption bank: embeddings of all captions by a frozen text encoder, computed once."""
 
 import os
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from vlmkit.modules.digest import text_digest, weights_digest
 from vlmkit.modules.pooling import pool_tokens
+
+BANK_FIELDS = ("caption_template", "class_names", "text_encoder", "caption_normalization")
+"""The fields of a configuration that a bank depends on."""
 
 # Directions weaker than this part of the strongest one are rounding and grammar, not classes: they stay weak.
 _WHITENING_FLOOR = 1e-3
@@ -36,6 +38,9 @@ def embed_captions(
 
     Returns:
         `(C, D)` float32 on the CPU, not normalised.
+
+    Raises:
+        ValueError: two captions have the same embedding, such as long ones that the tokenizer cuts.
     """
     training = text_model.training
     text_model.eval()
@@ -44,7 +49,16 @@ def embed_captions(
         inputs = tokenizer(captions[start : start + batch_size], padding=True, truncation=True, return_tensors="pt")
         blocks.append(_text_embeds(text_model, inputs.to(text_model.device), pooling).float().cpu())
     text_model.train(training)
-    return torch.cat(blocks)
+    embeds = torch.cat(blocks)
+    _, first = embeds.unique(dim=0, return_inverse=True)
+    if len(first.unique()) < len(captions):
+        twin = int((first.bincount() > 1).nonzero()[0])
+        same = [captions[row] for row in (first == twin).nonzero().flatten().tolist()[:2]]
+        raise ValueError(
+            f"the captions {same[0]!r} and {same[1]!r} have the same embedding; shorten caption_template, or use "
+            "an encoder that tells them apart"
+        )
+    return embeds
 
 
 def normalize_embeds(embeds: Tensor, how: str) -> Tensor:
@@ -79,18 +93,23 @@ def encoder_name(text_model: PreTrainedModel, pooling: str) -> str:
     return f"{name}, {pooling}, {weights_digest(text_model, size=4)}"
 
 
-def bank_digests(fields: dict[str, Any]) -> Tensor:
-    """A fingerprint of each thing that a bank depends on: `(fields, 16)` bytes."""
-    digests = [text_digest(str(value), size=16) for value in fields.values()]
+def is_encoder(name: str, text_model: PreTrainedModel, pooling: str) -> bool:
+    """Whether a name from [`encoder_name`] is that of a text encoder, wherever its folder lies now."""
+    return name.partition(", ")[2] == encoder_name(text_model, pooling).partition(", ")[2]
+
+
+def bank_digests(config: PreTrainedConfig) -> Tensor:
+    """A fingerprint of each of `BANK_FIELDS`, which is saved with a bank: `(4, 16)` bytes."""
+    digests = [text_digest(str(getattr(config, name)), size=16) for name in BANK_FIELDS]
     return torch.tensor([list(bytes.fromhex(digest)) for digest in digests], dtype=torch.uint8)
 
 
 def _text_embeds(text_model: PreTrainedModel, inputs: dict[str, Tensor], pooling: str) -> Tensor:
     if hasattr(text_model, "get_text_features"):
         return text_model.get_text_features(
-            input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]
+            input_ids=inputs["input_ids"], attention_mask=inputs.get("attention_mask")
         ).pooler_output
     outputs = text_model(**inputs)
     if outputs.get("text_embeds") is not None:
         return outputs.text_embeds
-    return pool_tokens(outputs.last_hidden_state, inputs["attention_mask"], pooling)
+    return pool_tokens(outputs.last_hidden_state, inputs.get("attention_mask"), pooling)

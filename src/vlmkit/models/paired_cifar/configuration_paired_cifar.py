@@ -89,7 +89,7 @@ class PairedCifarAlignerConfig(VlmkitConfig):
             if (value := getattr(self, name)) < 0:
                 raise ValueError(f"{name} is {value}; give 0 to leave it out, or a positive number")
         if self.vision_config is None:
-            self.vision_config = _vit(num_hidden_layers=6, num_attention_heads=8, intermediate_size=2048)
+            self.vision_config = _vit(self.vision_input, num_hidden_layers=6, num_attention_heads=8)
         super().__post_init__(**kwargs)
         self._check_vit_size()
 
@@ -118,23 +118,37 @@ class PairedCifarAlignerConfig(VlmkitConfig):
         return len(self.class_names)
 
     @classmethod
-    def baseline(cls, **fields: Any) -> "PairedCifarAlignerConfig":
+    def baseline(cls, patch_size: int = 8, **fields: Any) -> "PairedCifarAlignerConfig":
         """The report's baseline: a ViT of 1 layer, 1 head, MLP width 1024 and ReLU; 2.22M parameters.
 
         Its normalisation comes before attention and MLP, as in all of our rows.
+
+        Args:
+            patch_size: side of the ViT's patches in pixels; 4 gives four times as many tokens.
+            **fields: of the configuration.
         """
-        vit = _vit(num_hidden_layers=1, num_attention_heads=1, intermediate_size=1024, hidden_act="relu")
+        sizes = {"num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 1024, "hidden_act": "relu"}
+        vit = _vit(fields.get("vision_input", "pair"), patch_size=patch_size, **sizes)
         return cls(vision_config=vit, **fields)
 
     @classmethod
-    def enhanced(cls, **fields: Any) -> "PairedCifarAlignerConfig":
+    def enhanced(cls, patch_size: int = 8, **fields: Any) -> "PairedCifarAlignerConfig":
         """The report's enhanced encoder: a ViT of 6 layers, 8 heads, MLP width 2048 and GELU.
 
         It has 19.0M parameters; the report's "about 15M" is a miscount.
+
+        Args:
+            patch_size: side of the ViT's patches in pixels; 4 gives four times as many tokens.
+            **fields: of the configuration.
         """
-        return cls(**fields)
+        sizes = {"num_hidden_layers": 6, "num_attention_heads": 8}
+        vit = _vit(fields.get("vision_input", "pair"), patch_size=patch_size, **sizes)
+        return cls(vision_config=vit, **fields)
 
 
-def _vit(**sizes: Any) -> ViTConfig:
-    """A ViT of width 512 on two 32x32 images side by side, in patches of 8x8."""
-    return ViTConfig(image_size=(32, 64), patch_size=8, hidden_size=512, **sizes)
+def _vit(vision_input: str, **sizes: Any) -> ViTConfig:
+    """The report's ViT, of width 512 and in patches of 8x8, on two 32x32 images side by side, or on one."""
+    image_size = (32, 64) if vision_input == "pair" else (32, 32)
+    return ViTConfig(
+        **{"image_size": image_size, "patch_size": 8, "hidden_size": 512, "intermediate_size": 2048, **sizes}
+    )

@@ -13,7 +13,14 @@ from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
 
 from vlmkit.base import VlmkitModel
 from vlmkit.losses import bank_logits, info_nce, soft_cross_entropy, swapped_margin
-from vlmkit.models.paired_cifar.caption_bank import bank_digests, embed_captions, encoder_name, normalize_embeds
+from vlmkit.models.paired_cifar.caption_bank import (
+    BANK_FIELDS,
+    bank_digests,
+    embed_captions,
+    encoder_name,
+    is_encoder,
+    normalize_embeds,
+)
 from vlmkit.models.paired_cifar.captions import pair_captions
 from vlmkit.models.paired_cifar.configuration_paired_cifar import PairedCifarAlignerConfig
 from vlmkit.modules.initialization import initialize_xavier
@@ -27,9 +34,6 @@ model = AutoModel.from_pretrained("{name}").eval()
 processor = AutoProcessor.from_pretrained("{name}")
 inputs = processor(images=[["left.png", "right.png"]], return_tensors="pt")
 print(model.predict_captions(**inputs, k=5)[0])"""
-
-# What a bank depends on; a fingerprint of each is saved with it.
-_BANK_FIELDS = ("caption_template", "class_names", "text_encoder", "caption_normalization")
 
 
 class PredictedCaption(NamedTuple):
@@ -55,7 +59,7 @@ class PairedCifarAlignerOutput(ModelOutput):
     Args:
         loss: scalar, float32; given with `caption_ids`, if `return_loss` is set.
         logits_per_image: `(B, C²)` similarities of every pair with every caption, divided by the temperature; `None`
-            as long as there is no caption bank.
+            as long as no caption bank was built.
         image_embeds: `(B, D)`, unit length.
         hidden_states: of the backbone, if asked for; with `vision_input="halves"` of `2B` images, the left ones first.
         attentions: of the backbone, if asked for, and likewise.
@@ -92,7 +96,7 @@ class PairedCifarAligner(VlmkitModel):
     input_modalities = ("image",)
     supports_gradient_checkpointing = True
     card_usage = _USAGE
-    card_pipeline = "image-classification"
+    card_pipeline = None  # transformers has none for pairs of images
     accepts_loss_kwargs = False  # the loss is a mean over the batch's pairs, whatever the accumulation
     _supports_sdpa = True
     _supports_flash_attn = True
@@ -110,8 +114,10 @@ class PairedCifarAligner(VlmkitModel):
         classifiers = 2 if config.class_loss_weight else 0
         self.classifiers = nn.ModuleList(nn.Linear(width, config.num_classes) for _ in range(classifiers))
         self.register_buffer("caption_embeds", torch.zeros(config.num_classes**2, config.text_embed_dim))
-        self.register_buffer("caption_bank_digests", torch.zeros(len(_BANK_FIELDS), 16, dtype=torch.uint8))
+        self.register_buffer("caption_bank_digests", torch.zeros(len(BANK_FIELDS), 16, dtype=torch.uint8))
         self._bank_is_checked = False
+        # The bank is the same in all processes and does not change: DDP need not send it around in every step.
+        self._ddp_params_and_buffers_to_ignore = ["caption_embeds", "caption_bank_digests"]
         self.post_init()
 
     @torch.no_grad()
@@ -133,7 +139,16 @@ class PairedCifarAligner(VlmkitModel):
             OSError: nothing is found there, or the weights are truncated or damaged.
             ValueError: the bank was built for another template, class list, text encoder or normalisation.
         """
-        loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        try:
+            loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        except RuntimeError as error:  # what transformers raises for weights of another shape
+            if not (changed := {"class_names", "text_embed_dim"} & kwargs.keys()):
+                raise
+            raise ValueError(
+                f"the caption bank in {pretrained_model_name_or_path} was built with another "
+                f"{' and '.join(sorted(changed))}, so its size differs; make a new model and call "
+                "model.build_caption_bank(text_model, tokenizer)"
+            ) from error
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         if model.config.text_encoder is not None:
             model.check_caption_bank()
@@ -176,7 +191,7 @@ class PairedCifarAligner(VlmkitModel):
             )
         self.caption_embeds.copy_(normalize_embeds(embeds, self.config.caption_normalization))
         self.config.text_encoder = encoder_name(text_model, pooling)
-        self.caption_bank_digests.copy_(self._described_bank())
+        self.caption_bank_digests.copy_(bank_digests(self.config))
         self._bank_is_checked = True
 
     def check_caption_bank(self, text_model: PreTrainedModel | None = None, pooling: str = "mean") -> None:
@@ -192,19 +207,16 @@ class PairedCifarAligner(VlmkitModel):
         # A model made from a saved configuration, without its weights, has an encoder's name and no embeddings.
         if self.config.text_encoder is None or not self.caption_bank_digests.any():
             raise ValueError("there is no caption bank yet; call model.build_caption_bank(text_model, tokenizer)")
-        recorded = (self.caption_bank_digests.cpu() == self._described_bank()).all(dim=1).tolist()
-        differing = [name for name, same in zip(_BANK_FIELDS, recorded, strict=True) if not same]
-        if text_model is not None and encoder_name(text_model, pooling) != self.config.text_encoder:
-            differing.append(f"text encoder ({encoder_name(text_model, pooling)})")
+        same = (self.caption_bank_digests.cpu() == bank_digests(self.config)).all(dim=1)
+        differing = [name for name, is_same in zip(BANK_FIELDS, same.tolist(), strict=True) if not is_same]
+        if text_model is not None and not is_encoder(self.config.text_encoder, text_model, pooling):
+            differing.append(f"text encoder ({self.config.text_encoder})")
         if differing:
             raise ValueError(
                 f"the caption bank was built with another {' and '.join(differing)}; call "
                 "model.build_caption_bank(text_model, tokenizer) to build it anew"
             )
         self._bank_is_checked = True
-
-    def _described_bank(self) -> Tensor:
-        return bank_digests({name: getattr(self.config, name) for name in _BANK_FIELDS})
 
     # Encoding and training
 

@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from transformers import BaseImageProcessor, ViTImageProcessor
 from transformers.image_utils import SizeDict, get_image_size
@@ -24,7 +26,10 @@ class PairedCifarAlignerProcessor(VlmkitProcessor):
     the two are put side by side.
 
     Args:
-        image_processor: of one image; it must give squares.
+        image_processor: of one image; it resizes to a square, and neither crops nor pads.
+
+    Raises:
+        ValueError: the image processor's output is not a square of a fixed size, or it crops or pads.
 
     Example:
         >>> processor = PairedCifarAlignerProcessor.for_cifar100()
@@ -34,6 +39,12 @@ class PairedCifarAlignerProcessor(VlmkitProcessor):
     """
 
     def __init__(self, image_processor: BaseImageProcessor):
+        size = dict(image_processor.size or {})
+        if size.get("height") is None or size.get("height") != size.get("width"):
+            raise ValueError(f"image_processor.size is {size}; a pair needs two squares: give equal height and width")
+        for step in ("do_center_crop", "do_pad"):
+            if getattr(image_processor, step, None):
+                raise ValueError(f"image_processor.{step} is set, but images are resized whole; set it to False")
         super().__init__(image_processor)
 
     @classmethod
@@ -50,8 +61,8 @@ class PairedCifarAlignerProcessor(VlmkitProcessor):
         """Check that images come in pairs, and convert those of other modes to RGB.
 
         Args:
-            images: `[[left, right], ...]` (images, arrays or files), or one pair `[left, right]`, or a tensor
-                `(B, 2, 3, H, W)`.
+            images: `[[left, right], ...]` (images, arrays or files), or one pair `[left, right]`, or a tensor or
+                array `(B, 2, 3, H, W)`.
             text: refused; the captions are the model's own.
             **kwargs: passed on.
 
@@ -69,8 +80,6 @@ class PairedCifarAlignerProcessor(VlmkitProcessor):
         else:
             outputs, _ = super()._process_images(images, **kwargs)
             pixels = torch.stack([torch.as_tensor(image) for image in outputs["pixel_values"]])
-        if pixels.shape[-1] != pixels.shape[-2]:
-            raise ValueError(f"image_processor gives {tuple(pixels.shape[-2:])} pixels; a pair needs two squares")
         return {"pixel_values": torch.cat([pixels[0::2], pixels[1::2]], dim=-1)}, []
 
     def _process_tensor(self, images: Tensor, **kwargs: Any) -> Tensor:
@@ -89,23 +98,29 @@ class PairedCifarAlignerProcessor(VlmkitProcessor):
         )
 
     def _report_resizing(self, images: Any) -> None:
-        size = (self.image_processor.size["height"], self.image_processor.size["width"])
-        for given in {tuple(get_image_size(image)) for image in images} - {size}:
+        size = (self.image_processor.size["width"], self.image_processor.size["height"])
+        # Of PIL images, get_image_size returns the width first, unlike of all others.
+        sizes = {image.size if isinstance(image, Image.Image) else get_image_size(image)[::-1] for image in images}
+        for given in sizes - {size}:
             logger.warning_once(f"images of {given[0]}x{given[1]} pixels are resized to {size[0]}x{size[1]}")
 
 
 def _flat_pairs(images: Any) -> Any:
     """Left and right images in turn."""
+    if isinstance(images, np.ndarray) and images.ndim == 5:
+        images = torch.from_numpy(images)
     if isinstance(images, Tensor):
-        if images.ndim != 5 or images.shape[1] != 2:
+        if images.ndim != 5 or images.shape[1:3] != (2, 3):
             raise ValueError(f"images is a tensor {tuple(images.shape)}; pairs are (B, 2, 3, H, W)")
         return images.flatten(0, 1)
-    if images is None:
-        return None
+    if images is None or (isinstance(images, list) and not images):
+        return images
     if not isinstance(images, Sequence) or isinstance(images, str):
         raise ValueError(f"images is one {type(images).__name__}; give pairs, [[left, right], ...]")
-    pairs = images if all(isinstance(pair, list | tuple) for pair in images) else [images]
+    pairs = images if any(isinstance(pair, list | tuple) for pair in images) else [images]
     for row, pair in enumerate(pairs):
+        if not isinstance(pair, list | tuple):
+            raise ValueError(f"pair {row} is one {type(pair).__name__}; give two images, [left, right]")
         if len(pair) != 2:
             raise ValueError(f"pair {row} holds {len(pair)} images; give two, [left, right]")
     return [image for pair in pairs for image in pair]
