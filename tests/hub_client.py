@@ -12,7 +12,7 @@ from huggingface_hub import HfApi
 from transformers import AutoModel, AutoProcessor, Trainer, TrainingArguments, pipeline
 
 from tests import tiny
-from vlmkit import DualEncoderModel
+from vlmkit import DualEncoderModel, PairedCifarAligner
 
 DATA = "Three drawn sentences."
 METRICS = {"text_to_image/recall@1": 0.123456}
@@ -42,6 +42,23 @@ def push_and_load(folder: Path) -> dict:
         "zero-shot": [zero_shot(model, **parts), zero_shot("me/tiny")],
         "processor": [processor.to_dict(), AutoProcessor.from_pretrained("me/tiny").to_dict()],
     }
+
+
+def push_aligner() -> dict:
+    """A model with a caption bank, and its processor, to `me/pairs`."""
+    model, processor = PairedCifarAligner(tiny.paired_cifar_config()).eval(), tiny.paired_cifar_processor()
+    tiny.build_caption_bank(model)
+    model.push_to_hub("me/pairs")
+    processor.push_to_hub("me/pairs")
+    pairs = [[tiny.photo(), tiny.photo(seed=1)]]
+    predictions = [
+        parts[0].predict_captions(**parts[1](images=pairs, return_tensors="pt"))
+        for parts in (
+            (model, processor),
+            (AutoModel.from_pretrained("me/pairs"), AutoProcessor.from_pretrained("me/pairs")),
+        )
+    ]
+    return {"captions": predictions}
 
 
 def save_with_push(folder: Path) -> dict:
@@ -86,4 +103,5 @@ if __name__ == "__main__":
     work = Path(sys.argv[1])
     torch.manual_seed(0)
     edit_and_push_again()
-    print(json.dumps({"push": push_and_load(work), "save": save_with_push(work), "train": train_and_push(work)}))
+    results = {"push": push_and_load(work), "save": save_with_push(work), "train": train_and_push(work)}
+    print(json.dumps({**results, "pairs": push_aligner()}))

@@ -13,7 +13,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
 from tests import tiny
-from vlmkit import DualEncoderModel
+from vlmkit import DualEncoderModel, PairedCifarAligner
 from vlmkit.distributed import gather_with_grad, rank, row_counts, world_size
 
 PARTS = {"even": (4, 4), "uneven": (5, 2)}
@@ -25,6 +25,26 @@ def make_model(loss: str) -> DualEncoderModel:
         loss=loss, freeze_vision=False, freeze_text=False, learn_temperature=True, text_features="encoder"
     )
     return DualEncoderModel(config).eval()  # without dropout, the runs must agree
+
+
+def make_aligner(loss: str) -> PairedCifarAligner:
+    torch.manual_seed(0)
+    extras = {"learn_temperature": True, "swap_loss_weight": 0.5, "swap_margin": 0.9, "class_loss_weight": 0.5}
+    smoothing = {"label_smoothing": 0.1} if loss == "full_bank" else {}
+    model = PairedCifarAligner(tiny.paired_cifar_config(loss=loss, **extras, **smoothing)).eval()
+    tiny.build_caption_bank(model)
+    return model
+
+
+def make_pairs(size: int, loss: str) -> dict[str, torch.Tensor]:
+    """Pairs of which some share a caption across the processes; for the whole bank, of mixed images."""
+    generator = torch.Generator().manual_seed(1)
+    pixel_values = torch.rand(size, 3, 16, 32, generator=generator)
+    if loss == "in_batch":
+        return {"pixel_values": pixel_values, "caption_ids": torch.arange(size) % 3}
+    ids = torch.randint(9, (size, 4), generator=generator)
+    weights = torch.rand(size, 4, generator=generator)
+    return {"pixel_values": pixel_values, "caption_ids": ids, "caption_weights": weights / weights.sum(1, keepdim=True)}
 
 
 def make_batch(size: int, groups: bool) -> dict[str, torch.Tensor]:
@@ -58,40 +78,65 @@ def loss_and_gradients(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -
 
 
 def worker(folder: Path, parts: list[int], loss: str, groups: bool, how: str) -> None:
-    torch.distributed.init_process_group("gloo")
-    assert world_size() == 2
-    model = wrap(make_model(loss), how)
-    batch = make_batch(sum(parts), groups)
+    result = own_part(wrap(make_model(loss), how), make_batch(sum(parts), groups), parts)
+    if rank() == 0:
+        torch.save(result, folder / "result.pt")
+
+
+def pairs_worker(folder: Path) -> None:
+    results = {
+        f"{loss}-{name}": own_part(wrap(make_aligner(loss), "ddp"), make_pairs(sum(parts), loss), parts)
+        for loss in ("in_batch", "full_bank")
+        for name, parts in PARTS.items()
+    }
+    if rank() == 0:
+        torch.save(results, folder / "result.pt")
+
+
+def own_part(model: torch.nn.Module, batch: dict[str, torch.Tensor], parts: list[int]) -> dict[str, torch.Tensor]:
+    """The mean loss and the gradients, if each process has its part of the batch."""
     start = sum(parts[: rank()])
     result = loss_and_gradients(model, {k: v[start : start + parts[rank()]] for k, v in batch.items()})
     torch.distributed.all_reduce(result["loss"], torch.distributed.ReduceOp.AVG)
-    if rank() == 0:
-        torch.save(result, folder / "result.pt")
-    torch.distributed.barrier()  # nobody leaves while the other still talks
-    torch.distributed.destroy_process_group()
+    return result
 
 
-@pytest.mark.parametrize("groups", [False, True], ids=["no-groups", "groups"])
-@pytest.mark.parametrize("parts", PARTS)
-@pytest.mark.parametrize(("loss", "how"), [("info_nce", "ddp"), ("info_nce", "fsdp2"), ("sigmoid", "ddp")])
-def test_two_processes_equal_one(tmp_path, loss, how, parts, groups):
-    arguments = {"folder": str(tmp_path), "parts": PARTS[parts], "loss": loss, "groups": groups, "how": how}
+def in_two_processes(folder: Path, **arguments: object) -> dict:
+    """What the first of two workers saves."""
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
     root = Path(__file__).parent.parent
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
     run = subprocess.run(
-        [*torchrun, "--standalone", __file__, json.dumps(arguments)],
+        [*torchrun, "--standalone", __file__, json.dumps({"folder": str(folder), **arguments})],
         env=environment,
         cwd=root,
         capture_output=True,
         text=True,
     )
     assert run.returncode == 0, run.stderr[-3000:]
-    two = torch.load(tmp_path / "result.pt", weights_only=True)
-    one = loss_and_gradients(make_model(loss), make_batch(sum(PARTS[parts]), groups))
+    return torch.load(folder / "result.pt", weights_only=True)
+
+
+def assert_equal(two: dict[str, torch.Tensor], one: dict[str, torch.Tensor]) -> None:
     assert two.keys() == one.keys()
     for name in one:
         torch.testing.assert_close(two[name], one[name], rtol=1e-5, atol=1e-5, msg=lambda text, n=name: f"{n}: {text}")
+
+
+@pytest.mark.parametrize("groups", [False, True], ids=["no-groups", "groups"])
+@pytest.mark.parametrize("parts", PARTS)
+@pytest.mark.parametrize(("loss", "how"), [("info_nce", "ddp"), ("info_nce", "fsdp2"), ("sigmoid", "ddp")])
+def test_two_processes_equal_one(tmp_path, loss, how, parts, groups):
+    two = in_two_processes(tmp_path, parts=PARTS[parts], loss=loss, groups=groups, how=how)
+    assert_equal(two, loss_and_gradients(make_model(loss), make_batch(sum(PARTS[parts]), groups)))
+
+
+def test_two_processes_equal_one_with_a_caption_bank(tmp_path):
+    two = in_two_processes(tmp_path)
+    assert two.keys() == {"in_batch-even", "in_batch-uneven", "full_bank-even", "full_bank-uneven"}
+    for name, result in two.items():
+        loss, _, parts = name.partition("-")
+        assert_equal(result, loss_and_gradients(make_aligner(loss), make_pairs(sum(PARTS[parts]), loss)))
 
 
 def test_one_process_is_the_identity():
@@ -104,4 +149,12 @@ def test_one_process_is_the_identity():
 
 if __name__ == "__main__":
     options = json.loads(sys.argv[1])
-    worker(Path(options.pop("folder")), **options)
+    place = Path(options.pop("folder"))
+    torch.distributed.init_process_group("gloo")
+    assert world_size() == 2
+    if options:
+        worker(place, **options)
+    else:
+        pairs_worker(place)
+    torch.distributed.barrier()  # nobody leaves while the other still talks
+    torch.distributed.destroy_process_group()

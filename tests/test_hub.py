@@ -40,8 +40,21 @@ def results(environment, work) -> dict:
 def test_pushed_model_and_processor_load_back_by_name(hub, results):
     files = {"config.json", "model.safetensors", "processor_config.json", "tokenizer.json", "vlmkit_shim.py"}
     assert files <= hub.repositories["me/tiny"].keys()
-    for before, after in results["push"].values():
-        assert before == after
+    before, after = results["push"]["processor"]
+    assert before == after
+    for name in ("loss", "zero-shot"):
+        before, after = results["push"][name]
+        assert after == pytest.approx(before, rel=1e-6), name  # the same numbers, in memory that is aligned otherwise
+
+
+def test_an_aligner_loads_back_with_its_caption_bank(hub, results):
+    before, after = results["pairs"]["captions"]
+    assert before == after
+    assert {"config.json", "model.safetensors", "processor_config.json"} <= hub.repositories["me/pairs"].keys()
+    card = ModelCard(hub.repositories["me/pairs"]["README.md"].decode())
+    assert card.data.pipeline_tag is None
+    assert 'AutoModel.from_pretrained("me/pairs")' in card.text
+    assert "predict_captions" in card.text
 
 
 def test_saving_with_push_to_hub_uploads_the_shim_too(hub, results):

@@ -10,6 +10,7 @@ import pytest
 import torch
 import transformers
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file
 from tests import tiny
 from tests.subprocesses import ROOT, run_python
 from torch import Tensor
@@ -186,6 +187,21 @@ def test_loads_through_every_auto_class_as_it_was_saved(case, folder):
         torch.testing.assert_close(loaded.state_dict(), model.state_dict(), rtol=0, atol=0)
         torch.testing.assert_close(compute(loaded, case.inputs()), expected, rtol=1e-6, atol=1e-6)
         assert {parameter.dtype for parameter in loaded.parameters()} == {torch.float32}
+
+
+def test_what_is_saved_can_be_loaded_as_a_state_dict(case, folder):
+    """As Trainer does it, to resume and to load the best checkpoint."""
+    model, other = case.model(), case.model()
+    for parameter in other.parameters():
+        torch.nn.init.zeros_(parameter)
+    assert other.load_state_dict(load_file(folder / "model.safetensors"), strict=True).missing_keys == []
+    torch.testing.assert_close(other.state_dict(), model.state_dict(), rtol=0, atol=0)
+
+    reloaded = AutoModel.from_pretrained(folder)
+    reloaded.save_pretrained(folder / "again")
+    other.load_state_dict(load_file(folder / "again/model.safetensors"), strict=True)
+    with pytest.raises(RuntimeError, match=r'Unexpected key.*"nonsense"'):
+        other.load_state_dict({**model.state_dict(), "nonsense": torch.zeros(1)})
 
 
 def test_config_and_processor_load_through_the_auto_classes(case, folder):

@@ -16,16 +16,19 @@ def text_digest(*parts: str, size: int = 16) -> str:
     return hashlib.blake2b("\0".join(parts).encode(), digest_size=size).hexdigest()
 
 
-def weights_digest(module: nn.Module, *settings: str, size: int = 16) -> str:
+def weights_digest(module: nn.Module, *settings: str, size: int = 16, without: str | None = None) -> str:
     """A fingerprint that changes with any weight or saved buffer of a module, and with its settings.
 
     Args:
         module: of any device and precision.
         *settings: texts that count too, such as the configuration.
         size: in bytes; the text has two characters for each.
+        without: weights with this in their names do not count.
     """
     digest = hashlib.blake2b("".join(settings).encode(), digest_size=size)
     for name, tensor in module.state_dict().items():
+        if without is not None and without in name:
+            continue
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()

@@ -90,7 +90,8 @@ def normalize_embeds(embeds: Tensor, how: str) -> Tensor:
 def encoder_name(text_model: PreTrainedModel, pooling: str) -> str:
     """What identifies a text encoder: its hub id or folder's name, pooling, and a fingerprint of its weights."""
     name = os.path.basename(os.path.normpath(text_model.config._name_or_path or type(text_model).__name__))
-    return f"{name}, {pooling}, {weights_digest(text_model, size=4)}"
+    # A BERT saved without its pooler gets another random one each time that it is loaded, and it is not read here.
+    return f"{name}, {pooling}, {weights_digest(text_model, size=4, without='pooler')}"
 
 
 def is_encoder(name: str, text_model: PreTrainedModel, pooling: str) -> bool:

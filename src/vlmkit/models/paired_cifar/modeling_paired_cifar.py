@@ -306,7 +306,7 @@ class PairedCifarAligner(VlmkitModel):
         )
         if self.config.loss == "full_bank":
             return soft_cross_entropy(logits, caption_ids, caption_weights, self.config.label_smoothing)
-        if caption_ids.ndim != 1:
+        if caption_ids.ndim != 1 or caption_weights is not None:
             raise ValueError(
                 f"caption_ids {tuple(caption_ids.shape)} give several captions to a pair, which loss='in_batch' cannot "
                 "use; set loss='full_bank', or do not mix images"
