@@ -96,7 +96,10 @@ def write_cifar100(folder: Path) -> None:
     """Two images of each class to train on, one to validate with."""
     for split, per_class in (("train", 2), ("validation", 1)):
         labels = [row % 100 for row in range(100 * per_class)]
-        columns = {"img": [tiny.photo(32, 32, seed=row) for row in range(len(labels))], "fine_label": labels}
+        columns = {
+            "img": [tiny.photo(32, 32, seed=per_class * 1000 + row) for row in range(len(labels))],
+            "fine_label": labels,
+        }
         types = {"img": datasets.Image(), "fine_label": datasets.ClassLabel(names=list(CIFAR100_CLASSES))}
         folder.mkdir(exist_ok=True)
         datasets.Dataset.from_dict(columns, datasets.Features(types)).to_parquet(folder / f"{split}.parquet")

@@ -16,6 +16,7 @@ from vlmkit import (
 
 _WORDS = (
     "a the red green blue small large circle square star to left right of above and dog cat runs on grass photo is this"
+    " apple bus maple tree"
 )
 WORDS = _WORDS.split()
 SENTENCES = ["a small red circle", "the dog runs on the grass to the left of a cat", "this is a photo"]
