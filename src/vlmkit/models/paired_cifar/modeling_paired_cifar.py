@@ -181,7 +181,7 @@ class PairedCifarAligner(VlmkitModel):
             batch_size: captions per forward pass.
 
         Raises:
-            ValueError: the encoder's width is not `config.text_embed_dim`.
+            ValueError: the encoder's width is not `config.text_embed_dim`, or it cannot tell two captions apart.
         """
         embeds = embed_captions(text_model, tokenizer, self.captions, pooling, batch_size)
         if embeds.shape[1] != self.config.text_embed_dim:
