@@ -19,3 +19,9 @@ def test_another_value_is_refused_with_the_choices():
         one_of("pooling", "meen", ["mean", "cls"])
     with pytest.raises(ValueError, match=r"^layers is 3; choose one of 1, 2$"):
         one_of("layers", 3, (choice for choice in (1, 2)))
+
+
+def test_choices_need_not_be_strings():
+    one_of("mix", None, [None, "mix_up"])
+    with pytest.raises(ValueError, match=r"^mix is 'mixup'; choose one of None, 'mix_up', did you mean 'mix_up'\?$"):
+        one_of("mix", "mixup", [None, "mix_up"])

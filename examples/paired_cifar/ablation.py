@@ -9,7 +9,6 @@ The report's way from its baseline to its enhanced encoder, and the way of our o
 A killed run goes on where it stopped: finished rows are read, not redone.
 """
 
-import hashlib
 import json
 import os
 import time
@@ -32,6 +31,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from vlmkit import PairedCifarAligner, PairedCifarAlignerProcessor
 from vlmkit.data import ImagePairs
+from vlmkit.modules.digest import text_digest
 from vlmkit.training import parse_arguments
 
 Row = tuple[str, dict[str, Any]]
@@ -157,7 +157,7 @@ def digest(arguments: tuple[Any, ...]) -> str:
     _, *parts, training_args = arguments
     names = RECIPE
     settings = [*map(vars, parts), {name: str(getattr(training_args, name)) for name in names}]
-    return hashlib.blake2b(json.dumps(settings).encode(), digest_size=4).hexdigest()
+    return text_digest(json.dumps(settings), size=4)
 
 
 def run_row(

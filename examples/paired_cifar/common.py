@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from transformers import (
     AutoConfig,
@@ -16,7 +16,7 @@ from transformers import (
     TimmWrapperConfig,
 )
 
-from vlmkit import PairedCifarAligner, PairedCifarAlignerConfig
+from vlmkit import PairedCifarAlignerConfig
 from vlmkit.data import ImageAugmentation, ImagePairs, load_cifar100
 from vlmkit.metrics import pair_chance
 from vlmkit.models.paired_cifar.caption_bank import embed_captions
@@ -146,14 +146,13 @@ def load_text_encoder(name: str | os.PathLike) -> tuple[PreTrainedModel, PreTrai
     return AutoModel.from_pretrained(name), AutoTokenizer.from_pretrained(name)
 
 
-def print_metrics(metrics: dict[str, float], pairs: ImagePairs, model: PairedCifarAligner, name: str) -> None:
+def print_metrics(metrics: dict[str, float], pairs: ImagePairs, name: str) -> None:
     """Print the metrics of some pairs beside what can be had without looking at them."""
-    cutoffs = [int(key.partition("@")[2]) for key in metrics if key.startswith("top@")]
-    chance = pair_chance(pairs.caption_ids, pairs.num_classes, cutoffs)
-    print(f"\n{name}: {len(pairs):,} pairs, {len(model.captions):,} captions")
+    chance = pair_chance(pairs.caption_ids, pairs.num_classes, CUTOFFS)
+    print(f"\n{name}: {len(pairs):,} pairs, {pairs.num_classes**2:,} captions")
     print(f"{'':24}{'model':>10}{'chance':>10}{'betting on equal classes':>28}")
-    for k in cutoffs:
-        row: list[Any] = [metrics[f"top@{k}"], chance[f"uniform/top@{k}"], chance[f"same_class/top@{k}"]]
-        print(f"{f'top@{k}':24}{row[0]:10.2%}{row[1]:10.2%}{row[2]:28.2%}")
+    for k in CUTOFFS:
+        top = f"top@{k}"
+        print(f"{top:24}{metrics[top]:10.2%}{chance[f'uniform/{top}']:10.2%}{chance[f'same_class/{top}']:28.2%}")
     for key in ("map", "left_accuracy", "right_accuracy", "swapped_rate"):
         print(f"{key:24}{metrics[key]:10.2%}")

@@ -56,7 +56,7 @@ def main() -> None:
     for name, pairs in (("half_of_one_class", halves), ("independent_classes", independent)):
         embeds, predicted, probabilities = encode(model, DataLoader(pairs, arguments.batch_size, collate_fn=collator))
         metrics[name] = pair_metrics(embeds, model.caption_embeds, pairs.caption_ids, pairs.num_classes, CUTOFFS)
-        print_metrics(metrics[name], pairs, model, f"{arguments.split}, {name.replace('_', ' ')}")
+        print_metrics(metrics[name], pairs, f"{arguments.split}, {name.replace('_', ' ')}")
     (folder / "metrics.json").write_text(json.dumps(metrics, indent=2))
 
     confusion = class_confusion(independent, predicted)

@@ -57,7 +57,7 @@ def main() -> None:
     trainer.save_metrics(held_out, metrics)
     shown = {name.removeprefix(f"{held_out}_"): value for name, value in metrics.items()}
     if trainer.is_world_process_zero():
-        print_metrics(shown, pairs[held_out], model, held_out)
+        print_metrics(shown, pairs[held_out], held_out)
     model.describe(
         data=f"pairs of images of {Path(data_args.data).name}, scored on the split {held_out!r}",
         metrics={name: value for name, value in shown.items() if "@" in name or "accuracy" in name},

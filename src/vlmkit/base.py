@@ -96,6 +96,12 @@ class VlmkitModel(CardMixin, PreTrainedModel):
         TypeError: there is anything unknown (the message names the nearest field).
     """
 
+    # As far as their backbones do, which transformers asks one by one.
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_attention_backend = True
+
     def __init__(self, config: VlmkitConfig, **unknown: Any):
         config.refuse(unknown)
         super().__init__(config)

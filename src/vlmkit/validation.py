@@ -24,5 +24,6 @@ def one_of(name: str, value: Any, choices: Iterable[Any]) -> None:
     """
     choices = list(choices)
     if value not in choices:
-        hint = nearest(value, choices) if isinstance(value, str) else ""
+        names = [choice for choice in choices if isinstance(choice, str)]
+        hint = nearest(value, names) if isinstance(value, str) else ""
         raise ValueError(f"{name} is {value!r}; choose one of {', '.join(map(repr, choices))}{hint}")

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from vlmkit.distributed import row_counts, world_size
+from vlmkit.losses.similarity import scaled_similarity
 
 
 def bank_softmax(
@@ -57,10 +58,7 @@ def bank_logits(image_embeds: Tensor, caption_embeds: Tensor, logit_scale: Tenso
             f"image_embeds {tuple(image_embeds.shape)} and caption_embeds {tuple(caption_embeds.shape)} must be "
             "(B, D) and (C, D) of the same width D"
         )
-    # Half precision would round logits of 1 / 0.07 to steps of 1/128 (bfloat16), and autocast would bring it back.
-    with torch.autocast(image_embeds.device.type, enabled=False):
-        scale = logit_scale.float() if isinstance(logit_scale, Tensor) else logit_scale
-        return scale * image_embeds.float() @ caption_embeds.float().T
+    return scaled_similarity(image_embeds, caption_embeds, logit_scale)
 
 
 def soft_cross_entropy(

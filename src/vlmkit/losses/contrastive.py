@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vlmkit.distributed import gather_with_grad, rank, row_counts, world_size
+from vlmkit.losses.similarity import scaled_similarity
 
 
 def info_nce(
@@ -108,12 +109,9 @@ def _rows_against_all(
         )
 
     sizes = row_counts(image_embeds)
-    # Half precision would round logits of 1 / 0.07 to steps of 1/128 (bfloat16), and autocast would bring it back.
-    with torch.autocast(image_embeds.device.type, enabled=False):
-        images, texts = image_embeds.float(), text_embeds.float()
-        scale = logit_scale.float() if isinstance(logit_scale, Tensor) else logit_scale
-        image_rows = scale * images @ gather_with_grad(texts, sizes).T
-        text_rows = scale * texts @ gather_with_grad(images, sizes).T
+    images, texts = image_embeds.float(), text_embeds.float()
+    image_rows = scaled_similarity(images, gather_with_grad(texts, sizes), logit_scale)
+    text_rows = scaled_similarity(texts, gather_with_grad(images, sizes), logit_scale)
 
     others = torch.zeros_like(image_rows, dtype=torch.bool)
     if group_ids is not None:

@@ -8,6 +8,8 @@ from safetensors.torch import load_file, save_file
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from vlmkit.training.checkpoints import checkpoint_folder
+
 _UNAVERAGED = "unaveraged.safetensors"
 
 
@@ -50,7 +52,7 @@ class EmaCallback(TrainerCallback):
         self._holds_average = state.global_step > 0
         if self._holds_average:
             elsewhere = isinstance(args.resume_from_checkpoint, str) and Path(args.resume_from_checkpoint).is_dir()
-            folder = Path(args.resume_from_checkpoint) if elsewhere else _checkpoint(args, state)
+            folder = Path(args.resume_from_checkpoint) if elsewhere else checkpoint_folder(args, state)
             path = folder / _UNAVERAGED
             if not path.is_file():
                 raise FileNotFoundError(
@@ -83,7 +85,7 @@ class EmaCallback(TrainerCallback):
             raise ValueError("a callback that stands behind EmaCallback asked for a checkpoint; put EmaCallback last")
         if state.is_world_process_zero:
             weights = {name: p.detach().contiguous() for name, p in self._other.module.named_parameters()}
-            save_file(weights, _checkpoint(args, state) / _UNAVERAGED)
+            save_file(weights, checkpoint_folder(args, state) / _UNAVERAGED)
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
         """Leave the average in the model, unless Trainer has put the best checkpoint there."""
@@ -99,7 +101,3 @@ class EmaCallback(TrainerCallback):
                 parameter.copy_(other)
                 other.copy_(kept)
             self._holds_average = average
-
-
-def _checkpoint(args: TrainingArguments, state: TrainerState) -> Path:
-    return Path(args.output_dir) / f"checkpoint-{state.global_step}"

@@ -1,9 +1,10 @@
 """Saving processors that `Trainer` cannot take."""
 
-from pathlib import Path
 from typing import Any
 
 from transformers import ProcessorMixin, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from vlmkit.training.checkpoints import checkpoint_folder
 
 
 class SaveProcessorCallback(TrainerCallback):
@@ -30,4 +31,4 @@ class SaveProcessorCallback(TrainerCallback):
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Save it into the checkpoint."""
         if state.is_world_process_zero:
-            self.processor.save_pretrained(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+            self.processor.save_pretrained(checkpoint_folder(args, state))

@@ -73,13 +73,9 @@ class DualEncoderModel(VlmkitModel):
     base_model_prefix = "dual_encoder"
     main_input_name = "pixel_values"
     input_modalities = ("image", "text")
-    supports_gradient_checkpointing = True
     card_usage = _USAGE
     card_pipeline = "zero-shot-image-classification"
     accepts_loss_kwargs = False  # the loss is a mean over the batch's pairs, whatever the accumulation
-    _supports_sdpa = True
-    _supports_flash_attn = True
-    _supports_attention_backend = True
 
     def __init__(self, config: DualEncoderConfig, **kwargs: Any):
         super().__init__(config, **kwargs)

@@ -94,13 +94,9 @@ class PairedCifarAligner(VlmkitModel):
     base_model_prefix = "paired_cifar_aligner"
     main_input_name = "pixel_values"
     input_modalities = ("image",)
-    supports_gradient_checkpointing = True
     card_usage = _USAGE
     card_pipeline = None  # transformers has none for pairs of images
     accepts_loss_kwargs = False  # the loss is a mean over the batch's pairs, whatever the accumulation
-    _supports_sdpa = True
-    _supports_flash_attn = True
-    _supports_attention_backend = True
 
     def __init__(self, config: PairedCifarAlignerConfig, **kwargs: Any):
         super().__init__(config, **kwargs)

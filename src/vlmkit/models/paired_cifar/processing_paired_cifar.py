@@ -99,8 +99,9 @@ class PairedCifarAlignerProcessor(VlmkitProcessor):
 
     def _report_resizing(self, images: Any) -> None:
         size = (self.image_processor.size["width"], self.image_processor.size["height"])
-        # Of PIL images, get_image_size returns the width first, unlike of all others.
-        sizes = {image.size if isinstance(image, Image.Image) else get_image_size(image)[::-1] for image in images}
+        # Those of a tensor are all alike. Of PIL images, get_image_size returns the width first, unlike of all others.
+        some = images[:1] if isinstance(images, Tensor) else images
+        sizes = {image.size if isinstance(image, Image.Image) else get_image_size(image)[::-1] for image in some}
         for given in sizes - {size}:
             logger.warning_once(f"images of {given[0]}x{given[1]} pixels are resized to {size[0]}x{size[1]}")
 
