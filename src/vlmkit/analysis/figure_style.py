@@ -1,13 +1,21 @@
-"""Colours and coloured cells that the figures share."""
+"""Colours, coloured cells and rows of pictures that the figures share."""
+
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from PIL import Image
+
+from vlmkit.images import to_rgb
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart.
 BLUE, VERMILION, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#666666"
 SERIES = (BLUE, VERMILION, GREEN, "#CC79A7", "#E69F00", "#56B4E9")
+HEAT: dict[str, Any] = {"cmap": "inferno", "alpha": 0.6}
 _CELLS = colormaps["Blues"].with_extremes(bad="#EEEEEE")
 
 
@@ -29,3 +37,49 @@ def draw_cells(axes: Axes, values: np.ndarray, texts: np.ndarray, fontsize: floa
     axes.vlines(range(1, columns), 0, rows, color="white", linewidth=2)
     axes.hlines(range(1, rows), 0, columns, color="white", linewidth=2)
     axes.spines[:].set_visible(False)
+
+
+def lay_over(axes: Axes, image: Image.Image, heat_map: np.ndarray, norm: Normalize) -> None:
+    """A heat map `(h, w)`, smooth, over its image in grey."""
+    extent = (0, image.width, image.height, 0)
+    axes.imshow(to_rgb(image).convert("L"), cmap="gray", vmin=0, vmax=255, extent=extent, interpolation="bicubic")
+    axes.imshow(heat_map, norm=norm, extent=extent, interpolation="bicubic", **HEAT)
+
+
+def picture_rows(
+    images: Sequence[Image.Image], columns: int, side: float, below: Sequence[float], above: float = 0.1
+) -> tuple[Figure, list[Axes]]:
+    """A figure with empty axes of each image's shape, all images of a row on one line; lengths are in inches.
+
+    The axes have fixed places, unlike those of matplotlib's layouts, which leave gaps where images differ in shape.
+
+    Args:
+        images: at least one.
+        columns: images side by side.
+        side: of the square into which each image fits.
+        below: room for the text beneath each image.
+        above: room over each row.
+
+    Raises:
+        ValueError: columns is not positive.
+    """
+    if columns < 1:
+        raise ValueError(f"columns is {columns}; put at least 1 image in a row")
+    columns = min(columns, len(images))
+    gap = 0.15 * side
+    sizes = [side * np.array(image.size) / max(image.size) for image in images]
+    rows = [range(first, min(first + columns, len(images))) for first in range(0, len(images), columns)]
+    heights = [above + max(sizes[index][1] for index in row) for row in rows]
+    depths = [max(below[index] for index in row) for row in rows]
+    width, height = columns * (side + gap), sum(heights) + sum(depths)
+    figure, places, line = Figure(figsize=(width, height)), [], height
+    for row, row_height, depth in zip(rows, heights, depths, strict=True):
+        line -= row_height
+        for column, index in enumerate(row):
+            left = column * (side + gap) + (side + gap - sizes[index][0]) / 2
+            places.append(figure.add_axes((left / width, line / height, *(sizes[index] / (width, height)))))
+        line -= depth
+    for axes in places:
+        axes.set(xticks=[], yticks=[])
+        axes.spines[:].set_visible(False)
+    return figure, places

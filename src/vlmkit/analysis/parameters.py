@@ -1,5 +1,6 @@
 """How many parameters a model loads, computes with and trains."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -49,3 +50,66 @@ def dual_encoder_parameters(model: PreTrainedModel) -> DualEncoderParameters:
         computed=computed,
         trained=count_parameters(model, trainable_only=True),
     )
+
+
+@dataclass(frozen=True)
+class ComponentParameters:
+    """Parameters of one part of a model.
+
+    Args:
+        name: of the part; "total" for the model as a whole.
+        total: number of parameters, those of an earlier part that this one shares left out.
+        trainable: how many of them receive gradients.
+        share: `total` as a fraction of the whole model's.
+    """
+
+    name: str
+    total: int
+    trainable: int
+    share: float
+
+
+def component_parameters(model: nn.Module) -> list[ComponentParameters]:
+    """Count the parameters of each part of a model.
+
+    The parts are the model's own parameters, if it has any outside its modules, and its direct children, in that order;
+    children without parameters are left out. Parameters that several parts share, such as tied embeddings, count in the
+    first of them only, so that the parts add up to the whole.
+
+    Args:
+        model: any module, on any device, the meta device included.
+
+    Returns:
+        One row for each part, then the total.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1).requires_grad_(False))
+        >>> [(row.name, row.total, row.trainable) for row in component_parameters(model)]
+        [('0', 9, 9), ('2', 4, 0), ('total', 13, 9)]
+    """
+    parts = {name: [parameter] for name, parameter in model.named_parameters(recurse=False)}
+    parts |= {name: list(child.parameters()) for name, child in model.named_children()}
+    whole = count_parameters(model)
+    rows, counted = [], set()
+    for name, parameters in parts.items():
+        new = [parameter for parameter in parameters if parameter not in counted]
+        counted.update(new)
+        total = sum(parameter.numel() for parameter in new)
+        trainable = sum(parameter.numel() for parameter in new if parameter.requires_grad)
+        if parameters:
+            rows.append(ComponentParameters(name, total, trainable, share=total / whole))
+    return [*rows, ComponentParameters("total", whole, count_parameters(model, trainable_only=True), share=1.0)]
+
+
+def parameter_table(rows: Sequence[ComponentParameters]) -> str:
+    """Write the rows of [`component_parameters`] as a Markdown table.
+
+    Example:
+        >>> print(parameter_table(component_parameters(nn.ModuleDict({"embed": nn.Linear(300, 40)}))))
+        | Component | Parameters | Trainable | Share |
+        |---|---:|---:|---:|
+        | embed | 12,040 | 12,040 | 100.0 % |
+        | total | 12,040 | 12,040 | 100.0 % |
+    """
+    lines = [f"| {row.name} | {row.total:,} | {row.trainable:,} | {100 * row.share:.1f} % |" for row in rows]
+    return "\n".join(["| Component | Parameters | Trainable | Share |", "|---|---:|---:|---:|", *lines])
