@@ -75,6 +75,11 @@ def test_one_of_the_five_published_captions_may_repeat():
     assert group_captions(rows("1", "2", "3", "1", "5"), Faults()) == {"a.jpg": ["1", "2", "3", "1", "5"]}
 
 
+def test_repeats_are_kept_where_they_are_no_fault():
+    captions = ["one", "two", "one", "one", "three", "one"]
+    assert group_captions(rows(*captions), Faults(), repeats=True) == {"a.jpg": captions}
+
+
 def test_the_same_caption_for_two_images_is_no_duplicate():
     assert len(group_captions([*rows("A dog."), *rows("A dog.", image_id="b.jpg")], Faults())) == 2
 

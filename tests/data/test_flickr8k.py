@@ -20,7 +20,7 @@ from tests.data.flickr8k_folders import (
     write_lists,
 )
 
-from vlmkit.data import flickr8k, load_flickr8k
+from vlmkit.data import caption_tables, flickr8k, load_flickr8k
 
 
 def test_full_protocol_follows_the_published_lists(folder):
@@ -236,7 +236,7 @@ class TestHub:
         def refuse(source):
             raise ConnectionError(source)
 
-        monkeypatch.setattr(flickr8k, "load_dataset", refuse)
+        monkeypatch.setattr(caption_tables, "load_dataset", refuse)
         with pytest.raises(ConnectionError, match=r"^jxie/flickr8k$"):
             load_flickr8k()
 

@@ -72,7 +72,7 @@ class CaptionRow(NamedTuple):
     where: str
 
 
-def group_captions(rows: Iterable[CaptionRow], faults: Faults) -> dict[str, list[str]]:
+def group_captions(rows: Iterable[CaptionRow], faults: Faults, repeats: bool = False) -> dict[str, list[str]]:
     """Collect the captions of each image, stripped of white space, without empty ones and duplicate rows.
 
     A repeated caption is a duplicate row unless its image has exactly five rows: there it is what two annotators
@@ -81,6 +81,7 @@ def group_captions(rows: Iterable[CaptionRow], faults: Faults) -> dict[str, list
     Args:
         rows: in any order.
         faults: gets the empty captions and the duplicate rows.
+        repeats: whether no repeated caption is a fault, as in COCO: some of its images have six captions or seven.
 
     Returns:
         The captions by `image_id`, both in the order of their first row; the list is empty if no caption is left.
@@ -100,7 +101,7 @@ def group_captions(rows: Iterable[CaptionRow], faults: Faults) -> dict[str, list
             caption = row.caption.strip()
             if not caption:
                 faults.add("empty caption", f"{row.where}: the caption of {image_id} is empty")
-            elif caption in kept and len(image_rows) != _PUBLISHED_CAPTIONS:
+            elif caption in kept and not repeats and len(image_rows) != _PUBLISHED_CAPTIONS:
                 faults.add("duplicate row", f"{row.where}: {image_id} has the caption {caption!r} already")
             else:
                 kept.append(caption)

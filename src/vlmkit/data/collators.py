@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import ProcessorMixin
 
-from vlmkit.images import to_rgb
+from vlmkit.data.columns import column, image_features, images_of, one_caption_each, pick, required_column, stack
 from vlmkit.validation import one_of
 
 
@@ -71,67 +71,25 @@ class ContrastiveCollator:
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
         """Collate rows into a batch."""
-        image_ids = _required_column(rows, "image_id")
+        image_ids = required_column(rows, "image_id")
         batch = {"group_ids": torch.tensor([group_id(image_id) for image_id in image_ids])}
         uncached: dict[str, list[Any]] = {}
 
-        image_features = _column(rows, "image_pooled")
-        if image_features is None:
-            uncached["images"] = [self._prepare(image) for image in _required_column(rows, "image")]
-        elif self.augmentation is not None:
-            raise ValueError("augmentation together with cached features changes nothing; give up one of them")
+        image_pooled = image_features(rows, "image_pooled", self.augmentation)
+        if image_pooled is None:
+            uncached["images"] = images_of(rows, self.augmentation)
         else:
-            batch["image_pooled"] = _stack(image_features)
+            batch["image_pooled"] = image_pooled
 
-        text_features = _column(rows, "text_pooled")
-        if text_features is None:
-            captions = _required_column(rows, "captions")
-            for image_id, texts in zip(image_ids, captions, strict=True):
-                _check_captions(image_id, texts)
-            uncached["text"] = [self._pick(*row) for row in zip(image_ids, captions, strict=True)]
+        text_pooled = column(rows, "text_pooled")
+        if text_pooled is None:
+            uncached["text"] = one_caption_each(rows, self.caption)
         else:
-            batch["text_pooled"] = _stack([self._pick(*row) for row in zip(image_ids, text_features, strict=True)])
+            pairs = zip(image_ids, text_pooled, strict=True)
+            batch["text_pooled"] = stack([pick(*pair, self.caption) for pair in pairs])
 
         if uncached:
             if self.processor is None:
                 raise ValueError(f"the rows hold {' and '.join(uncached)}, not features: give the collator a processor")
             batch.update(self.processor(**uncached, return_tensors="pt"))
         return batch
-
-    def _prepare(self, image: Image.Image) -> Image.Image:
-        image = to_rgb(image)
-        return image if self.augmentation is None else self.augmentation(image)
-
-    def _pick(self, image_id: str, options: Sequence[Any]) -> Any:
-        """One caption of a row, or its features."""
-        if len(options) == 0:
-            raise ValueError(f"image {image_id} has no caption; drop it")
-        return options[0 if self.caption == "first" else int(torch.randint(len(options), ()))]
-
-
-def _column(rows: Sequence[dict[str, Any]], name: str) -> list[Any] | None:
-    """The values of a column that all rows have, or None if no row has it."""
-    values = [row.get(name) for row in rows]
-    present = sum(value is not None for value in values)
-    if 0 < present < len(rows):
-        raise ValueError(f"only {present} of {len(rows)} rows have {name!r}; a batch needs it in all rows or in none")
-    return values if present else None
-
-
-def _required_column(rows: Sequence[dict[str, Any]], name: str) -> list[Any]:
-    values = _column(rows, name)
-    if values is None:
-        raise ValueError(f"the rows have no {name!r}, only {sorted(rows[0])}; give Trainer remove_unused_columns=False")
-    return values
-
-
-def _check_captions(image_id: str, captions: Sequence[str]) -> None:
-    if isinstance(captions, str):
-        raise ValueError(f"image {image_id}: captions is the string {captions!r}; make it a list of strings")
-    if not all(caption and caption.strip() for caption in captions):
-        raise ValueError(f"image {image_id} has an empty caption among {list(captions)}; drop it")
-
-
-def _stack(vectors: Sequence[Any]) -> Tensor:
-    """Vectors as a float32 tensor `(B, D)`."""
-    return torch.stack([torch.as_tensor(vector, dtype=torch.float32) for vector in vectors])

@@ -2,31 +2,22 @@
 
 import logging
 import random
-import re
 from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
-from datasets import Dataset, DatasetDict, Features, Image, List, Value, concatenate_datasets, load_dataset
+from datasets import DatasetDict
 
-from vlmkit.data.checks import CaptionRow, Faults, group_captions, undecodable
+from vlmkit.data.caption_tables import ListedImage, Photo, caption_tables, from_datasets, from_files, usable
+from vlmkit.data.checks import Faults, group_captions
 from vlmkit.data.flickr8k_layouts import image_folder, is_flickr8k_folder, read_captions, read_splits
 from vlmkit.validation import one_of
 
 logger = logging.getLogger(__name__)
 
 _HUB_COPY = "jxie/flickr8k"
-_ID_COLUMNS = ("image_id", "filename", "file_name", "image_name")
 _PAPER_IMAGES, _PAPER_TRAIN = 2000, 1800
-
-
-class _Photo(NamedTuple):
-    """What is known of an image; `row` is its place in the table of all images."""
-
-    image_id: str
-    row: int
-    captions: list[str]
 
 
 def load_flickr8k(
@@ -84,114 +75,32 @@ def load_flickr8k(
     source = _HUB_COPY if path_or_hub_id is None else str(path_or_hub_id)
     folder = Path(source).expanduser()
     if is_flickr8k_folder(folder):
-        images, splits = _from_folder(folder.resolve(), protocol, faults)
+        images, splits = from_files(_listed(folder.resolve(), protocol, faults), faults)
     else:
-        images, splits = _from_datasets(source, faults)
-    splits = {name: _usable(images, photos, faults) for name, photos in splits.items()}
+        images, splits = from_datasets(source, faults)
+    splits = usable(images, splits, faults)
     faults.report(source)
     splits = _paper_splits(splits, seed) if protocol == "paper" else _full_splits(splits, seed)
-    empty = [name for name, photos in splits.items() if not photos]
-    if empty:
-        raise ValueError(f"{source} has no usable image for {' and '.join(empty)}")
-    return _tables(images, splits)
+    return caption_tables(images, splits, source)
 
 
-def _from_folder(folder: Path, protocol: str, faults: Faults) -> tuple[Dataset, dict[str, list[_Photo]]]:
-    """The images of a folder, and its splits; the protocol "paper" takes all images as one."""
+def _listed(folder: Path, protocol: str, faults: Faults) -> dict[str, list[ListedImage]]:
+    """The images of a folder by split; the protocol "paper" takes all of them as one."""
     captions = group_captions(read_captions(folder, faults), faults)
-    listed = read_splits(folder, faults) if protocol == "full" else None
-    if listed is None:
-        listed = {"train": list(captions)}
-    unlisted = captions.keys() - set(chain.from_iterable(listed.values()))
+    splits = read_splits(folder, faults) if protocol == "full" else None
+    if splits is None:
+        splits = {"train": list(captions)}
+    unlisted = captions.keys() - set(chain.from_iterable(splits.values()))
     if unlisted:
         logger.info("%s: left out %d captioned images that are in no split", folder, len(unlisted))
-
     root = image_folder(folder)
-    on_disk = {path.name for path in root.iterdir()}
-    paths: list[Path] = []
-    splits: dict[str, list[_Photo]] = {}
-    for split, image_ids in listed.items():
-        splits[split] = []
-        for image_id in image_ids:
-            if image_id in on_disk:
-                splits[split].append(_Photo(image_id, len(paths), captions.get(image_id, [])))
-                paths.append(root / image_id)
-            else:
-                faults.add("absent image", f"image {root / image_id} is absent", FileNotFoundError)
-    columns = {"image": [str(path) for path in paths], "state": [_state(path) for path in paths]}
-    images = Dataset.from_dict(columns, Features({"image": Image(), "state": Value("string")}))
-    return images.remove_columns("state"), splits  # having been a column, the state stays in the fingerprint
+    return {
+        split: [ListedImage(image_id, root / image_id, captions.get(image_id, [])) for image_id in image_ids]
+        for split, image_ids in splits.items()
+    }
 
 
-def _state(path: Path) -> str:
-    """What changes if a file is replaced: its size in bytes and its time of change in nanoseconds."""
-    stat = path.stat()
-    return f"{stat.st_size} {stat.st_mtime_ns}"
-
-
-def _from_datasets(source: str, faults: Faults) -> tuple[Dataset, dict[str, list[_Photo]]]:
-    """The images of anything that `datasets.load_dataset` reads, and its splits."""
-    tables = load_dataset(source)
-    splits: dict[str, list[_Photo]] = {}
-    offset = 0
-    for split, table in tables.items():
-        splits[split] = _read_table(table, f"{source}, split {split}", split, offset, faults)
-        offset += len(table)
-    images = concatenate_datasets([table.select_columns("image") for table in tables.values()])
-    return images.cast_column("image", Image()), splits
-
-
-def _read_table(table: Dataset, source: str, split: str, offset: int, faults: Faults) -> list[_Photo]:
-    """The photos of one split, whose first row is row `offset` of all images."""
-    texts = _texts(table, source)
-    id_column = next((name for name in _ID_COLUMNS if name in table.column_names), None)
-    ids = [str(value) for value in table[id_column]] if id_column else [f"{split}-{row}" for row in range(len(table))]
-    captions = group_captions(
-        (
-            CaptionRow(image_id, text, f"{source}, row {number}")
-            for number, (image_id, row_texts) in enumerate(zip(ids, texts, strict=True), start=1)
-            for text in row_texts
-        ),
-        faults,
-    )
-    first_rows: dict[str, int] = {}
-    for row, image_id in enumerate(ids, start=offset):
-        first_rows.setdefault(image_id, row)
-    return [_Photo(image_id, row, captions.get(image_id, [])) for image_id, row in first_rows.items()]
-
-
-def _texts(table: Dataset, source: str) -> list[list[str]]:
-    """The captions of each row, "" for a missing one."""
-    columns = table.column_names
-    numbered = sorted((name for name in columns if re.fullmatch(r"caption_\d+", name)), key=lambda name: int(name[8:]))
-    found = numbered or [name for name in ("captions", "caption", "text") if name in columns][:1]
-    if "image" not in columns or not found:
-        raise ValueError(
-            f"{source} has the columns {', '.join(columns)}; it needs image and one of captions, caption, text or "
-            "caption_0, caption_1, ..."
-        )
-    return [
-        [text or "" for value in record.values() for text in (value if isinstance(value, list) else [value])]
-        for record in table.select_columns(found)
-    ]
-
-
-def _usable(images: Dataset, photos: list[_Photo], faults: Faults) -> list[_Photo]:
-    """The photos that have a caption and can be decoded."""
-    encoded = images.cast_column("image", Image(decode=False))["image"]
-    reasons = undecodable(encoded, [photo.row for photo in photos])
-    usable = []
-    for photo in photos:
-        if not photo.captions:
-            faults.add("image without caption", f"image {photo.image_id} has no caption")
-        elif photo.row in reasons:
-            faults.add("undecodable image", f"image {photo.image_id} cannot be decoded: {reasons[photo.row]}")
-        else:
-            usable.append(photo)
-    return usable
-
-
-def _paper_splits(splits: dict[str, list[_Photo]], seed: int) -> dict[str, list[_Photo]]:
+def _paper_splits(splits: dict[str, list[Photo]], seed: int) -> dict[str, list[Photo]]:
     """2,000 images with their first caption: 1,800 to train, 200 to test."""
     photos = _shuffled(chain.from_iterable(splits.values()), seed)
     if len({photo.image_id for photo in photos}) < len(photos):
@@ -202,7 +111,7 @@ def _paper_splits(splits: dict[str, list[_Photo]], seed: int) -> dict[str, list[
     return {"train": drawn[:_PAPER_TRAIN], "test": drawn[_PAPER_TRAIN:]}
 
 
-def _full_splits(splits: dict[str, list[_Photo]], seed: int) -> dict[str, list[_Photo]]:
+def _full_splits(splits: dict[str, list[Photo]], seed: int) -> dict[str, list[Photo]]:
     """The splits as they are; if "train" is the only one, it is divided 6:1:1 at random."""
     if list(splits) != ["train"]:
         return splits
@@ -216,19 +125,8 @@ def _full_splits(splits: dict[str, list[_Photo]], seed: int) -> dict[str, list[_
     }
 
 
-def _shuffled(photos: Iterable[_Photo], seed: int) -> list[_Photo]:
+def _shuffled(photos: Iterable[Photo], seed: int) -> list[Photo]:
     """The photos in an order that depends on nothing but their ids and the seed."""
     ordered = sorted(photos, key=lambda photo: photo.image_id)
     random.Random(seed).shuffle(ordered)
     return ordered
-
-
-def _tables(images: Dataset, splits: dict[str, list[_Photo]]) -> DatasetDict:
-    """Attach captions and ids to the images and divide them, without copying pixels."""
-    captions, ids = [[""]] * len(images), [""] * len(images)
-    for photo in chain.from_iterable(splits.values()):
-        captions[photo.row], ids[photo.row] = photo.captions, photo.image_id
-    # Columns first: a table of selected rows would be copied to take another column.
-    table = images.add_column("captions", captions, feature=List(Value("string")))
-    table = table.add_column("image_id", ids, feature=Value("string"))
-    return DatasetDict({name: table.select([photo.row for photo in photos]) for name, photos in splits.items()})

@@ -1,12 +1,11 @@
 """The folder layouts in which Flickr8k is passed around: its captions, its images and its splits."""
 
 import csv
-import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from vlmkit.data.checks import CaptionRow, Faults
+from vlmkit.data.karpathy import KARPATHY_SPLITS, karpathy_entries
 
 _IMAGE_FOLDERS = ("Images", "Flicker8k_Dataset", "Flickr8k_Dataset")
 _CAPTIONS_CSV, _CAPTIONS_TOKENS, _KARPATHY = "captions.txt", "Flickr8k.token.txt", "dataset_flickr8k.json"
@@ -16,7 +15,6 @@ _SPLIT_LISTS = {
     "validation": "Flickr_8k.devImages.txt",
     "test": "Flickr_8k.testImages.txt",
 }
-_KARPATHY_SPLITS = {"train": "train", "restval": "train", "val": "validation", "test": "test"}
 
 # The original token file captions one image that the archive does not contain.
 _NEVER_PUBLISHED = "2258277193_586949ec62.jpg.1"
@@ -101,8 +99,8 @@ def _read_karpathy_splits(folder: Path, faults: Faults) -> Iterator[tuple[str, s
     path = _find(folder, _KARPATHY)
     if path is None:
         return None
-    entries = _karpathy_entries(path, faults)
-    return ((_KARPATHY_SPLITS[entry["split"]], entry["filename"], where) for where, entry in entries)
+    entries = karpathy_entries(path, faults)
+    return ((KARPATHY_SPLITS[entry["split"]], entry["filename"], where) for where, entry in entries)
 
 
 def _find(folder: Path, *names: str) -> Path | None:
@@ -156,28 +154,6 @@ def _read_tokens(path: Path, faults: Faults) -> Iterator[CaptionRow]:
 
 def _read_karpathy_captions(path: Path, faults: Faults) -> Iterator[CaptionRow]:
     """The raw sentences of Karpathy's JSON."""
-    for where, entry in _karpathy_entries(path, faults):
+    for where, entry in karpathy_entries(path, faults):
         for sentence in entry["sentences"]:
             yield CaptionRow(entry["filename"], sentence["raw"], where)
-
-
-def _karpathy_entries(path: Path, faults: Faults) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Where each image of Karpathy's JSON is, and its entry."""
-    try:
-        entries = json.loads(path.read_bytes())["images"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is not Karpathy's JSON, an object with the key 'images' ({error!r})") from error
-    for number, entry in enumerate(entries, start=1):
-        where = f"{path}, image {number}"
-        try:
-            well_formed = (
-                isinstance(entry["filename"], str)
-                and entry["split"] in _KARPATHY_SPLITS
-                and all(isinstance(sentence["raw"], str) for sentence in entry["sentences"])
-            )
-        except (KeyError, TypeError):
-            well_formed = False
-        if well_formed:
-            yield where, entry
-        else:
-            faults.add("malformed row", f"{where}: expected filename, split and raw sentences, found {entry}")
