@@ -119,6 +119,54 @@ def test_a_new_timm_backbone_starts_as_timm_starts_it(name):
     assert pooled.std(dim=0).mean() > 1e-3  # different images still differ
 
 
+@pytest.mark.parametrize(
+    ("name", "prefix"),
+    [("vit", 1), ("clip", 1), ("siglip", 0), ("dinov2-registers", 4), ("resnet", 0), ("timm-vit", 1), ("timm-cnn", 0)],
+)
+def test_prefix_tokens_can_be_left_out(name, prefix):
+    tower = VisionTower(VISION[name], pooling="mean").eval()
+    images = pixels(name)
+    every = tower(images)
+    tower.prefix_tokens = False
+    patches = tower(images)
+    assert torch.equal(patches.last_hidden_state, every.last_hidden_state[:, prefix:])
+    assert torch.equal(patches.pooler_output, every.pooler_output)
+
+
+@pytest.mark.parametrize("prefix_tokens", [True, False])
+def test_tokens_of_several_layers_come_one_layer_after_the_other(prefix_tokens):
+    tower = VisionTower(tiny.vision_config(), prefix_tokens=prefix_tokens, layers=(0, -1, 1)).eval()
+    images = pixels("vit")
+    outputs = tower(images)
+    states = tower.backbone(images, output_hidden_states=True).hidden_states
+    first = 0 if prefix_tokens else 1
+    expected = torch.cat([states[layer][:, first:] for layer in (0, 2, 1)], dim=1)
+    assert torch.equal(outputs.last_hidden_state, expected)
+    assert outputs.last_hidden_state.shape == (2, 3 * (5 - first), 16)
+    assert torch.equal(outputs.pooler_output, VisionTower.forward(tower, images).pooler_output)
+
+
+def test_the_last_layer_of_clip_is_its_output():
+    tower = VisionTower(VISION["clip"], layers=[-1]).eval()
+    images = pixels("clip")
+    expected = tower.backbone(images).last_hidden_state
+    assert torch.equal(tower(images).last_hidden_state, expected)
+
+
+@pytest.mark.parametrize("layer", [3, -4, 12])
+def test_a_layer_that_the_backbone_does_not_have_is_refused(layer):
+    tower = VisionTower(tiny.vision_config(), layers=[0, layer])
+    with pytest.raises(ValueError, match=f"vit has no hidden states {layer}; it has 3, from 0"):
+        tower(pixels("vit"))
+
+
+@pytest.mark.parametrize("name", ["resnet", "timm-cnn", "timm-swin"])
+def test_layers_of_a_feature_pyramid_are_refused(name):
+    tower = VisionTower(VISION[name], layers=[0, -1])
+    with pytest.raises(ValueError, match=r"the layers of \w+ differ in shape .*; tokens of several layers need a ViT"):
+        tower(pixels(name))
+
+
 def test_pooling_that_the_backbone_does_not_have_is_refused():
     with pytest.raises(ValueError, match="'cls', but resnet10t has no class token; choose 'mean' or 'pooler'"):
         VisionTower(VISION["timm-cnn"], pooling="cls")

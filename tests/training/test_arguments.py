@@ -86,7 +86,7 @@ def test_a_file_without_settings_is_refused(tmp_path, text):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--wdith", "3"], "--wdith"),
+        (["--wdith", "3"], "wdith"),
         (["--width", "wide"], "invalid int value: 'wide'"),
         (["--loss", "c"], "invalid choice: 'c'"),
     ],
@@ -97,6 +97,13 @@ def test_an_unknown_flag_or_wrong_value_ends_the_script(tmp_path, words, message
         with pytest.raises((SystemExit, ValueError)) as raised:
             parse(*arguments)
         assert message in str(raised.value) + capsys.readouterr().err
+
+
+def test_a_file_spells_names_out(tmp_path):
+    """Of flags, argparse takes abbreviations."""
+    assert parse("--widt", 3) == Model(width=3)
+    with pytest.raises(ValueError, match=r"there is no setting 'widt', did you mean 'width'\?"):
+        parse(write(tmp_path, "widt: 3"))
 
 
 def test_what_trainer_must_know_of_contrastive_batches(tmp_path):

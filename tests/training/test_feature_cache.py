@@ -2,14 +2,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from datasets import Dataset, Features, Image, List, Value
+from datasets import Array2D, Dataset, Features, Image, List, Value
 from PIL import Image as PilImage
 from tests import tiny
+from torch.utils.data import DataLoader
 from transformers import CLIPImageProcessor
 
 from vlmkit import DualEncoderModel, DualEncoderProcessor
-from vlmkit.data import CaptionPairs, ContrastiveCollator
-from vlmkit.training import cache_image_features, cache_text_features
+from vlmkit.data import CaptionCollator, CaptionPairs, ContrastiveCollator
+from vlmkit.training import cache_image_features, cache_image_tokens, cache_text_features
 
 CAPTIONS = [["a red circle", "a small circle left of a star"], ["the dog runs on grass"], ["a cat"]]
 
@@ -133,7 +134,10 @@ def test_the_default_place_is_the_datasets_cache(model, processor, tmp_path, mon
     assert len(list((tmp_path / "vlmkit").glob("*.arrow"))) == 1
 
 
-@pytest.mark.parametrize(("encode", "column"), [(cache_image_features, "image"), (cache_text_features, "captions")])
+@pytest.mark.parametrize(
+    ("encode", "column"),
+    [(cache_image_features, "image"), (cache_image_tokens, "image"), (cache_text_features, "captions")],
+)
 def test_a_missing_column_is_named(encode, column, model, processor):
     tower = model.vision_tower if column == "image" else model.text_tower
     with pytest.raises(ValueError, match=f"no column '{column}', only"):
@@ -146,3 +150,137 @@ def test_features_for_a_tower_in_training_are_refused(processor, tmp_path):
     with pytest.raises(ValueError, match="freeze_vision=True"):
         model.train()(**batch)
     assert model.eval()(**batch).loss is not None
+
+
+def tokens_of(table: Dataset) -> torch.Tensor:
+    return torch.stack(list(table["image_tokens"]))
+
+
+def cache_tokens(model, processor, table, folder, **kwargs) -> Dataset:
+    return cache_image_tokens(model.vision_tower, processor, table, cache_dir=folder, **kwargs)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_tokens_are_the_towers_outputs(dtype, model, processor, tmp_path):
+    table = make_table()
+    cached_table = cache_tokens(model, processor, table, tmp_path, batch_size=2, dtype=dtype)
+    assert cached_table.column_names == ["captions", "image_id", "image_tokens"]
+    expected = model.vision_tower(**processor(images=table["image"][:], return_tensors="pt")).last_hidden_state
+    assert expected.shape == (3, 5, 16)
+    assert cached_table.features["image_tokens"] == Array2D((5, 16), dtype)
+    assert tokens_of(cached_table).dtype == torch.float32
+    torch.testing.assert_close(tokens_of(cached_table), expected.to(getattr(torch, dtype)).float())
+
+
+def test_float16_halves_the_file(model, processor, tmp_path):
+    table = make_table().select([0] * 500).flatten_indices()
+    sizes = {}
+    for dtype, width in (("float32", 4), ("float16", 2)):
+        cache_tokens(model, processor, table, tmp_path / dtype, dtype=dtype)
+        (file,) = (tmp_path / dtype).glob("*.arrow")
+        sizes[width] = file.stat().st_size
+    num_values = 500 * 5 * 16
+    assert sizes[4] - sizes[2] == pytest.approx(2 * num_values, rel=0.05)
+    assert 4 * num_values < sizes[4] < 1.5 * 4 * num_values  # rows of 16 numbers have much around them
+
+
+def test_a_second_call_for_tokens_runs_no_tower(model, processor, tmp_path, monkeypatch):
+    first = cache_tokens(model, processor, make_table(), tmp_path)
+    monkeypatch.setattr(type(model.vision_tower), "forward", lambda *_, **__: pytest.fail("the tower ran again"))
+    second = cache_tokens(model, processor, make_table(), tmp_path)
+    assert torch.equal(tokens_of(first), tokens_of(second))
+    assert first._fingerprint == second._fingerprint
+
+
+def without_prefix_tokens(model):
+    model.vision_tower.prefix_tokens = False
+
+
+def of_two_layers(model):
+    model.vision_tower.layers = [0, 1]
+
+
+@pytest.mark.parametrize(("change", "num_tokens"), [(without_prefix_tokens, 4), (of_two_layers, 10)])
+def test_other_tokens_are_computed_anew_and_pooled_features_are_not(change, num_tokens, model, processor, tmp_path):
+    for expected in (5, num_tokens):
+        table = cache_tokens(model, processor, make_table(), tmp_path)
+        cache_image_features(model.vision_tower, processor, make_table(), cache_dir=tmp_path)
+        assert table[0]["image_tokens"].shape == (expected, 16)
+        change(model)
+    assert len(list(tmp_path.glob("*.arrow"))) == 3
+
+
+@pytest.mark.parametrize("change", [change_weights, change_preprocessing, change_images])
+def test_tokens_are_computed_anew_after_a_change(change, model, processor, tmp_path):
+    old = cache_tokens(model, processor, make_table(), tmp_path)
+    new = cache_tokens(*change(model, processor, make_table()), tmp_path)
+    assert not torch.equal(tokens_of(old), tokens_of(new))
+
+
+@pytest.mark.parametrize("encode", [cache_image_features, cache_image_tokens])
+@pytest.mark.parametrize("interruption", [RuntimeError, KeyboardInterrupt])
+def test_an_interrupted_run_leaves_nothing_behind(encode, interruption, model, processor, tmp_path, monkeypatch):
+    table, tower = make_table(), model.vision_tower
+    forward, calls = tower.forward, []
+
+    def stop_at_the_third_call(**inputs):
+        calls.append(inputs)
+        if len(calls) == 3:
+            raise interruption
+        return forward(**inputs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tower, "forward", stop_at_the_third_call)
+        with pytest.raises(interruption):
+            encode(tower, processor, table, batch_size=1, cache_dir=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    assert len(encode(tower, processor, table, batch_size=1, cache_dir=tmp_path)) == 3
+
+
+def test_the_file_gets_its_name_when_it_is_complete(model, processor, tmp_path, monkeypatch):
+    tower, seen = model.vision_tower, []
+    forward = tower.forward
+
+    def look_around(**inputs):
+        seen.append([file.suffix for file in tmp_path.iterdir()])
+        return forward(**inputs)
+
+    monkeypatch.setattr(tower, "forward", look_around)
+    cache_tokens(model, processor, make_table(), tmp_path, batch_size=1)
+    assert seen == [[], [], [""], [""]]  # a run that is killed leaves nothing that looks like a result
+    assert [file.suffix for file in tmp_path.iterdir()] == [".arrow"]
+
+
+def test_tokens_and_texts_lie_side_by_side(model, processor, tmp_path):
+    table = cache_tokens(model, processor, make_table(), tmp_path)
+    table = cache_text_features(model.text_tower, processor, table, cache_dir=tmp_path)
+    pairs = CaptionPairs(table)
+    assert pairs[1]["image_tokens"].shape == (5, 16)
+    assert torch.equal(pairs[0]["image_tokens"], pairs[1]["image_tokens"])
+
+
+def test_cached_tokens_make_batches_for_captioning(model, tmp_path):
+    processor = tiny.qformer_captioner_processor()
+    table = cache_tokens(model, processor, make_table(), tmp_path, dtype="float16")
+    batches = list(DataLoader(table, batch_size=2, collate_fn=CaptionCollator(processor)))
+    assert [batch["image_tokens"].shape for batch in batches] == [(2, 5, 16), (1, 5, 16)]
+
+
+def test_numbers_too_large_for_float16_are_refused(model, processor, tmp_path):
+    with torch.no_grad():
+        model.vision_tower.backbone.layernorm.weight.mul_(1e6)
+    with pytest.raises(ValueError, match=r"too large for float16; use dtype='float32'"):
+        cache_tokens(model, processor, make_table(), tmp_path, dtype="float16")
+    assert tokens_of(cache_tokens(model, processor, make_table(), tmp_path)).abs().max() > 1e5
+
+
+def test_unknown_dtype(model, processor):
+    with pytest.raises(ValueError, match="dtype is 'bfloat16'; choose one of 'float32', 'float16'"):
+        cache_image_tokens(model.vision_tower, processor, make_table(), dtype="bfloat16")
+
+
+@pytest.mark.parametrize("encode", [cache_image_features, cache_image_tokens, cache_text_features])
+def test_a_table_without_rows_is_refused(encode, model, processor, tmp_path):
+    tower = model.text_tower if encode is cache_text_features else model.vision_tower
+    with pytest.raises(ValueError, match="the table has no rows"):
+        encode(tower, processor, make_table().select([]), cache_dir=tmp_path)

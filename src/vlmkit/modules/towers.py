@@ -2,6 +2,7 @@
 
 import inspect
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -53,6 +54,9 @@ class VisionTower(Tower):
         pooling: `"pooler"` (the backbone's own pooled output), `"cls"` (the class token), `"mean"` (mean over patch
             tokens) or `"auto"` (the first of these three that the backbone has).
         frozen: see [`Tower`].
+        prefix_tokens: whether class, distillation and register tokens are among the tokens that are returned.
+        layers: indices into the backbone's `hidden_states`, whose tokens are returned one layer after the other in
+            place of the last ones; for backbones whose layers all give tokens of one width, as ViTs do.
 
     Attributes:
         hidden_size: width of the tokens.
@@ -62,12 +66,20 @@ class VisionTower(Tower):
         ValueError: the backbone cannot be pooled in the way asked for.
     """
 
-    def __init__(self, config: PreTrainedConfig, pooling: str = "auto", frozen: bool = False):
+    def __init__(
+        self,
+        config: PreTrainedConfig,
+        pooling: str = "auto",
+        frozen: bool = False,
+        prefix_tokens: bool = True,
+        layers: Sequence[int] | None = None,
+    ):
         one_of("vision_pooling", pooling, VISION_POOLINGS)
         backbone = AutoModel.from_config(config, **_without_pooler(AutoModel, config))
         if hasattr(backbone, "timm_model"):
             _restore_timm_initialization(backbone)
         super().__init__(backbone, pooling, frozen)
+        self.prefix_tokens, self.layers = prefix_tokens, None if layers is None else list(layers)
         self.num_prefix_tokens = _num_prefix_tokens(self.backbone)
         if pooling == "cls" and not self.num_prefix_tokens:
             raise ValueError(
@@ -104,8 +116,14 @@ class VisionTower(Tower):
             **kwargs: passed to the backbone, such as `output_hidden_states`.
 
         Returns:
-            `last_hidden_state (B, N, D)`, prefix tokens first, and `pooler_output (B, pooled_size)`.
+            `last_hidden_state (B, N, D)`, prefix tokens first, or `(B, L * N, D)` of L layers; and
+            `pooler_output (B, pooled_size)`.
+
+        Raises:
+            ValueError: the backbone returns other tokens than its configuration tells, or has no such layer.
         """
+        if self.layers is not None:
+            kwargs["output_hidden_states"] = True
         outputs = self.backbone(pixel_values=pixel_values, return_dict=True, **kwargs)
         tokens = outputs.last_hidden_state
         if tokens.ndim == 4:  # a feature map: (B, D, H, W), or (B, H, W, D) of timm's Swin
@@ -117,12 +135,29 @@ class VisionTower(Tower):
                     f"{_name_of(self.backbone.config)} returns {what} of width {tensor.shape[-1]}, but its "
                     f"configuration tells {width}; use another backbone, or the same one of timm"
                 )
+        kept = [tokens] if self.layers is None else self._select_layers(outputs.get("hidden_states") or ())
+        first = 0 if self.prefix_tokens else self.num_prefix_tokens
         return BaseModelOutputWithPooling(
-            last_hidden_state=tokens,
+            last_hidden_state=torch.cat([layer[:, first:] for layer in kept], dim=1),
             pooler_output=pooled,
             hidden_states=outputs.get("hidden_states"),
             attentions=outputs.get("attentions"),
         )
+
+    def _select_layers(self, hidden_states: Sequence[Tensor]) -> list[Tensor]:
+        """The tokens of the chosen layers."""
+        name = _name_of(self.backbone.config)
+        for layer in self.layers or ():
+            if not -len(hidden_states) <= layer < len(hidden_states):
+                raise ValueError(f"{name} has no hidden states {layer}; it has {len(hidden_states)}, from 0")
+        selected = [hidden_states[layer] for layer in self.layers or ()]
+        for tokens in selected:
+            if tokens.ndim != 3 or tokens.shape[-1] != self.hidden_size:
+                raise ValueError(
+                    f"the layers of {name} differ in shape ({tuple(tokens.shape)} is no (B, N, {self.hidden_size})); "
+                    "tokens of several layers need a ViT"
+                )
+        return selected
 
     def _pool(self, tokens: Tensor, pooler_output: Tensor | None) -> Tensor:
         if self.pooling == "pooler" or (self.pooling == "auto" and pooler_output is not None):

@@ -1,9 +1,18 @@
 """What `transformers.Trainer` lacks, and nothing else."""
 
-from vlmkit.training.arguments import ContrastiveTrainingArguments, parse_arguments
+from vlmkit.training.arguments import (
+    ContrastiveTrainingArguments,
+    TableTrainingArguments,
+    parse_arguments,
+    parse_phases,
+)
+from vlmkit.training.block_freezing import freeze_lower_blocks
+from vlmkit.training.captioning import caption_table
 from vlmkit.training.ema import EmaCallback
 from vlmkit.training.embedding import TableEmbeddings, embed_table
-from vlmkit.training.feature_cache import cache_image_features, cache_text_features
+from vlmkit.training.feature_cache import cache_image_features, cache_image_tokens, cache_text_features
+from vlmkit.training.part_rates import optimizer_with_part_rates
+from vlmkit.training.phases import PhaseProgress, phase_progress
 from vlmkit.training.save_processor import SaveProcessorCallback
 from vlmkit.training.trainer import EvalCollatorTrainer
 
@@ -11,10 +20,18 @@ __all__ = [
     "ContrastiveTrainingArguments",
     "EmaCallback",
     "EvalCollatorTrainer",
+    "PhaseProgress",
     "SaveProcessorCallback",
     "TableEmbeddings",
+    "TableTrainingArguments",
     "cache_image_features",
+    "cache_image_tokens",
     "cache_text_features",
+    "caption_table",
     "embed_table",
+    "freeze_lower_blocks",
+    "optimizer_with_part_rates",
     "parse_arguments",
+    "parse_phases",
+    "phase_progress",
 ]

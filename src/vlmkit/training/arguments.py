@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +11,28 @@ import torch
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
+from vlmkit.validation import nearest
+
 
 @dataclass
-class ContrastiveTrainingArguments(TrainingArguments):
-    """What `Trainer` must know of batches whose loss compares images with texts.
+class TableTrainingArguments(TrainingArguments):
+    """`Trainer`'s arguments with defaults for tables of images and captions.
 
     Collators read columns that the model does not know, so none is removed; nothing is reported unless asked for.
-
-    Raises:
-        ValueError: several GPUs in one process, where each would see its own part of the batch only.
     """
 
     report_to: str = "none"
     dataloader_pin_memory: bool = field(default_factory=torch.cuda.is_available)  # without a GPU it only warns
     remove_unused_columns: bool = False
+
+
+@dataclass
+class ContrastiveTrainingArguments(TableTrainingArguments):
+    """What `Trainer` must know of batches whose loss compares images with texts.
+
+    Raises:
+        ValueError: several GPUs in one process, where each would see its own part of the batch only.
+    """
 
     def __post_init__(self) -> None:
         """Refuse several GPUs in one process."""
@@ -50,8 +58,8 @@ def parse_arguments(
 
     Raises:
         FileNotFoundError: the YAML file does not exist.
-        ValueError: it does not hold a mapping.
-        SystemExit: a flag is unknown or its value wrong; the reason is printed.
+        ValueError: it does not hold a mapping, or a setting or flag is unknown.
+        SystemExit: a flag's value is wrong; the reason is printed.
 
     Example:
         >>> @dataclass
@@ -61,14 +69,87 @@ def parse_arguments(
         >>> parse_arguments(Arguments, arguments=["--name", "b"], defaults={"seeds": [1, 2], "name": "c"})
         (Arguments(seeds=[1, 2], name='b'),)
     """
+    settings, words = _file_and_words(arguments)
+    return _parse(dataclasses, {**(defaults or {}), **settings}, words)
+
+
+def parse_phases(
+    *dataclasses: type, arguments: Sequence[str] | None = None, defaults: Mapping[str, Any] | None = None
+) -> list[tuple[Any, ...]]:
+    """Read the phases of a training: like `parse_arguments`, once for each item of the file's list `phases`.
+
+    A phase is the rest of the file, overridden by the phase's own settings, overridden by the flags. Without a list
+    `phases`, all is one phase. Of several, each has a subfolder of `output_dir`: `phase_1`, `phase_2` and so on.
+
+    Args:
+        *dataclasses: whose fields are the flags.
+        arguments: the words; those of the process if not given.
+        defaults: settings that file, phases and flags override.
+
+    Returns:
+        For each phase, an instance of each dataclass.
+
+    Raises:
+        FileNotFoundError: the YAML file does not exist.
+        ValueError: it does not hold a mapping, `phases` is not a list of mappings, or a setting is unknown.
+        SystemExit: a flag's value is wrong; the reason is printed.
+
+    Example:
+        >>> @dataclass
+        ... class Arguments:
+        ...     seeds: list[int]
+        ...     rate: float = 0.1
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     path = Path(folder, "phases.yaml")
+        ...     _ = path.write_text("{seeds: [1, 2], phases: [{rate: 0.2}, {seeds: [3]}]}")
+        ...     parse_phases(Arguments, arguments=[str(path)])
+        [(Arguments(seeds=[1, 2], rate=0.2),), (Arguments(seeds=[3], rate=0.1),)]
+    """
+    settings, words = _file_and_words(arguments)
+    phases = settings.pop("phases", [{}])
+    if not (isinstance(phases, list) and phases and all(isinstance(phase, dict) for phase in phases)):
+        raise ValueError(
+            f"phases is {phases!r}; give a list with a mapping of settings for each phase, or leave it out"
+        )
+    parsed = [_parse(dataclasses, {**(defaults or {}), **settings, **phase}, words) for phase in phases]
+    if len(parsed) > 1:
+        for number, instances in enumerate(parsed, start=1):
+            for training_args in instances:
+                if isinstance(training_args, TrainingArguments):
+                    training_args.output_dir = str(Path(training_args.output_dir) / f"phase_{number}")
+    return parsed
+
+
+def _file_and_words(arguments: Sequence[str] | None) -> tuple[dict[str, Any], list[str]]:
+    """The settings of the YAML file, if one is named, and the flags after it.
+
+    Raises:
+        FileNotFoundError: the file does not exist.
+        ValueError: it does not hold a mapping.
+    """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    flags = _flags(defaults or {})
-    if words and words[0].endswith((".yaml", ".yml")):
-        settings = yaml.safe_load(Path(words[0]).read_text(encoding="utf-8"))
-        if not isinstance(settings, dict):
-            raise ValueError(f"{words[0]} holds no settings; write one `name: value` per line")
-        flags, words = flags + _flags(settings), words[1:]
-    return HfArgumentParser(dataclasses).parse_args_into_dataclasses(flags + words, look_for_args_file=False)
+    if not words or not words[0].endswith((".yaml", ".yml")):
+        return {}, words
+    settings = yaml.safe_load(Path(words[0]).read_text(encoding="utf-8"))
+    if not isinstance(settings, dict):
+        raise ValueError(f"{words[0]} holds no settings; write one `name: value` per line")
+    return settings, words[1:]
+
+
+def _parse(dataclasses: Sequence[type], settings: Mapping[str, Any], words: list[str]) -> tuple[Any, ...]:
+    """An instance of each dataclass from settings, and flags that override them.
+
+    Raises:
+        ValueError: a setting or flag is unknown.
+        SystemExit: a value is wrong; the reason is printed.
+    """
+    known = [item.name for kind in dataclasses for item in fields(kind)]
+    for name in settings:  # argparse would take a misspelt name for the abbreviation of another
+        if name not in known:
+            raise ValueError(f"there is no setting {name!r}{nearest(str(name), known)}")
+    parser = HfArgumentParser(dataclasses)
+    return parser.parse_args_into_dataclasses(_flags(settings) + words, look_for_args_file=False)
 
 
 def _flags(settings: Mapping[str, Any]) -> list[str]:
