@@ -4,7 +4,16 @@ import numpy as np
 import torch
 from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import BertConfig, BertModel, CLIPImageProcessor, GPT2Config, PreTrainedTokenizerFast, ViTConfig
+from transformers import (
+    BertConfig,
+    BertModel,
+    CLIPImageProcessor,
+    GPT2Config,
+    GPTNeoConfig,
+    LlamaConfig,
+    PreTrainedTokenizerFast,
+    ViTConfig,
+)
 
 from vlmkit import (
     DualEncoderConfig,
@@ -12,6 +21,8 @@ from vlmkit import (
     PairedCifarAligner,
     PairedCifarAlignerConfig,
     PairedCifarAlignerProcessor,
+    QFormerCaptionerConfig,
+    QFormerCaptionerProcessor,
 )
 
 _WORDS = (
@@ -104,3 +115,30 @@ def paired_cifar_inputs() -> dict[str, torch.Tensor]:
     pairs = [[photo(seed=row), photo(seed=row + 10)] for row in range(3)]
     inputs = paired_cifar_processor()(images=pairs, return_tensors="pt")
     return {**inputs, "caption_ids": torch.tensor([1, 5, 8])}
+
+
+def gpt_neo_config(**kwargs) -> GPTNeoConfig:
+    sizes = {"hidden_size": 16, "num_layers": 2, "num_heads": 2, "attention_types": [[["global", "local"], 1]]}
+    tokens = {"vocab_size": 99, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
+    return GPTNeoConfig(**{**sizes, "window_size": 4, "max_position_embeddings": 64, **tokens, **kwargs})
+
+
+def llama_config(**kwargs) -> LlamaConfig:
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+    tokens = {"vocab_size": 99, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
+    return LlamaConfig(**{**sizes, "intermediate_size": 32, "max_position_embeddings": 64, **tokens, **kwargs})
+
+
+def qformer_captioner_config(**kwargs) -> QFormerCaptionerConfig:
+    sizes = {"vision_config": vision_config(), "text_config": gpt_neo_config()}
+    return QFormerCaptionerConfig(**{**sizes, "num_query_tokens": 3, "num_attention_heads": 2, **kwargs})
+
+
+def qformer_captioner_processor() -> QFormerCaptionerProcessor:
+    return QFormerCaptionerProcessor(image_processor(), tokenizer(bos_token="<unk>"))
+
+
+def qformer_captioner_inputs() -> dict[str, torch.Tensor]:
+    """Three images with captions of different lengths, padded on the right."""
+    photos = [photo(seed=row) for row in range(len(SENTENCES))]
+    return dict(qformer_captioner_processor()(photos, SENTENCES, return_labels=True, return_tensors="pt"))

@@ -18,6 +18,12 @@ from vlmkit.models.paired_cifar import (
     PairedCifarAlignerProcessor,
     PredictedCaption,
 )
+from vlmkit.models.qformer_captioner import (
+    QFormerCaptioner,
+    QFormerCaptionerConfig,
+    QFormerCaptionerOutput,
+    QFormerCaptionerProcessor,
+)
 from vlmkit.registration import register
 
 register()
@@ -34,5 +40,9 @@ __all__ = [
     "PairedCifarAlignerOutput",
     "PairedCifarAlignerProcessor",
     "PredictedCaption",
+    "QFormerCaptioner",
+    "QFormerCaptionerConfig",
+    "QFormerCaptionerOutput",
+    "QFormerCaptionerProcessor",
     "__version__",
 ]

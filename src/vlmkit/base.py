@@ -1,6 +1,7 @@
 """What the configurations, models and processors of the library have in common, beyond transformers' own."""
 
-from collections.abc import Iterable, Mapping
+import inspect
+from collections.abc import Iterable, KeysView, Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -16,6 +17,7 @@ from transformers import (
 )
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightRenaming
+from transformers.utils import TransformersKwargs
 
 from vlmkit.hub import CardMixin, ShimMixin
 from vlmkit.image_processors import without_timm
@@ -126,17 +128,30 @@ class VlmkitModel(CardMixin, PreTrainedModel):
                 module.freeze()
         return loaded
 
-    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """Load as torch does, and under the names that `save_pretrained` writes, too.
+    @classmethod
+    def refuse_arguments(cls, arguments: KeysView[str]) -> None:
+        """Raise for the first argument of `forward` that no transformers model takes, naming the nearest that it has.
 
-        Those are the names of a backbone's published checkpoints. Trainer does not translate them when it resumes or
-        loads the best checkpoint (huggingface/transformers#43701): it would leave all layers of a ViT as they are.
+        Raises:
+            TypeError: there is such an argument.
+        """
+        for name in sorted(arguments - TransformersKwargs.__annotations__.keys()):
+            hint = nearest(name, inspect.signature(cls.forward).parameters)
+            raise TypeError(f"{cls.__name__}.forward has no argument {name!r}{hint}")
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Load as torch does, and what `save_pretrained` writes, too.
+
+        That has the names of a backbone's published checkpoints, and tied weights once. Trainer does not translate the
+        names when it resumes or loads the best checkpoint (huggingface/transformers#43701): it would leave all layers
+        of a ViT as they are.
         """
         own = self.state_dict().keys()
         if not state_dict.keys() <= own:
             renamings = [item for item in get_model_conversion_mapping(self) if isinstance(item, WeightRenaming)]
             state_dict = {name if name in own else _renamed(name, renamings): state_dict[name] for name in state_dict}
-        return super().load_state_dict(state_dict, *args, **kwargs)
+        tied = {name: state_dict[source] for name, source in self.all_tied_weights_keys.items() if source in state_dict}
+        return super().load_state_dict({**tied, **state_dict}, *args, **kwargs)
 
 
 class VlmkitProcessor(ShimMixin, ProcessorMixin):
@@ -174,7 +189,11 @@ class VlmkitProcessor(ShimMixin, ProcessorMixin):
         for name, side in (("images", images), ("text", text)):
             if isinstance(side, list) and not side:
                 raise ValueError(f"{name} is an empty list; give at least one item or leave it out")
-        for row, caption in enumerate([text] if isinstance(text, str) else text or []):
+        self._refuse_empty_texts(text or [])
+
+    @staticmethod
+    def _refuse_empty_texts(text: str | Iterable[str]) -> None:
+        for row, caption in enumerate([text] if isinstance(text, str) else text):
             if not caption.strip():
                 raise ValueError(f"text {row} is empty ({caption!r}); an empty text has no embedding, so drop it")
 

@@ -1,6 +1,5 @@
 """DualEncoderModel: an image and a text backbone whose pooled outputs meet in one space."""
 
-import inspect
 import math
 import os
 from dataclasses import dataclass
@@ -19,7 +18,6 @@ from vlmkit.losses import info_nce, sigmoid_loss
 from vlmkit.models.dual_encoder.configuration_dual_encoder import DualEncoderConfig
 from vlmkit.modules.temperature import initial_logit_scale, inverse_temperature, new_logit_scale
 from vlmkit.modules.towers import TextTower, VisionTower, text_part, vision_part
-from vlmkit.validation import nearest
 
 _USAGE = """import vlmkit
 from transformers import pipeline
@@ -211,9 +209,7 @@ class DualEncoderModel(VlmkitModel):
             ValueError: a side is missing or given twice; in training, images and texts differ in number, or features
                 are given for a tower that is not frozen.
         """
-        for name in kwargs.keys() - TransformersKwargs.__annotations__.keys():
-            known = inspect.signature(DualEncoderModel.forward).parameters
-            raise TypeError(f"DualEncoderModel.forward has no argument {name!r}{nearest(name, known)}")
+        self.refuse_arguments(kwargs.keys())
         if (pixel_values is None) == (image_pooled is None):
             raise ValueError("give the images either as pixel_values or as image_pooled")
         if (input_ids is None) == (text_pooled is None):

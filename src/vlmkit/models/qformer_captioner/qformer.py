@@ -1,0 +1,167 @@
+"""The Q-Former of [`QFormerCaptioner`]: learned queries that collect what an image shows."""
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedConfig
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from vlmkit.modules.attention import Attention, AttentionBlock, FeedForwardBlock, KeyValues
+
+_QFORMER_EPS, _CROSS_EPS = 1e-6, 1e-5
+
+
+class ImageProjection(nn.Module):
+    """Brings the tokens of each vision layer to the Q-Former's width, by a projection of its own.
+
+    Args:
+        vision_size: width of the vision tower's tokens.
+        hidden_size: width D of the Q-Former.
+        num_layers: vision layers, whose tokens come one layer after the other.
+    """
+
+    def __init__(self, vision_size: int, hidden_size: int, num_layers: int):
+        super().__init__()
+        self.vision_size = vision_size
+        self.layers = nn.ModuleList(nn.Linear(vision_size, hidden_size) for _ in range(num_layers))
+
+    def forward(self, image_tokens: Tensor) -> Tensor:
+        """From `(B, N, vision_size)` to `(B, N, D)`.
+
+        Raises:
+            ValueError: the tokens have another width, or are no multiple of the layers.
+        """
+        num_layers = len(self.layers)
+        if image_tokens.ndim != 3 or image_tokens.shape[2] != self.vision_size or image_tokens.shape[1] % num_layers:
+            raise ValueError(
+                f"image_tokens are {tuple(image_tokens.shape)}, but this model takes (images, tokens of {num_layers} "
+                f"vision layers, {self.vision_size}); compute them with its own vision tower"
+            )
+        chunks = image_tokens.chunk(num_layers, dim=1)
+        return torch.cat([layer(tokens) for layer, tokens in zip(self.layers, chunks, strict=True)], dim=1)
+
+
+class QFormerLayer(GradientCheckpointingLayer):
+    """Self-attention, feed-forward, attention to the image, feed-forward; each behind a norm, each with a residual.
+
+    Args:
+        config: see [`Attention`].
+        hidden_size: width D of the tokens.
+        num_heads: see [`Attention`].
+        dropout: of attention probabilities and feed-forward layers, in training.
+    """
+
+    def __init__(self, config: PreTrainedConfig, hidden_size: int, num_heads: int, dropout: float):
+        super().__init__()
+        self.self_attention = AttentionBlock(config, hidden_size, num_heads, "pre", _QFORMER_EPS, dropout)
+        self.self_feed_forward = FeedForwardBlock(hidden_size, 4 * hidden_size, "pre", _QFORMER_EPS, dropout)
+        self.cross_attention = AttentionBlock(config, hidden_size, num_heads, "pre", _QFORMER_EPS, dropout)
+        self.cross_feed_forward = FeedForwardBlock(hidden_size, 4 * hidden_size, "pre", _QFORMER_EPS, dropout)
+
+    def forward(
+        self, queries: Tensor, keys: Tensor, values: Tensor, output_attentions: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """Let queries see each other, then the image.
+
+        Args:
+            queries: `(B, 1 + Q, D)`.
+            keys: `(B, N, D)`, of the image.
+            values: `(B, N, D)`, of the image.
+            output_attentions: whether the attention to the image is returned.
+
+        Returns:
+            `(B, 1 + Q, D)`, and `(B, heads, 1 + Q, N)` or `None`.
+        """
+        queries, _ = self.self_attention(queries)
+        queries = self.self_feed_forward(queries)
+        image = self.cross_attention.attention.key_values(keys, values)
+        queries, weights = self.cross_attention(queries, image, output_attentions=output_attentions)
+        return self.cross_feed_forward(queries), weights
+
+
+class QFormer(nn.Module):
+    """A global token and Q learned queries that attend to the tokens of an image.
+
+    All layers get the same keys and values, which each projects once more.
+
+    Args:
+        config: see [`Attention`].
+        hidden_size: width D of the tokens.
+        num_heads: see [`Attention`].
+        num_layers: of [`QFormerLayer`].
+        num_queries: Q, beside the global token.
+        dropout: see [`QFormerLayer`].
+
+    References:
+        MultiModel (see `docs/papers.md`); after Li et al., "BLIP-2" (arXiv:2301.12597, section 3.1).
+    """
+
+    def __init__(
+        self,
+        config: PreTrainedConfig,
+        hidden_size: int,
+        num_heads: int,
+        num_layers: int,
+        num_queries: int,
+        dropout: float,
+    ):
+        super().__init__()
+        self.global_token = nn.Parameter(torch.zeros(1, 1, hidden_size))
+        self.query_tokens = nn.Parameter(torch.zeros(1, num_queries, hidden_size))
+        self.key_proj = nn.Linear(hidden_size, hidden_size)
+        self.value_proj = nn.Linear(hidden_size, hidden_size)
+        self.layers = nn.ModuleList(QFormerLayer(config, hidden_size, num_heads, dropout) for _ in range(num_layers))
+
+    def forward(
+        self, image_states: Tensor, output_attentions: bool = False
+    ) -> tuple[Tensor, tuple[Tensor, ...] | None]:
+        """Query an image.
+
+        Args:
+            image_states: `(B, N, D)`.
+            output_attentions: whether the attention to the image is returned.
+
+        Returns:
+            `(B, 1 + Q, D)`, the global token first, and `(B, heads, 1 + Q, N)` of each layer or `None`.
+        """
+        keys, values = self.key_proj(image_states), self.value_proj(image_states)
+        queries = torch.cat([self.global_token, self.query_tokens], dim=1).expand(len(image_states), -1, -1)
+        attentions = []
+        for layer in self.layers:
+            queries, weights = layer(queries, keys, values, output_attentions=output_attentions)
+            attentions.append(weights)
+        return queries, tuple(attentions) if output_attentions else None
+
+
+class ImageCrossAttention(nn.Module):
+    """Lets text look at the queries of its image: attention, then a feed-forward layer, each with a residual.
+
+    Args:
+        config: see [`Attention`].
+        hidden_size: width D of the tokens.
+        num_heads: see [`Attention`].
+        dropout: of attention probabilities, feed-forward layer and result, in training.
+    """
+
+    def __init__(self, config: PreTrainedConfig, hidden_size: int, num_heads: int, dropout: float):
+        super().__init__()
+        self.norm = nn.LayerNorm(hidden_size, eps=_CROSS_EPS)
+        self.attention = Attention(config, hidden_size, num_heads, dropout)
+        self.scale = nn.Parameter(torch.ones(1))
+        self.feed_forward = FeedForwardBlock(hidden_size, 4 * hidden_size, "pre", _CROSS_EPS, dropout)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self, hidden_states: Tensor, key_values: KeyValues, output_attentions: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """Look.
+
+        Args:
+            hidden_states: `(B, T, D)`, of the text.
+            key_values: of [`Attention.key_values`], of the queries.
+            output_attentions: whether the attention is returned.
+
+        Returns:
+            `(B, T, D)`, and `(B, heads, T, 1 + Q)` or `None`.
+        """
+        attended, weights = self.attention(self.norm(hidden_states), key_values, output_attentions=output_attentions)
+        return self.dropout(self.feed_forward(hidden_states + self.scale * attended)), weights

@@ -1,0 +1,206 @@
+"""Attention and feed-forward sub-layers, each with its residual connection and a norm before or after it."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedConfig
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from vlmkit.validation import one_of
+
+NORMS = ("pre", "post")
+# What attention reads besides its queries: keys and values, both `(B, heads, N, D / heads)`.
+KeyValues = tuple[Tensor, Tensor]
+
+
+class Attention(nn.Module):
+    """Multi-head attention of tokens to themselves or to others, in whatever implementation the model runs.
+
+    Args:
+        config: the model's; only `_attn_implementation` is read, at each call.
+        hidden_size: width D of the tokens, a multiple of `num_heads`.
+        num_heads: heads of width D / num_heads.
+        dropout: of the attention probabilities, in training.
+
+    Raises:
+        ValueError: `hidden_size` is no multiple of `num_heads`.
+    """
+
+    is_causal = False  # transformers' attention functions read it
+
+    def __init__(self, config: PreTrainedConfig, hidden_size: int, num_heads: int, dropout: float = 0.0):
+        super().__init__()
+        if hidden_size % num_heads:
+            raise ValueError(f"{num_heads} heads do not divide a width of {hidden_size}; choose a divisor of it")
+        self.config = config
+        self.head_dim = hidden_size // num_heads
+        self.dropout = dropout
+        self.q_proj = nn.Linear(hidden_size, hidden_size)
+        self.k_proj = nn.Linear(hidden_size, hidden_size)
+        self.v_proj = nn.Linear(hidden_size, hidden_size)
+        self.out_proj = nn.Linear(hidden_size, hidden_size)
+
+    def key_values(self, key_states: Tensor, value_states: Tensor | None = None) -> KeyValues:
+        """What is attended to, projected once for any number of calls.
+
+        Args:
+            key_states: `(B, N, D)`.
+            value_states: `(B, N, D)`; the key states if not given.
+        """
+        value_states = key_states if value_states is None else value_states
+        return self._heads(self.k_proj(key_states)), self._heads(self.v_proj(value_states))
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        key_values: KeyValues | None = None,
+        attention_mask: Tensor | None = None,
+        output_attentions: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Attend.
+
+        Args:
+            hidden_states: `(B, T, D)`.
+            key_values: of [`Attention.key_values`]; the tokens attend to themselves if not given.
+            attention_mask: `(B, 1, T, N)`, added to the scores.
+            output_attentions: whether the probabilities are needed; only then, and with eager attention, they exist.
+
+        Returns:
+            `(B, T, D)`, and the probabilities `(B, heads, T, N)` or `None`.
+        """
+        keys, values = self.key_values(hidden_states) if key_values is None else key_values
+        implementation = "eager" if output_attentions else self.config._attn_implementation
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, _eager_attention)
+        outputs, weights = attend(
+            self,
+            self._heads(self.q_proj(hidden_states)),
+            keys,
+            values,
+            attention_mask,
+            scaling=self.head_dim**-0.5,
+            dropout=self.dropout if self.training else 0.0,
+        )
+        return self.out_proj(outputs.flatten(2)), weights
+
+    def _heads(self, states: Tensor) -> Tensor:
+        """From `(B, T, D)` to `(B, heads, T, D / heads)`."""
+        return states.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+
+
+class FeedForward(nn.Sequential):
+    """Two linear layers with an exact GELU between them.
+
+    Args:
+        hidden_size: width D of the tokens.
+        intermediate_size: width between the two layers.
+        dropout: after the activation and after the second layer, in training.
+    """
+
+    def __init__(self, hidden_size: int, intermediate_size: int, dropout: float = 0.0):
+        super().__init__(
+            nn.Linear(hidden_size, intermediate_size),
+            nn.GELU(),
+            nn.Dropout(dropout),
+            nn.Linear(intermediate_size, hidden_size),
+            nn.Dropout(dropout),
+        )
+
+
+class _Residual(nn.Module):
+    """A residual connection around a layer, with the norm before the layer or behind the sum."""
+
+    def __init__(self, hidden_size: int, norm: Literal["pre", "post"], eps: float):
+        one_of("norm", norm, NORMS)
+        super().__init__()
+        self.norm = nn.LayerNorm(hidden_size, eps=eps)
+        self.norm_first = norm == "pre"
+
+    def _enter(self, hidden_states: Tensor) -> Tensor:
+        return self.norm(hidden_states) if self.norm_first else hidden_states
+
+    def _leave(self, hidden_states: Tensor, outputs: Tensor) -> Tensor:
+        return hidden_states + outputs if self.norm_first else self.norm(hidden_states + outputs)
+
+
+class AttentionBlock(_Residual):
+    """Attention with a residual connection: `x + attention(norm(x))`, or `norm(x + attention(x))`.
+
+    Args:
+        config: see [`Attention`].
+        hidden_size: width D of the tokens.
+        num_heads: see [`Attention`].
+        norm: `"pre"` or `"post"`.
+        eps: of the layer norm.
+        dropout: see [`Attention`].
+
+    Raises:
+        ValueError: an unknown `norm`, or heads that do not divide the width.
+    """
+
+    def __init__(
+        self,
+        config: PreTrainedConfig,
+        hidden_size: int,
+        num_heads: int,
+        norm: Literal["pre", "post"],
+        eps: float,
+        dropout: float = 0.0,
+    ):
+        super().__init__(hidden_size, norm, eps)
+        self.attention = Attention(config, hidden_size, num_heads, dropout)
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        key_values: KeyValues | None = None,
+        attention_mask: Tensor | None = None,
+        output_attentions: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Attend; arguments and results are those of [`Attention.forward`]."""
+        attended, weights = self.attention(self._enter(hidden_states), key_values, attention_mask, output_attentions)
+        return self._leave(hidden_states, attended), weights
+
+
+class FeedForwardBlock(_Residual):
+    """A feed-forward layer with a residual connection: `x + layer(norm(x))`, or `norm(x + layer(x))`.
+
+    Args:
+        hidden_size: width D of the tokens.
+        intermediate_size: see [`FeedForward`].
+        norm: `"pre"` or `"post"`.
+        eps: of the layer norm.
+        dropout: see [`FeedForward`].
+
+    Raises:
+        ValueError: an unknown `norm`.
+    """
+
+    def __init__(
+        self, hidden_size: int, intermediate_size: int, norm: Literal["pre", "post"], eps: float, dropout: float = 0.0
+    ):
+        super().__init__(hidden_size, norm, eps)
+        self.feed_forward = FeedForward(hidden_size, intermediate_size, dropout)
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """From `(B, T, D)` to `(B, T, D)`."""
+        return self._leave(hidden_states, self.feed_forward(self._enter(hidden_states)))
+
+
+def _eager_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **_: object,
+) -> tuple[Tensor, Tensor]:
+    """Attention whose probabilities can be looked at."""
+    scores = (query @ key.transpose(2, 3)) * scaling
+    if attention_mask is not None:
+        scores = scores + attention_mask
+    weights = nn.functional.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
+    weights = nn.functional.dropout(weights, p=dropout, training=module.training)
+    return (weights @ value).transpose(1, 2), weights
