@@ -3,9 +3,9 @@
 import runpy
 
 import pytest
-from tests.conversion import dual_encoder_original
+from tests.conversion import dual_encoder_original, multimodel_original
 
-from vlmkit import DualEncoderModel, DualEncoderProcessor
+from vlmkit import DualEncoderModel, DualEncoderProcessor, QFormerCaptioner, QFormerCaptionerProcessor
 
 
 @pytest.fixture(scope="module")
@@ -24,32 +24,53 @@ def run(monkeypatch):
     return run
 
 
-def dual_encoder_arguments(source, destination):
-    options = {**source, "destination": destination}
-    return ["dual-encoder", *(part for name, value in options.items() for part in (f"--{name}", value))]
+def command(name, **options):
+    return [name, *(part for option, value in options.items() for part in (f"--{option}", value))]
 
 
-def test_converts_and_tells_how_to_load(run, source, tmp_path, capsys):
-    destination = tmp_path / "converted"
-    run(*dual_encoder_arguments(source, destination))
+def converted(run, arguments, destination, capsys):
+    """What the printed code loads, after a check of the rest."""
+    run(*arguments)
     said, _, code = capsys.readouterr().out.partition("\n\n")
-    assert f"Wrote a DualEncoderModel and its processor to {destination}" in said
     loaded = {}
     exec(code, loaded)
-    assert isinstance(loaded["model"], DualEncoderModel)
-    assert isinstance(loaded["processor"], DualEncoderProcessor)
+    model, processor = loaded["model"], loaded["processor"]
+    assert f"Wrote a {type(model).__name__} and its processor to {destination}" in said
+    return model, processor
+
+
+def test_converts_a_dual_encoder_and_tells_how_to_load(run, source, tmp_path, capsys):
+    destination = tmp_path / "converted"
+    arguments = command("dual-encoder", destination=destination, **source)
+    model, processor = converted(run, arguments, destination, capsys)
+    assert isinstance(model, DualEncoderModel)
+    assert isinstance(processor, DualEncoderProcessor)
+
+
+def test_converts_multimodel_and_tells_how_to_load(run, tmp_path, capsys):
+    destination = tmp_path / "converted"
+    arguments = command("multimodel", destination=destination, **multimodel_original.write(tmp_path))
+    model, processor = converted(run, arguments, destination, capsys)
+    assert isinstance(model, QFormerCaptioner)
+    assert isinstance(processor, QFormerCaptionerProcessor)
 
 
 def test_prints_errors_without_a_traceback(run, source, tmp_path, capsys):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(SystemExit) as exit_info:
-        run(*dual_encoder_arguments(source, tmp_path))
+        run(*command("dual-encoder", destination=tmp_path, **source))
     assert exit_info.value.code == 1
     assert capsys.readouterr().err.startswith(f"{tmp_path} exists and is no empty folder")
 
 
 @pytest.mark.parametrize(
-    ("arguments", "named"), [([], "command"), (["dual-encoder"], "--projection_file"), (["x"], "dual-encoder")]
+    ("arguments", "named"),
+    [
+        ([], "command"),
+        (["dual-encoder"], "--projection_file"),
+        (["multimodel"], "--source"),
+        (["x"], "dual-encoder"),
+    ],
 )
 def test_names_what_is_missing(run, capsys, arguments, named):
     with pytest.raises(SystemExit):

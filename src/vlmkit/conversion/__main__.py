@@ -1,12 +1,12 @@
 """The command line of the converters: `python -m vlmkit.conversion dual-encoder --help`."""
 
 from argparse import ArgumentParser
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from transformers import HfArgumentParser
+from transformers import HfArgumentParser, PreTrainedModel
 
-from vlmkit.conversion import convert_dual_encoder
+from vlmkit.conversion import convert_dual_encoder, convert_multimodel
 
 
 @dataclass
@@ -19,8 +19,22 @@ class DualEncoderArguments:
     text: str = field(metadata={"help": "folder or hub id of the text backbone"})
 
 
+@dataclass
+class MultiModelArguments:
+    """Convert a checkpoint of MultiModel."""
+
+    source: str = field(metadata={"help": "checkpoint.pth of the original code, or a folder in its hub's layout"})
+    destination: str = field(metadata={"help": "folder to write, new or empty"})
+    vision_config: str | None = field(default=None, metadata={"help": "folder or hub id; default: CLIP ViT-B/32's"})
+    text_config: str | None = field(default=None, metadata={"help": "folder or hub id; default: GPT-Neo of 356M"})
+    tokenizer: str | None = field(default=None, metadata={"help": "folder or hub id; default: GPT-Neo's"})
+
+
 # Name, arguments and function of each command; the fields are the function's parameters.
-COMMANDS = {"dual-encoder": (DualEncoderArguments, convert_dual_encoder)}
+COMMANDS: dict[str, tuple[type, Callable[..., PreTrainedModel]]] = {
+    "dual-encoder": (DualEncoderArguments, convert_dual_encoder),
+    "multimodel": (MultiModelArguments, convert_multimodel),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

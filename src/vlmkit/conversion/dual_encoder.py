@@ -3,14 +3,15 @@
 import os
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 from transformers import AutoTokenizer, CLIPImageProcessor
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, PILImageResampling
 
+from vlmkit.conversion.files import empty_destination, is_state_dict, read_torch_file, refuse_names
 from vlmkit.models.dual_encoder import DualEncoderModel, DualEncoderProcessor
 
 _PREFIX = "projection."
+_WANTED = "a checkpoints/{vision}_to_{language}.pt"
 _CARD_DATA = (
     "Converted from `{file}` of the original code, which does not record it; its training script uses the first "
     "captions of 1,800 Flickr8k photographs."
@@ -58,9 +59,7 @@ def convert_dual_encoder(
         ...     text="openai-community/gpt2",
         ... )  # doctest: +SKIP
     """
-    destination = Path(destination)
-    if destination.exists() and not (destination.is_dir() and not any(destination.iterdir())):
-        raise FileExistsError(f"{destination} exists and is no empty folder; give a new one, or remove it first")
+    destination = empty_destination(destination)
     projection = _read_projection(Path(projection_file))
     model = DualEncoderModel.from_vision_text_pretrained(vision, text)
     _load_projection(model.vision_projection, projection, f"{vision} and {text}")
@@ -80,22 +79,11 @@ def convert_dual_encoder(
 
 def _read_projection(file: Path) -> dict[str, Tensor]:
     """`weight` and `bias` of the projection."""
-    if not file.is_file():
-        raise FileNotFoundError(f"there is no file {file}; give a checkpoints/{{vision}}_to_{{language}}.pt")
-    try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file raises almost anything
-        raise ValueError(
-            f"{file} is truncated or damaged, or holds more than tensors ({type(error).__name__}); copy it again"
-        ) from error
+    state = read_torch_file(file, _WANTED)
     expected = {f"{_PREFIX}weight", f"{_PREFIX}bias"}
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+    if not is_state_dict(state):
         raise ValueError(f"{file} holds no dictionary of tensors; give one with {sorted(expected)}")
-    if state.keys() != expected:
-        raise ValueError(
-            f"{file} is no checkpoint of a projection: it lacks {sorted(expected - state.keys())} and has the "
-            f"unexpected {sorted(map(str, state.keys() - expected))}; give a checkpoints/{{vision}}_to_{{language}}.pt"
-        )
+    refuse_names(file, "checkpoint of a projection", expected - state.keys(), state.keys() - expected, _WANTED)
     return {name.removeprefix(_PREFIX): value for name, value in state.items()}
 
 

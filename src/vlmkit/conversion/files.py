@@ -1,0 +1,93 @@
+"""What all converters share: reading other systems' files safely, and writing over nothing."""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+_MAX_NAMES = 5
+
+
+def empty_destination(destination: str | os.PathLike) -> Path:
+    """The folder to write.
+
+    Raises:
+        FileExistsError: it is a file, or a folder that holds something.
+    """
+    folder = Path(destination)
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise FileExistsError(f"{folder} exists and is no empty folder; give a new one, or remove it first")
+    return folder
+
+
+def read_torch_file(file: Path, wanted: str) -> Any:
+    """What `torch.save` wrote, without unpickling anything but tensors and plain values.
+
+    Args:
+        file: to read.
+        wanted: which file is meant, for the message if there is none.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is truncated or damaged, or holds other objects.
+    """
+    _require(file, wanted)
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file raises almost anything
+        raise ValueError(
+            f"{file} is truncated or damaged, or holds more than tensors ({type(error).__name__}); copy it again"
+        ) from error
+
+
+def read_safetensors_file(file: Path, wanted: str) -> dict[str, Tensor]:
+    """The tensors of a safetensors file; arguments and errors are those of [`read_torch_file`]."""
+    _require(file, wanted)
+    try:
+        return load_file(file)
+    except SafetensorError as error:
+        raise ValueError(f"{file} is truncated or damaged ({error}); copy it again") from error
+
+
+def is_state_dict(state: object) -> bool:
+    """Whether something is a dictionary of tensors by their names."""
+    return isinstance(state, dict) and all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
+    )
+
+
+def refuse_names(source: Path, kind: str, missing: Iterable[str], unexpected: Iterable[str], advice: str) -> None:
+    """Refuse a checkpoint in which weights are missing, or that has others.
+
+    Args:
+        source: where it lies.
+        kind: what it should be.
+        missing: names that should be there.
+        unexpected: names that should not.
+        advice: what to give instead.
+
+    Raises:
+        ValueError: there is such a name.
+    """
+    missing, unexpected = sorted(missing), sorted(unexpected)
+    if missing or unexpected:
+        raise ValueError(
+            f"{source} is no {kind}: it lacks {_shortened(missing)} and has the unexpected {_shortened(unexpected)}; "
+            f"give {advice}"
+        )
+
+
+def _require(file: Path, wanted: str) -> None:
+    if not file.is_file():
+        raise FileNotFoundError(f"there is no file {file}; give {wanted}")
+
+
+def _shortened(names: list[str]) -> str:
+    """The first few of many names."""
+    more = len(names) - _MAX_NAMES
+    return f"{names[:_MAX_NAMES]}" + (f" and {more} more" if more > 0 else "")
