@@ -10,6 +10,7 @@ import runpy
 import shlex
 import sys
 from collections import defaultdict
+from contextlib import suppress
 from importlib.metadata import metadata
 from pathlib import Path
 
@@ -21,10 +22,11 @@ from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import launch_command_parser
 from accelerate.utils import DistributedType
 from safetensors.torch import save_file
-from transformers import BertConfig, BertModel, GPT2Model
+from transformers import BertConfig, BertModel, CLIPVisionConfig, CLIPVisionModel, GPT2Model, LlamaForCausalLM
 
 import vlmkit
 from tests import tiny
+from tests.conversion import multimodel_original
 from tests.data.flickr8k_folders import write_csv, write_images, write_lists
 from vlmkit.cifar100_classes import CIFAR100_CLASSES
 
@@ -118,6 +120,12 @@ def place(tmp_path_factory) -> Path:
     BertModel(bert).save_pretrained(folder / "sentence-transformers/all-MiniLM-L6-v2")
     tiny.tokenizer(pad_token="<pad>").save_pretrained(folder / "sentence-transformers/all-MiniLM-L6-v2")
 
+    clip = CLIPVisionConfig(hidden_size=WIDTH, num_hidden_layers=2, num_attention_heads=2, image_size=IMAGE_SIDE)
+    CLIPVisionModel(clip).save_pretrained(folder / "openai/clip-vit-base-patch32")
+    tiny.image_processor().save_pretrained(folder / "openai/clip-vit-base-patch32")
+    LlamaForCausalLM(tiny.llama_config()).save_pretrained(folder / "HuggingFaceTB/SmolLM2-135M-Instruct")
+    tiny.tokenizer(bos_token="<unk>").save_pretrained(folder / "HuggingFaceTB/SmolLM2-135M-Instruct")
+
     tiny.photo().save(folder / "photo.jpg")
     write_flickr8k(folder / "flickr8k")
     write_cifar100(folder / "cifar100")
@@ -125,6 +133,7 @@ def place(tmp_path_factory) -> Path:
     width = tiny.text_config().n_embd
     projection = {"projection.weight": torch.zeros(width, WIDTH), "projection.bias": torch.zeros(width)}
     torch.save(projection, folder / "checkpoints/vit_small_to_gpt2.pt")
+    multimodel_original.write(folder, vision="openai/clip-vit-base-patch16", text="EleutherAI/gpt-neo-125m")
     return folder
 
 
@@ -169,8 +178,11 @@ def used_flags() -> dict[str, set[str]]:
 
 def run_with_help(script: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if script == "vlmkit.conversion":
-        monkeypatch.setattr(sys, "argv", [script, "dual-encoder", "--help"])
-        runpy.run_module(script, run_name="__main__", alter_sys=True)
+        for converter in ("dual-encoder", "multimodel"):
+            monkeypatch.setattr(sys, "argv", [script, converter, "--help"])
+            with suppress(SystemExit):
+                runpy.run_module(script, run_name="__main__", alter_sys=True)
+        raise SystemExit
     monkeypatch.setattr(sys, "argv", [script, "--help"])
     monkeypatch.syspath_prepend(ROOT / Path(script).parent)
     runpy.run_path(str(ROOT / script), run_name="__main__")

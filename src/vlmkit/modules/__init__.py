@@ -1,7 +1,17 @@
 """Building blocks shared by the models. They know no model and take explicit sizes."""
 
+from vlmkit.modules.attention import Attention, AttentionBlock, FeedForward, FeedForwardBlock
 from vlmkit.modules.pooling import pool_tokens
 from vlmkit.modules.token_embeddings import TokenEmbeddings
 from vlmkit.modules.towers import TextTower, VisionTower
 
-__all__ = ["TextTower", "TokenEmbeddings", "VisionTower", "pool_tokens"]
+__all__ = [
+    "Attention",
+    "AttentionBlock",
+    "FeedForward",
+    "FeedForwardBlock",
+    "TextTower",
+    "TokenEmbeddings",
+    "VisionTower",
+    "pool_tokens",
+]

@@ -1,0 +1,122 @@
+"""What a captioner looks at: a heatmap per word, similarities of its tokens, its parameters.
+
+    python examples/qformer_captioner/analyze.py --model runs/qformer_captioner/phase_2 --images photos
+
+Writes for each image NAME_words.png, NAME_words.npz (the maps as arrays) and NAME_similarity.png; and parameters.md.
+"""
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from common import image_files, readable
+from PIL import Image
+from transformers import AutoModel, AutoProcessor, PreTrainedModel, ProcessorMixin
+
+import vlmkit  # noqa: F401 (registers the Auto classes)
+from vlmkit.analysis.caption_plots import similarity_figure, word_heatmap_figure
+from vlmkit.analysis.parameters import component_parameters, parameter_table
+from vlmkit.analysis.token_similarity import discriminative_power, token_similarity
+from vlmkit.analysis.word_heatmaps import WordMap, join_words, word_heatmaps
+from vlmkit.images import to_rgb
+from vlmkit.training import freeze_lower_blocks, parse_arguments
+
+
+@dataclass
+class AnalysisArguments:
+    """Which model, which images, and where the results go."""
+
+    model: str = field(metadata={"help": "folder or hub id of a QFormerCaptioner"})
+    images: list[str] = field(metadata={"help": "files and folders"})
+    output_dir: str = field(default="runs/captioner_analysis", metadata={"help": "pictures and tables"})
+    head: int | None = field(default=None, metadata={"help": "of the text's attention; the mean over all if not given"})
+    query_head: int | None = field(default=None, metadata={"help": "of the queries' attention; as above"})
+    layer: int = field(default=-1, metadata={"help": "of the Q-Former"})
+    num_beams: int = 3
+    max_new_tokens: int = 30
+    freeze_fractions: list[float] = field(
+        default_factory=lambda: [0.4, 0.5, 0.7], metadata={"help": "for which parameters.md tells what trains"}
+    )
+
+
+def main() -> None:
+    """Caption each image, look where each word came from, and draw it."""
+    [arguments] = parse_arguments(AnalysisArguments)
+    files, _ = readable(image_files(arguments.images))
+    model = AutoModel.from_pretrained(arguments.model).to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    processor = AutoProcessor.from_pretrained(arguments.model)
+    folder = Path(arguments.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+
+    global_tokens = []
+    for number, file in enumerate(files):
+        with Image.open(file) as opened:
+            image = to_rgb(opened)
+        outputs, words = look(model, processor, image, arguments)
+        similarity = token_similarity(outputs.query_embeds, outputs.image_hidden_states)
+        global_tokens.append(outputs.query_embeds[0, 0])
+        grid = patch_grid(outputs.image_hidden_states.shape[1], len(model.config.vision_layers or [-1]))
+        name = f"{number:03}_{file.stem}"
+        word_heatmap_figure(image, words).savefig(folder / f"{name}_words.png", dpi=120)
+        np.savez(
+            folder / f"{name}_words.npz", words=[word for word, _ in words], maps=[word_map for _, word_map in words]
+        )
+        of_last_layer = [cosines[0].cpu()[-math.prod(grid) :] for cosines in similarity[1:]]
+        similarity_figure(image, similarity.global_to_query[0].cpu(), *of_last_layer, grid).savefig(
+            folder / f"{name}_similarity.png", dpi=120
+        )
+        print(f"{file}: {' '.join(word for word, _ in words)}")
+    if len(files) > 1:
+        print(f"\ndiscriminative power of the global token: {discriminative_power(torch.stack(global_tokens)):.3f}")
+    (folder / "parameters.md").write_text(parameter_report(model, arguments.freeze_fractions))
+    print(f"written: {folder}")
+
+
+@torch.no_grad()
+def look(
+    model: PreTrainedModel, processor: ProcessorMixin, image: Image.Image, arguments: AnalysisArguments
+) -> tuple[dict, list[WordMap]]:
+    """What the model returns for its own caption of an image, and a map for each word."""
+    inputs = processor(images=image, text="", return_tensors="pt").to(model.device)
+    caption = model.generate(
+        **inputs, do_sample=False, num_beams=arguments.num_beams, max_new_tokens=arguments.max_new_tokens
+    )
+    outputs = model(input_ids=caption, pixel_values=inputs["pixel_values"], output_attentions=True)
+    grid = patch_grid(outputs.image_hidden_states.shape[1], len(model.config.vision_layers or [-1]))
+    maps = word_heatmaps(
+        outputs.cross_attentions,
+        outputs.query_attentions,
+        grid,
+        layer=arguments.layer,
+        head=arguments.head,
+        query_head=arguments.query_head,
+    )
+    start = inputs["input_ids"].shape[1]
+    return outputs, join_words(processor.tokenizer, caption[0, start:], maps[0, start - 1 : -1])
+
+
+def patch_grid(num_tokens: int, num_layers: int) -> tuple[int, int]:
+    """Rows and columns of the patches of a square image."""
+    side = math.isqrt(num_tokens // num_layers)
+    if side * side * num_layers != num_tokens:
+        raise SystemExit(
+            f"{num_tokens} image tokens of {num_layers} layers form no square: this script cannot draw them"
+        )
+    return side, side
+
+
+def parameter_report(model: PreTrainedModel, fractions: list[float]) -> str:
+    """What trains, by component, for each fraction of frozen blocks."""
+    sections = []
+    for fraction in fractions:
+        blocks = freeze_lower_blocks(model, fraction)
+        sections.append(
+            f"## {fraction:.0%} of the blocks frozen ({blocks})\n\n{parameter_table(component_parameters(model))}"
+        )
+    return "\n\n".join(sections) + "\n"
+
+
+if __name__ == "__main__":
+    main()

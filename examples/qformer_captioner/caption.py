@@ -1,0 +1,85 @@
+"""Caption image files, and folders of them.
+
+    python examples/qformer_captioner/caption.py --model runs/qformer_captioner/phase_2 --images photos more/dog.jpg
+
+Writes captions.json, captions.csv and gallery.png. An image that cannot be read is reported and skipped.
+"""
+
+import csv
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from common import image_files, readable, table_of_files
+from PIL import Image
+from transformers import AutoModel, AutoProcessor
+
+import vlmkit  # noqa: F401 (registers the Auto classes)
+from vlmkit.analysis.caption_plots import caption_gallery
+from vlmkit.training import caption_table, parse_arguments
+
+
+@dataclass
+class CaptionArguments:
+    """Which model, which images, and where the results go."""
+
+    model: str = field(metadata={"help": "folder or hub id of a QFormerCaptioner"})
+    images: list[str] = field(metadata={"help": "files and folders"})
+    output_dir: str = field(default="runs/captions", metadata={"help": "captions.json, captions.csv, gallery.png"})
+    prompt: str = field(default="", metadata={"help": "how every caption begins"})
+    batch_size: int = 16
+    num_beams: int = 3
+    do_sample: bool = field(default=False, metadata={"help": "draw words, as the model's generation_config tells"})
+    max_new_tokens: int = 30
+    seed: int = 0
+    gallery_size: int = field(default=24, metadata={"help": "images in gallery.png, from the first"})
+
+
+def main() -> None:
+    """Read, caption, write."""
+    [arguments] = parse_arguments(CaptionArguments)
+    files, broken = readable(image_files(arguments.images))
+    model = AutoModel.from_pretrained(arguments.model).to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    processor = AutoProcessor.from_pretrained(arguments.model)
+    torch.manual_seed(arguments.seed)
+    captions = caption_table(
+        model,
+        processor,
+        table_of_files(files),
+        arguments.prompt,
+        arguments.batch_size,
+        num_beams=1 if arguments.do_sample else arguments.num_beams,
+        do_sample=arguments.do_sample,
+        max_new_tokens=arguments.max_new_tokens,
+    )
+
+    folder = Path(arguments.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = [{"image": str(file), "caption": caption} for file, caption in zip(files, captions, strict=True)]
+    skipped = [{"image": str(file), "error": error} for file, error in broken.items()]
+    results = {"captions": rows, "skipped": skipped}
+    (folder / "captions.json").write_text(json.dumps(results, indent=2, ensure_ascii=False), encoding="utf-8")
+    with open(folder / "captions.csv", "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, ["image", "caption"])
+        writer.writeheader()
+        writer.writerows(rows)
+    shown = files[: arguments.gallery_size]
+    caption_gallery([thumbnail(file) for file in shown], captions[: len(shown)]).savefig(
+        folder / "gallery.png", dpi=120
+    )
+    for row in rows:
+        print(f"{row['image']}: {row['caption']}")
+    print(f"\n{len(rows)} captioned, {len(skipped)} skipped: {folder}")
+
+
+def thumbnail(file: Path, side: int = 320) -> Image.Image:
+    """A small copy, so that a gallery of photographs fits in memory."""
+    with Image.open(file) as image:
+        small = image.convert("RGB")
+    small.thumbnail((side, side))
+    return small
+
+
+if __name__ == "__main__":
+    main()

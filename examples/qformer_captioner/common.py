@@ -1,0 +1,106 @@
+"""What the scripts share: data, settings of training, and images from files."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from datasets import Dataset, DatasetDict, Features, Image, Value
+from PIL import Image as PILImage
+
+from vlmkit.data import load_coco_captions, load_flickr8k, load_scenes
+from vlmkit.training import TableTrainingArguments
+
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
+SCORES = ("bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l", "cider")
+
+
+@dataclass
+class DataArguments:
+    """Which images and captions."""
+
+    dataset: Literal["coco", "flickr8k", "scenes"] = field(
+        default="scenes", metadata={"help": "scenes are drawn, and need no data"}
+    )
+    data: str | None = field(default=None, metadata={"help": "folder or hub id of coco or flickr8k"})
+    image_folder: str | None = field(default=None, metadata={"help": "of the images, where --data is a captions file"})
+    max_images: int | None = field(
+        default=None, metadata={"help": "first images of each split of coco (original: 80000)"}
+    )
+    on_error: Literal["raise", "skip"] = field(default="raise", metadata={"help": "what to do with faulty rows"})
+
+
+@dataclass
+class CaptionerTrainingArguments(TableTrainingArguments):
+    """The original's settings that hold in all phases."""
+
+    output_dir: str = "runs/qformer_captioner"
+    lr_scheduler_type: str = "cosine"
+    max_grad_norm: float = 5.0
+    logging_steps: float = 50
+    save_total_limit: int | None = 1
+
+
+def load_tables(arguments: DataArguments) -> DatasetDict:
+    """The data set that was asked for, with a split to validate on where it has one."""
+    if arguments.dataset == "scenes":
+        return load_scenes()
+    if arguments.dataset == "flickr8k":
+        return load_flickr8k(arguments.data, on_error=arguments.on_error)
+    return load_coco_captions(
+        arguments.data, arguments.image_folder, max_images=arguments.max_images, on_error=arguments.on_error
+    )
+
+
+def held_out(tables: DatasetDict) -> Dataset:
+    """The test split, or of data sets without one (COCO) the validation split."""
+    return tables["test"] if "test" in tables else tables["validation"]
+
+
+def image_files(places: Sequence[str]) -> list[Path]:
+    """Image files, and those in folders, in the order of their names.
+
+    Raises:
+        SystemExit: a place does not exist, or there is no image at all.
+    """
+    files: list[Path] = []
+    for place in map(Path, places):
+        if not place.exists():
+            raise SystemExit(f"{place} does not exist; give image files or folders of them")
+        found = [place] if place.is_file() else sorted(place.iterdir())
+        files += [file for file in found if file.suffix.lower() in IMAGE_SUFFIXES]
+    if not files:
+        raise SystemExit(
+            f"no image in {', '.join(places)}; files must end in one of {', '.join(sorted(IMAGE_SUFFIXES))}"
+        )
+    return files
+
+
+def readable(files: Sequence[Path]) -> tuple[list[Path], dict[Path, str]]:
+    """The files that can be decoded, and the reason for each that cannot."""
+    good, broken = [], {}
+    for file in files:
+        try:
+            with PILImage.open(file) as image:
+                image.load()
+        except (OSError, ValueError, SyntaxError, PILImage.DecompressionBombError) as error:
+            broken[file] = f"{type(error).__name__}: {error}"
+            print(f"skipped {file}: {broken[file]}")
+        else:
+            good.append(file)
+    if not good:
+        raise SystemExit("no image can be read")
+    return good, broken
+
+
+def table_of_files(files: Sequence[Path]) -> Dataset:
+    """A table of images that are read when they are needed."""
+    return Dataset.from_dict(
+        {"image": [str(file) for file in files], "file": [str(file) for file in files]},
+        Features({"image": Image(), "file": Value("string")}),
+    )
+
+
+def percent(metrics: dict[str, Any]) -> str:
+    """Scores in a row of a table: in per cent, CIDEr as it is."""
+    return "".join(f"{metrics[name]:9.3f}" if name == "cider" else f"{metrics[name]:9.1%}" for name in SCORES)

@@ -1,0 +1,89 @@
+"""Score a captioner on held-out images, beside two controls: images of others, and one caption for all.
+
+    python examples/qformer_captioner/evaluate.py --model runs/qformer_captioner/phase_2 --dataset coco --data coco
+
+Only what the model gains over shuffled images can come from looking at them.
+"""
+
+import csv
+import json
+import random
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from common import SCORES, DataArguments, held_out, load_tables, percent
+from datasets import Dataset
+from transformers import AutoModel, AutoProcessor
+
+import vlmkit  # noqa: F401 (registers the Auto classes)
+from vlmkit.metrics import caption_metrics
+from vlmkit.training import cache_image_tokens, caption_table, parse_arguments
+
+
+@dataclass
+class EvaluationArguments:
+    """Which model, how it writes, and where the results go."""
+
+    model: str = field(metadata={"help": "folder or hub id of a QFormerCaptioner"})
+    output_dir: str = field(default="runs/captioner_evaluation", metadata={"help": "metrics.json, predictions.csv"})
+    batch_size: int = 32
+    num_beams: int = 3
+    max_new_tokens: int = 30
+    constant_candidates: int = field(default=200, metadata={"help": "training captions that are tried for all images"})
+
+
+def main() -> None:
+    """Caption the held-out images three times, print the scores."""
+    arguments, data_args = parse_arguments(EvaluationArguments, DataArguments)
+    model = AutoModel.from_pretrained(arguments.model).to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    processor = AutoProcessor.from_pretrained(arguments.model)
+    tables = load_tables(data_args)
+    table = cache_image_tokens(model.vision_tower, processor, held_out(tables))
+    references = list(table["captions"])
+
+    # Every image gets the tokens of the next: no image keeps its own.
+    order = [*range(1, len(table)), 0]
+    shuffled = table.select(order)
+    predictions = {
+        name: caption_table(
+            model,
+            processor,
+            images,
+            batch_size=arguments.batch_size,
+            do_sample=False,
+            num_beams=arguments.num_beams,
+            max_new_tokens=arguments.max_new_tokens,
+        )
+        for name, images in (("model", table), ("shuffled images", shuffled))
+    }
+    constant = best_constant(tables["train"], references, arguments.constant_candidates)
+    predictions["one caption for all"] = [constant] * len(table)
+    metrics = {name: caption_metrics(captions, references) for name, captions in predictions.items()}
+
+    print(f"\n{f'{len(table):,} images':22}" + "".join(f"{name:>9}" for name in SCORES))
+    for name, values in metrics.items():
+        print(f"{name:22}{percent(values)}")
+    distinct = len(set(predictions["model"]))
+    print(f"\n{distinct} distinct captions; the one for all: {constant!r}")
+
+    folder = Path(arguments.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "metrics.json").write_text(json.dumps(metrics, indent=2))
+    with open(folder / "predictions.csv", "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["image_id", "caption", "caption of the next image", "references"])
+        rows = zip(table["image_id"], predictions["model"], predictions["shuffled images"], references, strict=True)
+        writer.writerows((image_id, own, other, " | ".join(texts)) for image_id, own, other, texts in rows)
+    print(f"written: {folder}")
+
+
+def best_constant(train: Dataset, references: list[list[str]], num_candidates: int) -> str:
+    """The training caption that scores best if every image gets it: chosen on the very images, to its advantage."""
+    rows = random.Random(0).sample(range(len(train)), min(num_candidates, len(train)))
+    candidates = dict.fromkeys(captions[0] for captions in train.select(rows)["captions"])
+    return max(candidates, key=lambda caption: caption_metrics([caption] * len(references), references)["cider"])
+
+
+if __name__ == "__main__":
+    main()
