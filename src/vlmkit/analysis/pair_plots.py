@@ -11,12 +11,14 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter
 from PIL import Image
 
-from vlmkit.analysis.figure_style import GREEN, GREY, SERIES, VERMILION, draw_cells
+from vlmkit.analysis.figure_style import GREEN, GREY, SERIES, VERMILION, draw_cells, lay_over
+from vlmkit.images import to_rgb
 
 _MARKERS = "os^Dv"
 
@@ -52,12 +54,9 @@ def heat_overlay(
         )
     figure, cells = _image_grid(images, columns, rows_per_image=2)
     for (upper, lower), image, heat, title in zip(cells, images, maps, titles, strict=True):
-        width, height = image.size
-        extent = (0, width, height, 0)
-        upper.imshow(image.convert("RGB"), extent=extent)
+        upper.imshow(to_rgb(image))
         upper.set_title(title, fontsize=8)
-        lower.imshow(image.convert("L"), cmap="gray", extent=extent)
-        lower.imshow(heat, cmap="inferno", alpha=0.6, extent=extent, interpolation="bilinear")
+        lay_over(lower, image, heat, Normalize(heat.min(), heat.max()))
         lower.set_xlabel(f"{heat.min():.2g} to {heat.max():.2g}", fontsize=7, color=GREY)
     return figure
 
@@ -96,7 +95,7 @@ def error_gallery(
     num_lines = sum(1 + max(text.count("\n") for text in texts) for texts in (above, below))
     figure, cells = _image_grid(images, columns, rows_per_image=1, text_height=0.25 + 0.16 * num_lines)
     for (axes,), image, true, predicted in zip(cells, images, above, below, strict=True):
-        axes.imshow(image.convert("RGB"))
+        axes.imshow(to_rgb(image))
         axes.set_title(true, fontsize=8, color=GREEN)
         axes.set_xlabel(predicted, fontsize=8, color=VERMILION)
     return figure

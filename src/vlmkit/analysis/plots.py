@@ -20,6 +20,7 @@ from matplotlib.transforms import Bbox
 from PIL import Image
 
 from vlmkit.analysis.figure_style import GREY, SERIES, VERMILION, draw_cells
+from vlmkit.images import to_rgb
 
 
 def recall_heatmap(
@@ -107,7 +108,7 @@ def similarity_grid(images: Sequence[Image.Image], captions: Sequence[str], simi
     for index, (image, heading) in enumerate(zip(images, headings, strict=True)):
         half_width, half_height = 0.46 * np.array(image.size) / max(image.size)
         x, y = -0.54, index + 0.5
-        axes.imshow(image.convert("RGB"), extent=(x - half_width, x + half_width, y + half_height, y - half_height))
+        axes.imshow(to_rgb(image), extent=(x - half_width, x + half_width, y + half_height, y - half_height))
         axes.text(index + 0.5, -0.08, "\n".join(heading), ha="center", va="bottom", fontsize=7.5)
         axes.add_patch(Rectangle((index + 0.03, index + 0.03), 0.94, 0.94, fill=False, edgecolor=VERMILION, lw=2))
     axes.set(xlim=(-left, count), ylim=(count, -top), xticks=[], yticks=[])
