@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-
 from safetensors.torch import load_file
+
 from tests import tiny
 from vlmkit import DualEncoderConfig, DualEncoderModel, DualEncoderProcessor, QFormerCaptioner
 
@@ -90,9 +90,11 @@ class TestStateDicts:
 
 def test_arguments_that_no_model_takes_are_refused():
     DualEncoderModel.refuse_arguments({"output_attentions": 1, "num_items_in_batch": 2}.keys())
-    with pytest.raises(TypeError, match=r"DualEncoderModel.forward has no argument 'pixels', did you mean 'pixel_values'"):
+    with pytest.raises(
+        TypeError, match=r"DualEncoderModel.forward has no argument 'pixels', did you mean 'pixel_values'"
+    ):
         DualEncoderModel.refuse_arguments({"output_attentions": 1, "pixels": 2}.keys())
-    with pytest.raises(TypeError, match="QFormerCaptioner.forward has no argument 'banana'$"):
+    with pytest.raises(TypeError, match=r"QFormerCaptioner\.forward has no argument 'banana'$"):
         QFormerCaptioner.refuse_arguments({"banana": 1}.keys())
 
 

@@ -189,7 +189,7 @@ class VlmkitProcessor(ShimMixin, ProcessorMixin):
         for name, side in (("images", images), ("text", text)):
             if isinstance(side, list) and not side:
                 raise ValueError(f"{name} is an empty list; give at least one item or leave it out")
-        self._refuse_empty_texts(text or [])
+        self._refuse_empty_texts([] if text is None else text)
 
     @staticmethod
     def _refuse_empty_texts(text: str | Iterable[str]) -> None:

@@ -176,6 +176,11 @@ def test_pooling_that_the_backbone_does_not_have_is_refused():
         VisionTower(VISION["vit"], pooling="max")
 
 
+def test_a_text_model_is_no_vision_tower():
+    with pytest.raises(ValueError, match="gpt2 is no image model: it takes input_ids"):
+        VisionTower(tiny.text_config())
+
+
 def test_a_config_that_is_no_backbone_is_refused():
     with pytest.raises(ValueError, match=r"vlmkit_dual_encoder.*AutoModel"):
         VisionTower(type("Odd", (tiny.vision_config().__class__,), {"model_type": "vlmkit_dual_encoder"})())

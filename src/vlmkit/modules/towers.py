@@ -63,7 +63,7 @@ class VisionTower(Tower):
         num_prefix_tokens: class, distillation and register tokens that precede the patch tokens.
 
     Raises:
-        ValueError: the backbone cannot be pooled in the way asked for.
+        ValueError: it is no image model, or cannot be pooled in the way asked for.
     """
 
     def __init__(
@@ -76,6 +76,8 @@ class VisionTower(Tower):
     ):
         one_of("vision_pooling", pooling, VISION_POOLINGS)
         backbone = AutoModel.from_config(config, **_without_pooler(AutoModel, config))
+        if backbone.main_input_name != "pixel_values":
+            raise ValueError(f"{_name_of(config)} is no image model: it takes {backbone.main_input_name}")
         if hasattr(backbone, "timm_model"):
             _restore_timm_initialization(backbone)
         super().__init__(backbone, pooling, frozen)

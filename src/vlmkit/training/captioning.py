@@ -33,11 +33,13 @@ def caption_table(
         A caption per row, without special tokens and surrounding space.
 
     Raises:
-        ValueError: the table has neither column.
+        ValueError: the table has neither column, or `batch_size` is below 1.
     """
     cached = "image_tokens" in table.column_names
     if not cached and "image" not in table.column_names:
         raise ValueError(f"the table has neither 'image' nor 'image_tokens', only {table.column_names}")
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}; give 1 or more")
     column = table.select_columns("image_tokens" if cached else "image")
     training = model.training
     model.eval()

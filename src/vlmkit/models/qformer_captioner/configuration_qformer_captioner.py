@@ -39,8 +39,8 @@ class QFormerCaptionerConfig(VlmkitConfig):
     Raises:
         TypeError: an unknown keyword (the message names the nearest field).
         StrictDataclassFieldValidationError: a value of the wrong type.
-        ValueError: a number below 1, a dropout outside 0..1, an empty list of layers, heads that do not divide the
-            width, or a `text_config` that is no causal language model's.
+        ValueError: a number below 1, a dropout outside 0..1, or an empty list of layers. What only the built model can
+            tell, such as heads that do not divide its width, is told when it is built.
 
     References:
         MultiModel (see `docs/papers.md`): all defaults.

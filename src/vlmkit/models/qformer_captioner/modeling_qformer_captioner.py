@@ -6,14 +6,23 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, Cache, GenerationMixin, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    Cache,
+    GenerationConfig,
+    GenerationMixin,
+    PreTrainedModel,
+    StaticCache,
+)
 from transformers import initialization as init
 from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
 
 from vlmkit.base import VlmkitModel
 from vlmkit.models.qformer_captioner.configuration_qformer_captioner import QFormerCaptionerConfig
-from vlmkit.models.qformer_captioner.qformer import ImageCrossAttention, ImageProjection, QFormer
+from vlmkit.models.qformer_captioner.qformer import ImageCrossAttention, ImageProjection, QFormer, QFormerFeatures
+from vlmkit.modules.language_models import causal_language_model
 from vlmkit.modules.towers import VisionTower, text_part, vision_part
 
 _USAGE = """import vlmkit
@@ -22,23 +31,6 @@ from transformers import pipeline
 describe = pipeline("image-text-to-text", model="{name}")
 describe("photo.jpg", text="")[0]["generated_text"]"""
 _QUERY_STD = 0.02
-
-
-@dataclass
-class QFormerFeatures(ModelOutput):
-    """What the Q-Former makes of images.
-
-    Args:
-        last_hidden_state: `(B, 1 + Q, D)`, the global token first.
-        pooler_output: `(B, D)`, the global token.
-        image_hidden_states: `(B, N, D)`, the projected tokens of the vision tower.
-        query_attentions: of each Q-Former layer `(B, heads, 1 + Q, N)`; with `output_attentions`.
-    """
-
-    last_hidden_state: Tensor | None = None
-    pooler_output: Tensor | None = None
-    image_hidden_states: Tensor | None = None
-    query_attentions: tuple[Tensor, ...] | None = None
 
 
 @dataclass
@@ -108,7 +100,7 @@ class QFormerCaptioner(VlmkitModel, GenerationMixin):
         self.vision_tower = VisionTower(
             config.vision_config, "mean", config.freeze_vision, prefix_tokens=False, layers=config.vision_layers
         )
-        self.language_model = AutoModelForCausalLM.from_config(config.text_config)
+        self.language_model = causal_language_model(config.text_config)
         width = self.language_model.get_input_embeddings().embedding_dim
         shape = (config, width, config.num_attention_heads)
         self.image_projection = ImageProjection(self.vision_tower.hidden_size, width, len(config.vision_layers or [-1]))
@@ -199,8 +191,10 @@ class QFormerCaptioner(VlmkitModel, GenerationMixin):
         if (pixel_values is None) == (image_tokens is None):
             raise ValueError("give the images, either as pixel_values or as image_tokens")
         output_attentions = bool(kwargs.pop("output_attentions", False))
+        hidden_states = None
         if image_tokens is None:
-            image_tokens = self.vision_tower(pixel_values, **kwargs).last_hidden_state
+            vision = self.vision_tower(pixel_values, **kwargs)
+            image_tokens, hidden_states = vision.last_hidden_state, vision.hidden_states
         elif self.training and self.vision_tower.is_trained:
             raise ValueError(
                 "image_tokens would bypass the vision tower, which is being trained; set freeze_vision=True"
@@ -212,6 +206,7 @@ class QFormerCaptioner(VlmkitModel, GenerationMixin):
             pooler_output=queries[:, 0],
             image_hidden_states=image_states,
             query_attentions=attentions,
+            hidden_states=hidden_states,
         )
 
     @can_return_tuple
@@ -301,13 +296,21 @@ class QFormerCaptioner(VlmkitModel, GenerationMixin):
 
     @torch.no_grad()
     def generate(
-        self, *args: Any, pixel_values: Tensor | None = None, image_tokens: Tensor | None = None, **kwargs: Any
+        self,
+        inputs: Tensor | None = None,
+        generation_config: GenerationConfig | None = None,
+        *args: Any,
+        pixel_values: Tensor | None = None,
+        image_tokens: Tensor | None = None,
+        **kwargs: Any,
     ) -> Any:
         """Write texts, as every transformers model does; vision tower and Q-Former run once per image.
 
         Without `input_ids`, texts begin with the start token (`generation_config.bos_token_id`).
 
         Args:
+            inputs: `(B, T)`, the same as `input_ids`.
+            generation_config: see `GenerationMixin.generate`.
             *args: see `GenerationMixin.generate`.
             pixel_values: `(B, 3, H, W)`, one image per text.
             image_tokens: `(B, N, vision width)`, the vision tower's tokens in place of `pixel_values`.
@@ -318,19 +321,24 @@ class QFormerCaptioner(VlmkitModel, GenerationMixin):
             ValueError: no images or both kinds, no start token and no `input_ids`, a static cache for a language model
                 that has none; or as `GenerationMixin.generate` raises.
         """
-        config = kwargs.get("generation_config") or self.generation_config
-        cache = kwargs.get("cache_implementation") or config.cache_implementation
-        if "static" in str(cache) and not self._can_compile_fullgraph:
+        cache = self._option("cache_implementation", generation_config, kwargs)
+        is_static = "static" in str(cache) or isinstance(kwargs.get("past_key_values"), StaticCache)
+        if is_static and not self._can_compile_fullgraph:
             raise ValueError(
-                f"{type(self.language_model).__name__} gives wrong results with a {cache!r} cache; use the dynamic one"
+                f"{type(self.language_model).__name__} gives wrong results with a static cache; use the dynamic one"
             )
         features = self.get_image_features(pixel_values, image_tokens)
-        if not args and kwargs.get("input_ids") is None and kwargs.get("inputs_embeds") is None:
-            if kwargs.get("bos_token_id", config.bos_token_id) is None:
+        if inputs is None and kwargs.get("input_ids") is None and kwargs.get("inputs_embeds") is None:
+            if self._option("bos_token_id", generation_config, kwargs) is None:
                 raise ValueError("no start token is known; set model.generation_config.bos_token_id, or give input_ids")
             kwargs["attention_mask"] = features.pooler_output.new_ones(len(features.pooler_output), 1, dtype=torch.long)
         image_key_values = self._image_key_values(features.last_hidden_state)
-        return super().generate(*args, image_key_values=image_key_values, **kwargs)
+        return super().generate(inputs, generation_config, *args, image_key_values=image_key_values, **kwargs)
+
+    def _option(self, name: str, generation_config: GenerationConfig | None, options: dict[str, Any]) -> Any:
+        """What `generate` goes by: an argument, else the given configuration, else the model's own."""
+        given = [options.get(name), getattr(generation_config, name, None), getattr(self.generation_config, name)]
+        return next((value for value in given if value is not None), None)
 
     def _image_key_values(self, queries: Tensor) -> Tensor:
         """What text attends to, from `(B, 1 + Q, D)`, as one tensor, which beam search can repeat."""

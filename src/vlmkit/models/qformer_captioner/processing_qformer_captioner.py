@@ -79,7 +79,7 @@ class QFormerCaptionerProcessor(VlmkitProcessor):
         return cls(AutoImageProcessor.from_pretrained(vision), AutoTokenizer.from_pretrained(text, **special_tokens))
 
     def __call__(
-        self, images: Any = None, text: str | list[str] | None = None, return_labels: bool = False, **kwargs: Any
+        self, images: Any = None, text: str | list[str] | None = None, return_labels: bool | None = None, **kwargs: Any
     ) -> BatchFeature:
         """Prepare images, texts, or as many of the one as of the other.
 
@@ -90,13 +90,15 @@ class QFormerCaptionerProcessor(VlmkitProcessor):
             **kwargs: `return_tensors`, and what image processor and tokenizer take.
 
         Raises:
-            ValueError: images and texts differ in number, a list is empty, a caption to learn from is empty, or labels
-                without texts or tensors are asked for.
+            ValueError: images and texts differ in number, a list is empty, a text is no string, a caption to learn from
+                is empty, or labels without texts or tensors are asked for.
         """
         if return_labels and (text is None or kwargs.get("return_tensors") != "pt"):
             raise ValueError('return_labels=True needs captions as text, and return_tensors="pt"')
         if text is not None:
             text = [text] if isinstance(text, str) else text
+            if not isinstance(text, list | tuple) or not all(isinstance(caption, str) for caption in text):
+                raise ValueError(f"text is {text!r}; give a string or a list of strings")
             if return_labels:
                 self._refuse_empty_texts(text)
             start, end = self.tokenizer.bos_token, self.tokenizer.eos_token if return_labels else ""

@@ -1,13 +1,35 @@
 """The Q-Former of [`QFormerCaptioner`]: learned queries that collect what an image shows."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.utils import ModelOutput
 
 from vlmkit.modules.attention import Attention, AttentionBlock, FeedForwardBlock, KeyValues
 
 _QFORMER_EPS, _CROSS_EPS = 1e-6, 1e-5
+
+
+@dataclass
+class QFormerFeatures(ModelOutput):
+    """What the Q-Former makes of images.
+
+    Args:
+        last_hidden_state: `(B, 1 + Q, D)`, the global token first.
+        pooler_output: `(B, D)`, the global token.
+        image_hidden_states: `(B, N, D)`, the projected tokens of the vision tower.
+        query_attentions: of each Q-Former layer `(B, heads, 1 + Q, N)`; with `output_attentions`.
+        hidden_states: of the vision backbone's layers; with `output_hidden_states`.
+    """
+
+    last_hidden_state: Tensor | None = None
+    pooler_output: Tensor | None = None
+    image_hidden_states: Tensor | None = None
+    query_attentions: tuple[Tensor, ...] | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
 
 
 class ImageProjection(nn.Module):
