@@ -20,7 +20,7 @@ from vlmkit.analysis.caption_plots import similarity_figure, word_heatmap_figure
 from vlmkit.analysis.parameters import component_parameters, parameter_table
 from vlmkit.analysis.token_similarity import discriminative_power, token_similarity
 from vlmkit.analysis.word_heatmaps import WordMap, join_words, word_heatmaps
-from vlmkit.images import to_rgb
+from vlmkit.images import rgb_images
 from vlmkit.training import freeze_lower_blocks, parse_arguments
 
 
@@ -45,29 +45,30 @@ def main() -> None:
     """Caption each image, look where each word came from, and draw it."""
     [arguments] = parse_arguments(AnalysisArguments)
     files, _ = readable(image_files(arguments.images))
-    model = AutoModel.from_pretrained(arguments.model).to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    # The language model returns attentions as well, which it cannot with its default implementation.
+    model = AutoModel.from_pretrained(arguments.model, attn_implementation={"text_config": "eager"})
+    model = model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
     processor = AutoProcessor.from_pretrained(arguments.model)
     folder = Path(arguments.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
 
     global_tokens = []
     for number, file in enumerate(files):
-        with Image.open(file) as opened:
-            image = to_rgb(opened)
+        image = rgb_images(file)
         outputs, words = look(model, processor, image, arguments)
         similarity = token_similarity(outputs.query_embeds, outputs.image_hidden_states)
         global_tokens.append(outputs.query_embeds[0, 0])
         grid = patch_grid(outputs.image_hidden_states.shape[1], len(model.config.vision_layers or [-1]))
         name = f"{number:03}_{file.stem}"
-        word_heatmap_figure(image, words).savefig(folder / f"{name}_words.png", dpi=120)
-        np.savez(
-            folder / f"{name}_words.npz", words=[word for word, _ in words], maps=[word_map for _, word_map in words]
-        )
+        if words:
+            word_heatmap_figure(image, words).savefig(folder / f"{name}_words.png", dpi=120)
+            names, maps = zip(*words, strict=True)
+            np.savez(folder / f"{name}_words.npz", words=names, maps=maps)
         of_last_layer = [cosines[0].cpu()[-math.prod(grid) :] for cosines in similarity[1:]]
         similarity_figure(image, similarity.global_to_query[0].cpu(), *of_last_layer, grid).savefig(
             folder / f"{name}_similarity.png", dpi=120
         )
-        print(f"{file}: {' '.join(word for word, _ in words)}")
+        print(f"{file}: {' '.join(word for word, _ in words) or 'no caption'}")
     if len(files) > 1:
         print(f"\ndiscriminative power of the global token: {discriminative_power(torch.stack(global_tokens)):.3f}")
     (folder / "parameters.md").write_text(parameter_report(model, arguments.freeze_fractions))
@@ -92,7 +93,7 @@ def look(
         layer=arguments.layer,
         head=arguments.head,
         query_head=arguments.query_head,
-    )
+    ).cpu()
     start = inputs["input_ids"].shape[1]
     return outputs, join_words(processor.tokenizer, caption[0, start:], maps[0, start - 1 : -1])
 
@@ -109,12 +110,11 @@ def patch_grid(num_tokens: int, num_layers: int) -> tuple[int, int]:
 
 def parameter_report(model: PreTrainedModel, fractions: list[float]) -> str:
     """What trains, by component, for each fraction of frozen blocks."""
-    sections = []
+    sections, blocks = [], model.config.text_config.num_hidden_layers
     for fraction in fractions:
-        blocks = freeze_lower_blocks(model, fraction)
-        sections.append(
-            f"## {fraction:.0%} of the blocks frozen ({blocks})\n\n{parameter_table(component_parameters(model))}"
-        )
+        frozen = freeze_lower_blocks(model, fraction)
+        heading = f"## {fraction:.0%} of the blocks frozen ({frozen} of {blocks})"
+        sections.append(f"{heading}\n\n{parameter_table(component_parameters(model))}")
     return "\n\n".join(sections) + "\n"
 
 

@@ -17,6 +17,7 @@ from transformers import AutoModel, AutoProcessor
 
 import vlmkit  # noqa: F401 (registers the Auto classes)
 from vlmkit.analysis.caption_plots import caption_gallery
+from vlmkit.images import rgb_images
 from vlmkit.training import caption_table, parse_arguments
 
 
@@ -75,8 +76,7 @@ def main() -> None:
 
 def thumbnail(file: Path, side: int = 320) -> Image.Image:
     """A small copy, so that a gallery of photographs fits in memory."""
-    with Image.open(file) as image:
-        small = image.convert("RGB")
+    small = rgb_images(file)
     small.thumbnail((side, side))
     return small
 

@@ -25,7 +25,7 @@ class DataArguments:
     data: str | None = field(default=None, metadata={"help": "folder or hub id of coco or flickr8k"})
     image_folder: str | None = field(default=None, metadata={"help": "of the images, where --data is a captions file"})
     max_images: int | None = field(
-        default=None, metadata={"help": "first images of each split of coco (original: 80000)"}
+        default=None, metadata={"help": "first images of each split (original: 80000 of coco)"}
     )
     on_error: Literal["raise", "skip"] = field(default="raise", metadata={"help": "what to do with faulty rows"})
 
@@ -42,14 +42,34 @@ class CaptionerTrainingArguments(TableTrainingArguments):
 
 
 def load_tables(arguments: DataArguments) -> DatasetDict:
-    """The data set that was asked for, with a split to validate on where it has one."""
+    """The data set that was asked for, with a split to score on.
+
+    Raises:
+        SystemExit: data and data set do not go together, or there is no such split.
+    """
     if arguments.dataset == "scenes":
-        return load_scenes()
+        if arguments.data is not None:
+            raise SystemExit(
+                f"--dataset scenes draws its images: drop --data {arguments.data}, or name the --dataset that it holds"
+            )
+        return first_rows(load_scenes(), arguments.max_images)
     if arguments.dataset == "flickr8k":
-        return load_flickr8k(arguments.data, on_error=arguments.on_error)
-    return load_coco_captions(
+        return first_rows(load_flickr8k(arguments.data, on_error=arguments.on_error), arguments.max_images)
+    if arguments.data is None:
+        raise SystemExit("--dataset coco needs --data: a folder, a captions file or a hub id")
+    tables = load_coco_captions(
         arguments.data, arguments.image_folder, max_images=arguments.max_images, on_error=arguments.on_error
     )
+    if not {"test", "validation"} & tables.keys():
+        raise SystemExit(f"{arguments.data} has no split to score captions on, only {', '.join(tables)}")
+    return tables
+
+
+def first_rows(tables: DatasetDict, count: int | None) -> DatasetDict:
+    """The first rows of each split, or all."""
+    if count is None:
+        return tables
+    return DatasetDict({name: table.select(range(min(count, len(table)))) for name, table in tables.items()})
 
 
 def held_out(tables: DatasetDict) -> Dataset:
@@ -58,7 +78,7 @@ def held_out(tables: DatasetDict) -> Dataset:
 
 
 def image_files(places: Sequence[str]) -> list[Path]:
-    """Image files, and those in folders, in the order of their names.
+    """Files, of whatever name, and the image files in folders, in the order of their names.
 
     Raises:
         SystemExit: a place does not exist, or there is no image at all.
@@ -67,8 +87,10 @@ def image_files(places: Sequence[str]) -> list[Path]:
     for place in map(Path, places):
         if not place.exists():
             raise SystemExit(f"{place} does not exist; give image files or folders of them")
-        found = [place] if place.is_file() else sorted(place.iterdir())
-        files += [file for file in found if file.suffix.lower() in IMAGE_SUFFIXES]
+        if place.is_file():
+            files.append(place)
+        else:
+            files += sorted(file for file in place.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
     if not files:
         raise SystemExit(
             f"no image in {', '.join(places)}; files must end in one of {', '.join(sorted(IMAGE_SUFFIXES))}"
@@ -89,7 +111,7 @@ def readable(files: Sequence[Path]) -> tuple[list[Path], dict[Path, str]]:
         else:
             good.append(file)
     if not good:
-        raise SystemExit("no image can be read")
+        raise SystemExit(f"none of the {len(files)} images can be read")
     return good, broken
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from common import SCORES, DataArguments, held_out, load_tables, percent
 from datasets import Dataset
+from datasets.utils import tqdm
 from transformers import AutoModel, AutoProcessor
 
 import vlmkit  # noqa: F401 (registers the Auto classes)
@@ -82,7 +83,8 @@ def best_constant(train: Dataset, references: list[list[str]], num_candidates: i
     """The training caption that scores best if every image gets it: chosen on the very images, to its advantage."""
     rows = random.Random(0).sample(range(len(train)), min(num_candidates, len(train)))
     candidates = dict.fromkeys(captions[0] for captions in train.select(rows)["captions"])
-    return max(candidates, key=lambda caption: caption_metrics([caption] * len(references), references)["cider"])
+    shown = tqdm(candidates, desc="Trying captions for all", delay=2)
+    return max(shown, key=lambda caption: caption_metrics([caption] * len(references), references)["cider"])
 
 
 if __name__ == "__main__":

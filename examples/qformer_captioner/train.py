@@ -68,9 +68,12 @@ def main() -> None:
     """Train the phases that are not finished, score captions of held-out images, save."""
     phases = parse_phases(ModelArguments, DataArguments, PhaseArguments, CaptionerTrainingArguments)
     model_args, data_args, phase_args, training_args = phases[0]
+    if any(phase[:2] != phases[0][:2] for phase in phases):
+        raise SystemExit("a phase changes the model or the data, which are the same in all: move this out of `phases`")
     progress = [phase_progress(phase[-1].output_dir) for phase in phases]
-    if any(step.finished or step.checkpoint for step in progress) and not phase_args.resume:
-        raise SystemExit(f"{training_args.output_dir} holds a run: go on with --resume, or give another --output_dir")
+    begun = [phase[-1].output_dir for phase, step in zip(phases, progress, strict=True) if any(step)]
+    if begun and not phase_args.resume:
+        raise SystemExit(f"{begun[-1]} holds a run: go on with --resume, or give another --output_dir")
     if phase_args.cache_tokens and not model_args.freeze_vision:
         raise SystemExit("--cache_tokens needs a frozen vision tower: drop it, or leave --freeze_vision")
 
@@ -83,10 +86,9 @@ def main() -> None:
             tables = cached(model, processor, tables, phase_args.cache_tokens)
     for number, (phase, step) in enumerate(zip(phases, progress, strict=True), start=1):
         *_, phase_args, training_args = phase
-        if step.finished:
-            print(f"phase {number} is finished")
-        else:
-            print(f"phase {number} of {len(phases)}")
+        if training_args.should_log:
+            print(f"phase {number} " + ("is finished" if step.finished else f"of {len(phases)}"))
+        if not step.finished:
             train(model, processor, tables, phase_args, training_args, step.checkpoint)
         model = AutoModel.from_pretrained(training_args.output_dir)
     if training_args.process_index == 0:
@@ -129,7 +131,8 @@ def train(
 ) -> None:
     """Run one phase, from its last checkpoint if there is one, and save its model."""
     freeze_lower_blocks(model, phase.freeze_fraction, phase.freeze_token_embeddings)
-    print(parameter_table(component_parameters(model)))
+    if training_args.should_log:
+        print(parameter_table(component_parameters(model)))
     pairs = {name: CaptionPairs(table) if phase.caption == "all" else table for name, table in tables.items()}
     trainer = Trainer(
         model,
@@ -166,6 +169,7 @@ def score(
     model.describe(data=Path(data_args.data).name if data_args.data else "drawn scenes", metrics=metrics)
     model.save_pretrained(folder)
     (folder / "test_metrics.json").write_text(json.dumps(metrics, indent=2))
+    print("\nthe first ones:", *captions[:5], f"\nwritten: {folder}", sep="\n")
 
 
 if __name__ == "__main__":

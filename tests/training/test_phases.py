@@ -112,6 +112,8 @@ def test_progress_of_a_phase(tmp_path):
     assert phase_progress(folder) == (False, None)
     for step in (9, 10):
         (folder / f"checkpoint-{step}").mkdir()
+        (folder / f"checkpoint-{step}/trainer_state.json").touch()
+    (folder / "checkpoint-11").mkdir()  # the process was killed while it wrote it
     assert phase_progress(str(folder)) == (False, str(folder / "checkpoint-10"))
     trainer = Trainer(GPT2LMHeadModel(tiny.text_config()), TrainingArguments(folder, report_to="none"))
     trainer.save_metrics("train", {"train_loss": 1.0})
