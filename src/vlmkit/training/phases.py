@@ -23,8 +23,8 @@ def phase_progress(output_dir: str | Path) -> PhaseProgress:
     """Look how far the phase has come that writes into a folder.
 
     It is finished once the folder holds `train_results.json`, which `trainer.save_metrics("train", ...)` writes: make
-    that call the last of the phase, after `trainer.save_model()`. A checkpoint that was being written when the process was
-    killed is passed over.
+    that call the last of the phase, after `trainer.save_model()`. A checkpoint that was being written when the process
+    was killed is passed over.
 
     Args:
         output_dir: the phase's; it need not exist.
