@@ -2,13 +2,14 @@
 
 import inspect
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import (
     MODEL_FOR_TEXT_ENCODING_MAPPING,
+    AutoConfig,
     AutoModel,
     AutoModelForTextEncoding,
     PreTrainedConfig,
@@ -262,6 +263,23 @@ def vision_part(config: PreTrainedConfig) -> PreTrainedConfig:
 def text_part(config: PreTrainedConfig) -> PreTrainedConfig:
     """The text tower's configuration: of a two-tower one (CLIP, SigLIP) its text part, else the whole."""
     return getattr(config, "text_config", None) or config
+
+
+def published_config(
+    name_or_path: str | os.PathLike, part: Callable[[PreTrainedConfig], PreTrainedConfig]
+) -> PreTrainedConfig:
+    """The configuration of a backbone to build a model with; a local folder's path stays out of what is published.
+
+    Args:
+        name_or_path: a folder or hub id.
+        part: [`vision_part`] or [`text_part`].
+
+    Raises:
+        OSError: there is no such model.
+    """
+    config = part(AutoConfig.from_pretrained(name_or_path))
+    config._name_or_path = "" if os.path.isdir(name_or_path) else str(name_or_path)
+    return config
 
 
 def _reorder(tensor: Tensor, order: Tensor, dim: int) -> Tensor:

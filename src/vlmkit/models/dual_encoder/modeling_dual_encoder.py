@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.processing_utils import Unpack
@@ -17,7 +16,7 @@ from vlmkit.base import VlmkitModel
 from vlmkit.losses import info_nce, sigmoid_loss
 from vlmkit.models.dual_encoder.configuration_dual_encoder import DualEncoderConfig
 from vlmkit.modules.temperature import initial_logit_scale, inverse_temperature, new_logit_scale
-from vlmkit.modules.towers import TextTower, VisionTower, text_part, vision_part
+from vlmkit.modules.towers import TextTower, VisionTower, published_config, text_part, vision_part
 
 _USAGE = """import vlmkit
 from transformers import pipeline
@@ -121,10 +120,7 @@ class DualEncoderModel(VlmkitModel):
             TypeError: an unknown configuration field.
             ValueError: a backbone cannot be pooled, or read, as asked for.
         """
-        vision_config = vision_part(AutoConfig.from_pretrained(vision))
-        text_config = text_part(AutoConfig.from_pretrained(text))
-        for part, source in ((vision_config, vision), (text_config, text)):
-            part._name_or_path = "" if os.path.isdir(source) else str(source)  # no local path in a published file
+        vision_config, text_config = published_config(vision, vision_part), published_config(text, text_part)
         model = cls._from_config(
             cls.config_class(vision_config=vision_config, text_config=text_config, **config), dtype=dtype
         )

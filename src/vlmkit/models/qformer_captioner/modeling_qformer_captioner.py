@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
     Cache,
     GenerationConfig,
@@ -23,7 +22,7 @@ from vlmkit.base import VlmkitModel
 from vlmkit.models.qformer_captioner.configuration_qformer_captioner import QFormerCaptionerConfig
 from vlmkit.models.qformer_captioner.qformer import ImageCrossAttention, ImageProjection, QFormer, QFormerFeatures
 from vlmkit.modules.language_models import causal_language_model
-from vlmkit.modules.towers import VisionTower, text_part, vision_part
+from vlmkit.modules.towers import VisionTower, published_config, text_part, vision_part
 
 _USAGE = """import vlmkit
 from transformers import pipeline
@@ -142,10 +141,7 @@ class QFormerCaptioner(VlmkitModel, GenerationMixin):
             TypeError: an unknown configuration field.
             ValueError: `text` is no causal language model, or a field does not fit.
         """
-        vision_config = vision_part(AutoConfig.from_pretrained(vision))
-        text_config = text_part(AutoConfig.from_pretrained(text))
-        for part, source in ((vision_config, vision), (text_config, text)):
-            part._name_or_path = "" if os.path.isdir(source) else str(source)  # no local path in a published file
+        vision_config, text_config = published_config(vision, vision_part), published_config(text, text_part)
         model = cls._from_config(
             cls.config_class(vision_config=vision_config, text_config=text_config, **config), dtype=dtype
         )
