@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from tests import tiny
-from vlmkit.images import rgb_images, to_rgb
+from vlmkit.images import rgb_images, seen_image, to_rgb
 
 RED, GREEN = (254, 0, 0), (0, 255, 1)
 
@@ -120,3 +120,14 @@ def test_text_that_is_no_file_is_left_to_transformers():
     tiny.photo().save(buffer, "png")
     encoded = base64.b64encode(buffer.getvalue()).decode()
     assert rgb_images([encoded, "missing.jpg"]) == [encoded, "missing.jpg"]
+
+
+@pytest.mark.parametrize("do_normalize", [True, False])
+def test_what_a_model_sees_is_the_cropped_image(do_normalize):
+    processor = tiny.image_processor()
+    processor.do_normalize = do_normalize
+    wide = Image.new("RGB", (96, 32), "red")
+    wide.paste("blue", (32, 0, 64, 32))  # all that the crop leaves
+    seen = seen_image(processor(wide, return_tensors="pt")["pixel_values"][0], processor)
+    assert seen.size == (32, 32)
+    assert set(pixels(seen)) == {(0, 0, 255)}

@@ -20,7 +20,7 @@ from vlmkit.analysis.caption_plots import similarity_figure, word_heatmap_figure
 from vlmkit.analysis.parameters import component_parameters, parameter_table
 from vlmkit.analysis.token_similarity import discriminative_power, token_similarity
 from vlmkit.analysis.word_heatmaps import WordMap, join_words, word_heatmaps
-from vlmkit.images import rgb_images
+from vlmkit.images import rgb_images, seen_image
 from vlmkit.training import freeze_lower_blocks, parse_arguments
 
 
@@ -54,11 +54,9 @@ def main() -> None:
 
     global_tokens = []
     for number, file in enumerate(files):
-        image = rgb_images(file)
-        outputs, words = look(model, processor, image, arguments)
+        outputs, words, image, grid = look(model, processor, rgb_images(file), arguments)
         similarity = token_similarity(outputs.query_embeds, outputs.image_hidden_states)
         global_tokens.append(outputs.query_embeds[0, 0])
-        grid = patch_grid(outputs.image_hidden_states.shape[1], len(model.config.vision_layers or [-1]))
         name = f"{number:03}_{file.stem}"
         if words:
             word_heatmap_figure(image, words).savefig(folder / f"{name}_words.png", dpi=120)
@@ -78,8 +76,8 @@ def main() -> None:
 @torch.no_grad()
 def look(
     model: PreTrainedModel, processor: ProcessorMixin, image: Image.Image, arguments: AnalysisArguments
-) -> tuple[dict, list[WordMap]]:
-    """What the model returns for its own caption of an image, and a map for each word."""
+) -> tuple[dict, list[WordMap], Image.Image, tuple[int, int]]:
+    """What the model returns for its own caption of an image, a map for each word, the image as seen, and its grid."""
     inputs = processor(images=image, text="", return_tensors="pt").to(model.device)
     caption = model.generate(
         **inputs, do_sample=False, num_beams=arguments.num_beams, max_new_tokens=arguments.max_new_tokens
@@ -95,7 +93,8 @@ def look(
         query_head=arguments.query_head,
     ).cpu()
     start = inputs["input_ids"].shape[1]
-    return outputs, join_words(processor.tokenizer, caption[0, start:], maps[0, start - 1 : -1])
+    words = join_words(processor.tokenizer, caption[0, start:], maps[0, start - 1 : -1])
+    return outputs, words, seen_image(inputs["pixel_values"][0], processor.image_processor), grid
 
 
 def patch_grid(num_tokens: int, num_layers: int) -> tuple[int, int]:

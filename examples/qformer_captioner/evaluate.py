@@ -31,7 +31,7 @@ class EvaluationArguments:
     batch_size: int = 32
     num_beams: int = 3
     max_new_tokens: int = 30
-    constant_candidates: int = field(default=200, metadata={"help": "training captions that are tried for all images"})
+    constant_candidates: int = field(default=200, metadata={"help": "captions that are tried for all images"})
 
 
 def main() -> None:
@@ -58,7 +58,7 @@ def main() -> None:
         )
         for name, images in (("model", table), ("shuffled images", shuffled))
     }
-    constant = best_constant(tables["train"], references, arguments.constant_candidates)
+    constant = best_constant(tables.get("train", table), references, arguments.constant_candidates)
     predictions["one caption for all"] = [constant] * len(table)
     metrics = {name: caption_metrics(captions, references) for name, captions in predictions.items()}
 
@@ -79,10 +79,10 @@ def main() -> None:
     print(f"written: {folder}")
 
 
-def best_constant(train: Dataset, references: list[list[str]], num_candidates: int) -> str:
-    """The training caption that scores best if every image gets it: chosen on the very images, to its advantage."""
-    rows = random.Random(0).sample(range(len(train)), min(num_candidates, len(train)))
-    candidates = dict.fromkeys(captions[0] for captions in train.select(rows)["captions"])
+def best_constant(table: Dataset, references: list[list[str]], num_candidates: int) -> str:
+    """The caption that scores best if every image gets it: chosen on the very images, to its advantage."""
+    rows = random.Random(0).sample(range(len(table)), min(num_candidates, len(table)))
+    candidates = dict.fromkeys(captions[0] for captions in table.select(rows)["captions"])
     shown = tqdm(candidates, desc="Trying captions for all", delay=2)
     return max(shown, key=lambda caption: caption_metrics([caption] * len(references), references)["cider"])
 

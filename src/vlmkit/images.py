@@ -4,7 +4,9 @@ import os
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image, ImageOps
+from torch import Tensor
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -34,6 +36,27 @@ def to_rgb(image: Image.Image) -> Image.Image:
         background = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(background, image)
     return image.convert("RGB")
+
+
+def seen_image(pixel_values: Tensor, image_processor: Any) -> Image.Image:
+    """What a model sees of an image: resized, and without the margins that were cropped.
+
+    Args:
+        pixel_values: `(3, H, W)`, as the processor made them.
+        image_processor: which did; its mean and standard deviation are undone.
+
+    Example:
+        >>> from transformers import CLIPImageProcessor
+        >>> processor = CLIPImageProcessor(size={"shortest_edge": 4}, crop_size={"height": 4, "width": 4})
+        >>> wide = processor(Image.new("RGB", (8, 4), "red"), return_tensors="pt")["pixel_values"]
+        >>> seen_image(wide[0], processor).size
+        (4, 4)
+    """
+    pixels = pixel_values.float().cpu()
+    if image_processor.do_normalize:
+        mean, std = torch.tensor([image_processor.image_mean, image_processor.image_std])[..., None, None]
+        pixels = pixels * std + mean
+    return Image.fromarray((pixels * 255).round().clamp(0, 255).byte().permute(1, 2, 0).numpy())
 
 
 def rgb_images(images: Any) -> Any:

@@ -69,7 +69,10 @@ def test_a_split_without_images_is_left_out_with_a_warning(coco, caplog):
     (coco / "train2017").rename(coco / "elsewhere")
     assert contents(load_coco_captions(coco)) == {"validation": CAPTIONS["val"]}
     assert "no split 'train': it needs both" in caplog.text
+    (coco / "annotations/captions_train2017.json").unlink()
     caplog.clear()
+    assert contents(load_coco_captions(coco)) == {"validation": CAPTIONS["val"]}
+    assert not caplog.text  # nothing of it is there: val2017 alone was downloaded
     write_published(coco, "2014")  # the year with any images wins
     with caplog.at_level(logging.WARNING):
         assert contents(load_coco_captions(coco)) == {"validation": CAPTIONS["val"]}

@@ -3,6 +3,7 @@
 import csv
 import json
 import runpy
+import shutil
 import sys
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from tests import tiny
+from tests.data import coco_folders
 from tests.examples.qformer_captioner_runs import (
     BLOCK,
     BLOCKS,
@@ -25,6 +27,8 @@ from tests.examples.qformer_captioner_runs import (
     write_recipe,
 )
 from transformers import AutoModel, AutoProcessor
+
+from vlmkit.analysis import caption_plots
 
 
 @pytest.fixture(scope="module")
@@ -143,6 +147,31 @@ def test_evaluate(place):
     before = {path.name: path.read_bytes() for path in (place / "evaluation").iterdir()}
     run(place, "evaluate.py", *flags)
     assert {path.name: path.read_bytes() for path in (place / "evaluation").iterdir()} == before
+
+
+def test_evaluate_without_training_images(place, tmp_path):
+    """As with nothing but COCO's val2017 on the disk."""
+    coco_folders.write_published(tmp_path)
+    shutil.rmtree(tmp_path / "train2017")
+    (tmp_path / "annotations/captions_train2017.json").unlink()
+    flags = ["--dataset", "coco", "--data", tmp_path, "--output_dir", tmp_path / "scores", "--max_new_tokens", 4]
+    run(place, "evaluate.py", "--model", "run", *flags)
+    metrics = json.loads((tmp_path / "scores/metrics.json").read_text())
+    assert metrics["one caption for all"]["bleu_1"] > 0
+    with pytest.raises(SystemExit, match="has no split to train on, only validation"):
+        run(place, "train.py", "one.yaml", *flags[:4], "--output_dir", tmp_path / "refused")
+
+
+def test_pictures_show_what_the_model_saw(place, tmp_path, monkeypatch):
+    """The processor crops the middle, so the margins of a wide image are no part of the picture."""
+    Image.new("RGB", (96, 32), "red").save(tmp_path / "wide.png")
+    drawn = []
+    draw = caption_plots.similarity_figure
+    monkeypatch.setattr(
+        caption_plots, "similarity_figure", lambda image, *rest: drawn.append(image) or draw(image, *rest)
+    )
+    run(place, "analyze.py", "--model", "run", "--images", tmp_path / "wide.png", "--output_dir", tmp_path)
+    assert [image.size for image in drawn] == [(32, 32)]
 
 
 def test_analyze(place, album):

@@ -153,17 +153,30 @@ def test_the_last_layer_of_clip_is_its_output():
     assert torch.equal(tower(images).last_hidden_state, expected)
 
 
+@pytest.mark.parametrize("prefix_tokens", [True, False])
+def test_layers_of_timms_vits_are_maps_without_prefix_tokens(prefix_tokens):
+    tower = VisionTower(VISION["timm-vit"], prefix_tokens=prefix_tokens, layers=[0, -1]).eval()
+    images = pixels("timm-vit")
+    states = tower.backbone(images, output_hidden_states=True).hidden_states
+    expected = torch.cat([states[layer].flatten(2).transpose(1, 2) for layer in (0, -1)], dim=1)
+    assert torch.equal(tower(images).last_hidden_state, expected)
+
+
 @pytest.mark.parametrize("layer", [3, -4, 12])
 def test_a_layer_that_the_backbone_does_not_have_is_refused(layer):
-    tower = VisionTower(tiny.vision_config(), layers=[0, layer])
     with pytest.raises(ValueError, match=f"vit has no hidden states {layer}; it has 3, from 0"):
-        tower(pixels("vit"))
+        VisionTower(tiny.vision_config(), layers=[0, layer])
+    of_timm = VisionTower(VISION["timm-vit"], layers=[40 + layer])  # whose configuration tells no depth
+    with pytest.raises(ValueError, match=f"has no hidden states {40 + layer}; it has"):
+        of_timm(pixels("timm-vit"))
 
 
 @pytest.mark.parametrize("name", ["resnet", "timm-cnn", "timm-swin"])
 def test_layers_of_a_feature_pyramid_are_refused(name):
     tower = VisionTower(VISION[name], layers=[0, -1])
-    with pytest.raises(ValueError, match=r"the layers of \w+ differ in shape .*; tokens of several layers need a ViT"):
+    with pytest.raises(
+        ValueError, match=r"the layers of \w+ differ in shape: layer 0 gives .*; take layers of one shape"
+    ):
         tower(pixels(name))
 
 

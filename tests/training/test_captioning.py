@@ -76,6 +76,21 @@ def test_the_models_mode_is_kept_and_dropout_is_off(table, model, processor):
     assert model.qformer.training
     assert not model.vision_tower.training  # frozen
     assert all(parameter.grad is None for parameter in model.parameters())
+    with pytest.raises(ValueError, match="max_new_tokenz"):
+        caption_table(model, processor, table, max_new_tokenz=6)
+    assert model.training
+
+
+def test_tokens_of_a_plain_table(table, model, processor, tmp_path):
+    """Without torch's format, as after reading them from a file of one's own."""
+    cached = cache_image_tokens(model.vision_tower, processor, table, cache_dir=tmp_path)
+    expected = caption_table(model, processor, cached, max_new_tokens=4)
+    assert caption_table(model, processor, cached.with_format(None), max_new_tokens=4) == expected
+
+
+def test_several_captions_of_a_row_are_refused(table, model, processor):
+    with pytest.raises(ValueError, match="num_return_sequences is 2; a row gets one caption"):
+        caption_table(model, processor, table, num_return_sequences=2, num_beams=2)
 
 
 def test_special_tokens_do_not_show(table, model, processor):

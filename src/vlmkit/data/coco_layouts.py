@@ -42,7 +42,8 @@ def read_coco_folder(folder: Path, faults: Faults) -> dict[str, list[ListedImage
         pairs = _published(folder, year)
         complete = {split: pair for split, pair in pairs.items() if all(path.exists() for path in pair)}
         for split in pairs.keys() - complete.keys():
-            logger.warning("no split %r: it needs both %s and %s", split, *pairs[split])
+            if any(path.exists() for path in pairs[split]):
+                logger.warning("no split %r: it needs both %s and %s", split, *pairs[split])
         if complete:
             return {split: read_coco_file(*pair, faults)["train"] for split, pair in complete.items()}
     raise FileNotFoundError(

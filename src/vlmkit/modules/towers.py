@@ -57,7 +57,7 @@ class VisionTower(Tower):
         frozen: see [`Tower`].
         prefix_tokens: whether class, distillation and register tokens are among the tokens that are returned.
         layers: indices into the backbone's `hidden_states`, whose tokens are returned one layer after the other in
-            place of the last ones; for backbones whose layers all give tokens of one width, as ViTs do.
+            place of the last ones. They must be as many in each and as wide as the last ones, as a ViT's are.
 
     Attributes:
         hidden_size: width of the tokens.
@@ -84,6 +84,10 @@ class VisionTower(Tower):
         super().__init__(backbone, pooling, frozen)
         self.prefix_tokens, self.layers = prefix_tokens, None if layers is None else list(layers)
         self.num_prefix_tokens = _num_prefix_tokens(self.backbone)
+        depth = getattr(self.backbone.config, "num_hidden_layers", None)
+        for layer in self.layers or ():
+            if isinstance(depth, int) and not -depth - 1 <= layer <= depth:
+                raise ValueError(f"{_name_of(config)} has no hidden states {layer}; it has {depth + 1}, from 0")
         if pooling == "cls" and not self.num_prefix_tokens:
             raise ValueError(
                 f"vision_pooling is 'cls', but {_name_of(config)} has no class token; choose 'mean' or 'pooler'"
@@ -138,29 +142,36 @@ class VisionTower(Tower):
                     f"{_name_of(self.backbone.config)} returns {what} of width {tensor.shape[-1]}, but its "
                     f"configuration tells {width}; use another backbone, or the same one of timm"
                 )
-        kept = [tokens] if self.layers is None else self._select_layers(outputs.get("hidden_states") or ())
-        first = 0 if self.prefix_tokens else self.num_prefix_tokens
+        if self.layers is not None:
+            tokens = self._tokens_of_layers(outputs.get("hidden_states") or ())
+        elif not self.prefix_tokens:
+            tokens = tokens[:, self.num_prefix_tokens :]
         return BaseModelOutputWithPooling(
-            last_hidden_state=torch.cat([layer[:, first:] for layer in kept], dim=1),
+            last_hidden_state=tokens,
             pooler_output=pooled,
             hidden_states=outputs.get("hidden_states"),
             attentions=outputs.get("attentions"),
         )
 
-    def _select_layers(self, hidden_states: Sequence[Tensor]) -> list[Tensor]:
-        """The tokens of the chosen layers."""
+    def _tokens_of_layers(self, hidden_states: Sequence[Tensor]) -> Tensor:
+        """The tokens of the chosen layers, one layer after the other."""
         name = _name_of(self.backbone.config)
+        selected: list[Tensor] = []
         for layer in self.layers or ():
             if not -len(hidden_states) <= layer < len(hidden_states):
                 raise ValueError(f"{name} has no hidden states {layer}; it has {len(hidden_states)}, from 0")
-        selected = [hidden_states[layer] for layer in self.layers or ()]
-        for tokens in selected:
-            if tokens.ndim != 3 or tokens.shape[-1] != self.hidden_size:
+            states = hidden_states[layer]
+            if states.ndim == 4:  # timm gives even a ViT's as maps (B, D, H, W), without the prefix
+                states = states.flatten(2).transpose(1, 2)
+            elif not self.prefix_tokens:
+                states = states[:, self.num_prefix_tokens :]
+            if states.shape[-1] != self.hidden_size or states.shape != (selected or [states])[0].shape:
                 raise ValueError(
-                    f"the layers of {name} differ in shape ({tuple(tokens.shape)} is no (B, N, {self.hidden_size})); "
-                    "tokens of several layers need a ViT"
+                    f"the layers of {name} differ in shape: layer {layer} gives {tuple(states.shape[1:])}, and the "
+                    f"last one's tokens have width {self.hidden_size}; take layers of one shape, as a ViT's are"
                 )
-        return selected
+            selected.append(states)
+        return torch.cat(selected, dim=1)
 
     def _pool(self, tokens: Tensor, pooler_output: Tensor | None) -> Tensor:
         if self.pooling == "pooler" or (self.pooling == "auto" and pooler_output is not None):

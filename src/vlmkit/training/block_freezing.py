@@ -12,8 +12,9 @@ def freeze_lower_blocks(model: PreTrainedModel, fraction: float, freeze_token_em
     The lowest `int(fraction * blocks)` blocks are frozen, and with them the tables of learned positions and of tokens.
     A token table that is tied to the head is the head, and trains. With no block to freeze, everything trains.
 
-    The call decides alone what trains, whatever was frozen before: 0.5 after 0.7 frees a fifth of the blocks. Outside
-    the language model it touches nothing, be it a vision tower or a connector. Frozen blocks keep their dropout.
+    `from_pretrained` makes all of them trainable again, so call this after it. The call decides alone what trains,
+    whatever was frozen before: 0.5 after 0.7 frees a fifth of the blocks. Outside the language model it touches
+    nothing, be it a vision tower or a connector. Frozen blocks keep their dropout.
 
     Args:
         model: a causal language model or a model that holds one, found by `get_decoder()` and

@@ -7,6 +7,8 @@ from datasets import Dataset
 from datasets.utils import tqdm
 from transformers import PreTrainedModel, ProcessorMixin
 
+from vlmkit.data.columns import stack
+
 
 @torch.no_grad()
 def caption_table(
@@ -33,26 +35,30 @@ def caption_table(
         A caption per row, without special tokens and surrounding space.
 
     Raises:
-        ValueError: the table has neither column, or `batch_size` is below 1.
+        ValueError: the table has neither column, `batch_size` is below 1, or several captions per image are asked for.
     """
     cached = "image_tokens" in table.column_names
     if not cached and "image" not in table.column_names:
         raise ValueError(f"the table has neither 'image' nor 'image_tokens', only {table.column_names}")
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; give 1 or more")
+    if generation.get("num_return_sequences", 1) != 1:
+        raise ValueError(f"num_return_sequences is {generation['num_return_sequences']}; a row gets one caption")
     column = table.select_columns("image_tokens" if cached else "image")
     training = model.training
     model.eval()
     captions: list[str] = []
-    for start in tqdm(range(0, len(table), batch_size), desc="Captioning", unit="batch", delay=2):
-        images = column[start : start + batch_size]
-        texts = [prompt] * len(next(iter(images.values())))
-        if cached:
-            inputs = processor(text=texts, return_tensors="pt")
-            inputs["image_tokens"] = torch.stack(list(images["image_tokens"]))
-        else:
-            inputs = processor(images=images["image"], text=texts, return_tensors="pt")
-        written = model.generate(**inputs.to(model.device), **generation)
-        captions += [text.strip() for text in processor.batch_decode(written, skip_special_tokens=True)]
-    model.train(training)
+    try:
+        for start in tqdm(range(0, len(table), batch_size), desc="Captioning", unit="batch", delay=2):
+            images = column[start : start + batch_size]
+            texts = [prompt] * len(next(iter(images.values())))
+            if cached:
+                inputs = processor(text=texts, return_tensors="pt")
+                inputs["image_tokens"] = stack(images["image_tokens"])
+            else:
+                inputs = processor(images=images["image"], text=texts, return_tensors="pt")
+            written = model.generate(**inputs.to(model.device, model.dtype), **generation)
+            captions += [text.strip() for text in processor.batch_decode(written, skip_special_tokens=True)]
+    finally:
+        model.train(training)
     return captions

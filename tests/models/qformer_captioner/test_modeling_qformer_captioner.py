@@ -152,6 +152,25 @@ class TestInputs:
         rest = model(**batch, input_ids=ids[:, 3:], attention_mask=mask, past_key_values=start.past_key_values)
         torch.testing.assert_close(rest.logits, expected[:, 3:], rtol=1e-5, atol=1e-5)
 
+    def test_trainer_can_switch_the_cache_off(self, model):
+        assert model(**inputs()).past_key_values is not None
+        model.config.use_cache = False  # as Trainer does, on the whole only
+        assert model(**inputs()).past_key_values is None
+        model.config.use_cache = True
+
+    def test_tokens_of_another_precision(self, model):
+        batch = inputs()
+        tokens = model.vision_tower(batch.pop("pixel_values")).last_hidden_state
+        model.vision_tower.to(torch.bfloat16)  # as after loading a frozen tower in less memory
+        outputs = model(**batch, image_tokens=tokens.half())
+        assert outputs.logits.dtype == torch.float32
+        model.vision_tower.to(torch.float32)
+
+    def test_blocks_with_a_residual_stay_on_one_device(self, model):
+        of_text = set(model.language_model._no_split_modules)
+        assert {"QFormerLayer", "ImageCrossAttention"} | of_text <= set(model._no_split_modules)
+        assert of_text
+
 
 class TestLoss:
     def test_is_the_mean_over_words_and_real_ends(self, model):

@@ -93,6 +93,7 @@ class QFormerCaptioner(VlmkitModel, GenerationMixin):
     input_modalities = ("image", "text")
     card_usage = _USAGE
     card_pipeline = "image-text-to-text"
+    _no_split_modules = ["QFormerLayer", "ImageCrossAttention"]  # noqa: RUF012
 
     def __init__(self, config: QFormerCaptionerConfig, **kwargs: Any):
         super().__init__(config, **kwargs)
@@ -190,12 +191,13 @@ class QFormerCaptioner(VlmkitModel, GenerationMixin):
         hidden_states = None
         if image_tokens is None:
             vision = self.vision_tower(pixel_values, **kwargs)
-            image_tokens, hidden_states = vision.last_hidden_state, vision.hidden_states
+            image_tokens = vision.last_hidden_state
+            hidden_states = vision.hidden_states if kwargs.get("output_hidden_states") else None
         elif self.training and self.vision_tower.is_trained:
             raise ValueError(
                 "image_tokens would bypass the vision tower, which is being trained; set freeze_vision=True"
             )
-        image_states = self.image_projection(image_tokens.to(self.dtype))  # cached ones may be of another type
+        image_states = self.image_projection(image_tokens)
         queries, attentions = self.qformer(image_states, output_attentions)
         return QFormerFeatures(
             last_hidden_state=queries,
@@ -257,6 +259,8 @@ class QFormerCaptioner(VlmkitModel, GenerationMixin):
             raise ValueError(
                 f"{len(image_key_values)} images and {len(inputs_embeds)} texts; give one image for each text"
             )
+        if use_cache is None:  # Trainer switches it off in the whole's configuration only
+            use_cache = getattr(self.config, "use_cache", None)
         if position_ids is None and attention_mask is not None and attention_mask.ndim == 2:
             # Not every language model counts without the padding on the left.
             position_ids = (attention_mask.cumsum(dim=1) - 1).clamp(min=0)[:, -inputs_embeds.shape[1] :]
@@ -315,13 +319,13 @@ class QFormerCaptioner(VlmkitModel, GenerationMixin):
 
         Raises:
             ValueError: no images or both kinds, no start token and no `input_ids`, a static cache for a language model
-                that has none; or as `GenerationMixin.generate` raises.
+                that supports none; or as `GenerationMixin.generate` raises.
         """
         cache = self._option("cache_implementation", generation_config, kwargs)
         is_static = "static" in str(cache) or isinstance(kwargs.get("past_key_values"), StaticCache)
         if is_static and not self._can_compile_fullgraph:
             raise ValueError(
-                f"{type(self.language_model).__name__} gives wrong results with a static cache; use the dynamic one"
+                f"{type(self.language_model).__name__} does not support static caches; use the dynamic one"
             )
         features = self.get_image_features(pixel_values, image_tokens)
         if inputs is None and kwargs.get("input_ids") is None and kwargs.get("inputs_embeds") is None:

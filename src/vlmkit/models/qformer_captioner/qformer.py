@@ -58,7 +58,8 @@ class ImageProjection(nn.Module):
                 f"image_tokens are {tuple(image_tokens.shape)}, but this model takes (images, tokens of {num_layers} "
                 f"vision layers, {self.vision_size}); compute them with its own vision tower"
             )
-        chunks = image_tokens.chunk(num_layers, dim=1)
+        weight: Tensor = self.layers[0].weight  # type: ignore[assignment]
+        chunks = image_tokens.to(weight.dtype).chunk(num_layers, dim=1)  # cached ones may be of another type
         return torch.cat([layer(tokens) for layer, tokens in zip(self.layers, chunks, strict=True)], dim=1)
 
 
