@@ -24,8 +24,8 @@ def load_coco_captions(
       (with what he calls restval), validation and test;
     - a folder with `annotations/captions_train2017.json`, `annotations/captions_val2017.json` and the image folders
       `train2017` and `val2017`, else the same of 2014: the splits train and validation, or the one that is there;
-    - any captions file in COCO's format, a `.json`, with the `image_folder` that its `file_name`s refer to: one split,
-      train. Karpathy's file has his splits in this way, too;
+    - any captions file in COCO's format, a `.json`, with the `image_folder` that each `file_name` in it refers to: one
+      split, train. Karpathy's file has his splits in this way, too;
     - a hub id or a folder that `datasets.load_dataset` reads, with a column `image` and the captions in `captions`,
       `caption`, `text`, or `caption_0`, `caption_1`, ...; it may hold one row per caption if a column `image_id` or
       `filename` tells the image.
