@@ -115,7 +115,7 @@ def place(tmp_path_factory) -> Path:
     GPT2Model(tiny.text_config()).save_pretrained(folder / "openai-community/gpt2")
     tiny.tokenizer().save_pretrained(folder / "openai-community/gpt2")
     bert = BertConfig(
-        vocab_size=99, hidden_size=WIDTH, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
+        vocab_size=99, hidden_size=WIDTH, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32
     )
     BertModel(bert).save_pretrained(folder / "sentence-transformers/all-MiniLM-L6-v2")
     tiny.tokenizer(pad_token="<pad>").save_pretrained(folder / "sentence-transformers/all-MiniLM-L6-v2")

@@ -8,6 +8,7 @@ from transformers import (
     BertConfig,
     BertModel,
     CLIPImageProcessor,
+    DistilBertConfig,
     GPT2Config,
     GPTNeoConfig,
     LlamaConfig,
@@ -21,6 +22,8 @@ from vlmkit import (
     PairedCifarAligner,
     PairedCifarAlignerConfig,
     PairedCifarAlignerProcessor,
+    QFormerAlignerConfig,
+    QFormerAlignerProcessor,
     QFormerCaptionerConfig,
     QFormerCaptionerProcessor,
 )
@@ -142,3 +145,23 @@ def qformer_captioner_inputs() -> dict[str, torch.Tensor]:
     """Three images with captions of different lengths, padded on the right."""
     photos = [photo(seed=row) for row in range(len(SENTENCES))]
     return dict(qformer_captioner_processor()(photos, SENTENCES, return_labels=True, return_tensors="pt"))
+
+
+def distilbert_config(**kwargs) -> DistilBertConfig:
+    sizes = {"dim": 16, "n_layers": 4, "n_heads": 2, "hidden_dim": 32, "max_position_embeddings": 64}
+    return DistilBertConfig(**{**sizes, "vocab_size": 99, **kwargs})
+
+
+def qformer_aligner_config(**kwargs) -> QFormerAlignerConfig:
+    sizes = {"vision_config": vision_config(), "text_config": distilbert_config()}
+    return QFormerAlignerConfig(**{**sizes, "num_query_tokens": 3, "num_cross_attention_heads": 4, **kwargs})
+
+
+def qformer_aligner_processor() -> QFormerAlignerProcessor:
+    return QFormerAlignerProcessor(image_processor(), tokenizer(pad_token="<pad>"))
+
+
+def qformer_aligner_inputs() -> dict[str, torch.Tensor]:
+    """Three pairs; the texts differ in length and are padded on the right."""
+    photos = [photo(seed=row) for row in range(len(SENTENCES))]
+    return dict(qformer_aligner_processor()(images=photos, text=SENTENCES, return_tensors="pt"))

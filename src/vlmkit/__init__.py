@@ -18,6 +18,12 @@ from vlmkit.models.paired_cifar import (
     PairedCifarAlignerProcessor,
     PredictedCaption,
 )
+from vlmkit.models.qformer_aligner import (
+    QFormerAligner,
+    QFormerAlignerConfig,
+    QFormerAlignerOutput,
+    QFormerAlignerProcessor,
+)
 from vlmkit.models.qformer_captioner import (
     QFormerCaptioner,
     QFormerCaptionerConfig,
@@ -40,6 +46,10 @@ __all__ = [
     "PairedCifarAlignerOutput",
     "PairedCifarAlignerProcessor",
     "PredictedCaption",
+    "QFormerAligner",
+    "QFormerAlignerConfig",
+    "QFormerAlignerOutput",
+    "QFormerAlignerProcessor",
     "QFormerCaptioner",
     "QFormerCaptionerConfig",
     "QFormerCaptionerOutput",

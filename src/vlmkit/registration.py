@@ -8,6 +8,7 @@ from transformers import AutoConfig, AutoProcessor, PreTrainedConfig, PreTrained
 from vlmkit.hub import SHIM_NAME
 from vlmkit.models.dual_encoder import DualEncoderConfig, DualEncoderModel, DualEncoderProcessor
 from vlmkit.models.paired_cifar import PairedCifarAligner, PairedCifarAlignerConfig, PairedCifarAlignerProcessor
+from vlmkit.models.qformer_aligner import QFormerAligner, QFormerAlignerConfig, QFormerAlignerProcessor
 from vlmkit.models.qformer_captioner import QFormerCaptioner, QFormerCaptionerConfig, QFormerCaptionerProcessor
 
 
@@ -29,6 +30,7 @@ MODELS = (
         ("AutoModel", "AutoModelForZeroShotImageClassification"),
     ),
     Row(PairedCifarAlignerConfig, PairedCifarAligner, PairedCifarAlignerProcessor, ("AutoModel",)),
+    Row(QFormerAlignerConfig, QFormerAligner, QFormerAlignerProcessor, ("AutoModel",)),
     Row(
         QFormerCaptionerConfig,
         QFormerCaptioner,

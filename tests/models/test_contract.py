@@ -122,6 +122,20 @@ def qformer_captioner(name: str, lora: dict[str, Any] | None = None, **fields: A
     return Case(name, config, *parts, lora=lora, eager_only=eager_only)
 
 
+def qformer_aligner(name: str, lora: dict[str, Any] | None = None, **fields: Any) -> Case:
+    def config() -> PreTrainedConfig:
+        large = {
+            "vision_config": tiny.vision_config(initializer_range=0.5),
+            "text_config": tiny.distilbert_config(initializer_range=0.3),
+        }
+        return tiny.qformer_aligner_config(**copy.deepcopy({**large, **fields}))
+
+    def call() -> dict[str, Any]:
+        return {"images": [tiny.photo()], "text": tiny.SENTENCES[:1]}
+
+    return Case(name, config, tiny.qformer_aligner_processor, tiny.qformer_aligner_inputs, call, lora=lora)
+
+
 LORA_GPT2 = {
     "target_modules": r"text_tower\..*\.c_attn",
     "fan_in_fan_out": True,
@@ -130,6 +144,7 @@ LORA_GPT2 = {
 LORA_BERT = {"target_modules": r"text_tower\..*\.query", "modules_to_save": ["vision_projection"]}
 LORA_BOTH = {**LORA_GPT2, "modules_to_save": ["vision_projection", "text_projection"]}
 LORA_LLAMA = {"target_modules": r"language_model\..*\.q_proj", "modules_to_save": ["image_projection", "qformer"]}
+LORA_QFORMER = {"target_modules": r"qformer\..*\.self_attention\..*\.q_proj", "modules_to_save": ["text_embeddings"]}
 CASES = [
     dual_encoder("dual_encoder-paper"),
     dual_encoder("dual_encoder-trained", LORA_BOTH, **TRAINED, **CONTEXTUAL, learn_temperature=True),
@@ -166,6 +181,23 @@ CASES = [
     ),
     qformer_captioner(
         "qformer_captioner-gpt2-layers", vision_layers=[1, -1], text_config=tiny.text_config(initializer_range=0.2)
+    ),
+    qformer_aligner("qformer_aligner-distilbert", LORA_QFORMER),
+    qformer_aligner(
+        "qformer_aligner-losses",
+        learn_temperature=True,
+        matching_loss_weight=0.5,
+        captioning_loss_weight=2,
+        freeze_vision=False,
+    ),
+    qformer_aligner(
+        "qformer_aligner-cnn-bert",
+        {**LORA_QFORMER, "modules_to_save": ["image_projection", "matching_head"]},
+        vision_config=SMALL_RESNET,
+        text_config=BertConfig(**{**BERT_SIZES, "hidden_size": 24}, vocab_size=99, initializer_range=0.3),
+        cross_attention_frequency=1,
+        matching_loss_weight=1.0,
+        freeze_vision=False,
     ),
 ]
 

@@ -164,6 +164,18 @@ class TestBlocks:
         assert 0.3 < (layer(tokens(50)) == 0).float().mean() < 0.7
         assert torch.equal(layer.eval()(x := tokens()), layer(x))
 
+    def test_dropout_within_a_feed_forward_layer_may_be_another(self):
+        assert [part.p for part in FeedForward(WIDTH, 24, 0.3) if isinstance(part, nn.Dropout)] == [0.3, 0.3]
+        block = FeedForwardBlock(WIDTH, 24, "post", 1e-6, dropout=0.3, inner_dropout=0.0)
+        assert [part.p for part in block.feed_forward if isinstance(part, nn.Dropout)] == [0.0, 0.3]
+
+    def test_dropout_of_the_result_of_attention(self):
+        block = AttentionBlock(config(), WIDTH, HEADS, "pre", 1e-6, output_dropout=0.5)
+        x = tokens(50)
+        added = block(x)[0] - x
+        assert 0.3 < (added == 0).float().mean() < 0.7
+        torch.testing.assert_close(block.eval()(x)[0], block(x)[0], rtol=0, atol=0)
+
     def test_an_unknown_norm_is_refused(self):
         for make in (lambda norm: AttentionBlock(config(), WIDTH, HEADS, norm, 1e-6),
                      lambda norm: FeedForwardBlock(WIDTH, 24, norm, 1e-6)):  # fmt: skip

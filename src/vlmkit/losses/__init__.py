@@ -2,5 +2,17 @@
 
 from vlmkit.losses.caption_bank import bank_logits, bank_softmax, soft_cross_entropy, swapped_margin
 from vlmkit.losses.contrastive import info_nce, sigmoid_loss
+from vlmkit.losses.matching import MatchingPairs, hard_negatives, matching_loss, matching_pairs
 
-__all__ = ["bank_logits", "bank_softmax", "info_nce", "sigmoid_loss", "soft_cross_entropy", "swapped_margin"]
+__all__ = [
+    "MatchingPairs",
+    "bank_logits",
+    "bank_softmax",
+    "hard_negatives",
+    "info_nce",
+    "matching_loss",
+    "matching_pairs",
+    "sigmoid_loss",
+    "soft_cross_entropy",
+    "swapped_margin",
+]

@@ -94,14 +94,17 @@ class FeedForward(nn.Sequential):
     Args:
         hidden_size: width D of the tokens.
         intermediate_size: width between the two layers.
-        dropout: after the activation and after the second layer, in training.
+        dropout: after the second layer, in training.
+        inner_dropout: after the activation, in training; `dropout` if not given.
     """
 
-    def __init__(self, hidden_size: int, intermediate_size: int, dropout: float = 0.0):
+    def __init__(
+        self, hidden_size: int, intermediate_size: int, dropout: float = 0.0, inner_dropout: float | None = None
+    ):
         super().__init__(
             nn.Linear(hidden_size, intermediate_size),
             nn.GELU(),
-            nn.Dropout(dropout),
+            nn.Dropout(dropout if inner_dropout is None else inner_dropout),
             nn.Linear(intermediate_size, hidden_size),
             nn.Dropout(dropout),
         )
@@ -133,6 +136,7 @@ class AttentionBlock(_Residual):
         norm: `"pre"` or `"post"`.
         eps: of the layer norm.
         dropout: see [`Attention`].
+        output_dropout: of the result of the attention, before it is added, in training.
 
     Raises:
         ValueError: an unknown `norm`, or heads that do not divide the width.
@@ -146,9 +150,11 @@ class AttentionBlock(_Residual):
         norm: Literal["pre", "post"],
         eps: float,
         dropout: float = 0.0,
+        output_dropout: float = 0.0,
     ):
         super().__init__(hidden_size, norm, eps)
         self.attention = Attention(config, hidden_size, num_heads, dropout)
+        self.dropout = nn.Dropout(output_dropout)
 
     def forward(
         self,
@@ -159,7 +165,7 @@ class AttentionBlock(_Residual):
     ) -> tuple[Tensor, Tensor | None]:
         """Attend; arguments and results are those of [`Attention.forward`]."""
         attended, weights = self.attention(self._enter(hidden_states), key_values, attention_mask, output_attentions)
-        return self._leave(hidden_states, attended), weights
+        return self._leave(hidden_states, self.dropout(attended)), weights
 
 
 class FeedForwardBlock(_Residual):
@@ -171,16 +177,23 @@ class FeedForwardBlock(_Residual):
         norm: `"pre"` or `"post"`.
         eps: of the layer norm.
         dropout: see [`FeedForward`].
+        inner_dropout: see [`FeedForward`].
 
     Raises:
         ValueError: an unknown `norm`.
     """
 
     def __init__(
-        self, hidden_size: int, intermediate_size: int, norm: Literal["pre", "post"], eps: float, dropout: float = 0.0
+        self,
+        hidden_size: int,
+        intermediate_size: int,
+        norm: Literal["pre", "post"],
+        eps: float,
+        dropout: float = 0.0,
+        inner_dropout: float | None = None,
     ):
         super().__init__(hidden_size, norm, eps)
-        self.feed_forward = FeedForward(hidden_size, intermediate_size, dropout)
+        self.feed_forward = FeedForward(hidden_size, intermediate_size, dropout, inner_dropout)
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """From `(B, T, D)` to `(B, T, D)`."""

@@ -1,0 +1,350 @@
+"""QFormerAligner: a text encoder whose layers, with learned queries beside the text, learn to read images."""
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import initialization as init
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.processing_utils import Unpack
+from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
+
+from vlmkit.base import VlmkitModel
+from vlmkit.losses import info_nce, matching_loss, matching_pairs
+from vlmkit.models.qformer_aligner.configuration_qformer_aligner import QFormerAlignerConfig
+from vlmkit.models.qformer_aligner.heads import CaptioningHead, MatchingHead
+from vlmkit.models.qformer_aligner.qformer import QFormer, QFormerFeatures, TextEmbeddings
+from vlmkit.models.qformer_aligner.text_encoders import encoder_sizes, encoder_weights
+from vlmkit.modules.pooling import pool_tokens
+from vlmkit.modules.temperature import initial_logit_scale, inverse_temperature, new_logit_scale
+from vlmkit.modules.towers import TextTower, VisionTower, published_config, text_part, vision_part
+
+_USAGE = """import vlmkit
+from PIL import Image
+from transformers import AutoModel, AutoProcessor
+
+model, processor = AutoModel.from_pretrained("{name}"), AutoProcessor.from_pretrained("{name}")
+captions = ["a dog in the snow", "two children on a beach"]
+inputs = processor(images=[Image.open("photo.jpg")], text=captions, return_tensors="pt")
+print(model(**inputs).logits_per_image.softmax(dim=1))"""
+_QUERY_STD = 0.02
+
+
+@dataclass
+class QFormerAlignerOutput(ModelOutput):
+    """What [`QFormerAligner`] returns.
+
+    Args:
+        loss: scalar, float32, the weighted sum of those below; given when images and texts are pairs and `return_loss`
+            is set.
+        logits_per_image: `(I, T)` similarities of every image with every text, divided by the temperature.
+        logits_per_text: `(T, I)`, the same transposed.
+        image_embeds: `(I, D)`, unit length.
+        text_embeds: `(T, D)`, unit length.
+        contrastive_loss: scalar; if its weight is positive, as with the next two.
+        matching_loss: scalar.
+        captioning_loss: scalar.
+    """
+
+    loss: Tensor | None = None
+    logits_per_image: Tensor | None = None
+    logits_per_text: Tensor | None = None
+    image_embeds: Tensor | None = None
+    text_embeds: Tensor | None = None
+    contrastive_loss: Tensor | None = None
+    matching_loss: Tensor | None = None
+    captioning_loss: Tensor | None = None
+
+
+class QFormerAligner(VlmkitModel):
+    """A text encoder through which learned queries pass that look at an image, trained to match images with texts.
+
+    An image is embedded as the mean of its queries, a text as its first token; neither sees the other. For the two
+    further losses, queries and text see each other on their way.
+
+    Args:
+        config: see [`QFormerAlignerConfig`].
+
+    References:
+        vlm-training (see `docs/papers.md`); Li et al., "BLIP-2" (arXiv:2301.12597, section 3.1).
+
+    Example:
+        >>> import torch
+        >>> from transformers import DistilBertConfig, ViTConfig
+        >>> config = QFormerAlignerConfig(
+        ...     vision_config=ViTConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=32),
+        ...     text_config=DistilBertConfig(dim=16, n_layers=2, n_heads=2, hidden_dim=32, vocab_size=50),
+        ... )
+        >>> model = QFormerAligner(config).eval()
+        >>> outputs = model(pixel_values=torch.rand(2, 3, 32, 32), input_ids=torch.tensor([[1, 2], [3, 4]]))
+        >>> outputs.logits_per_image.shape
+        torch.Size([2, 2])
+    """
+
+    config: QFormerAlignerConfig
+    base_model_prefix = "qformer_aligner"
+    main_input_name = "pixel_values"
+    input_modalities = ("image", "text")
+    card_usage = _USAGE
+    card_pipeline = None
+    accepts_loss_kwargs = False  # the losses are means over the batch, whatever the accumulation
+    _supports_flash_attn = False  # it takes no mask of who sees whom
+
+    def __init__(self, config: QFormerAlignerConfig, **kwargs: Any):
+        super().__init__(config, **kwargs)
+        self.vision_tower = VisionTower(config.vision_config, "mean", config.freeze_vision)
+        sizes = encoder_sizes(config.text_config)
+        vision_size, width = self.vision_tower.hidden_size, sizes.hidden_size
+        self.image_projection = nn.Identity() if vision_size == width else nn.Linear(vision_size, width)
+        self.text_embeddings = TextEmbeddings(sizes)
+        self.qformer = QFormer(
+            config,
+            sizes,
+            config.num_query_tokens,
+            config.num_cross_attention_heads or sizes.num_heads,
+            config.cross_attention_frequency,
+            config.original_causal_mask,
+        )
+        self.matching_head = MatchingHead(width) if config.matching_loss_weight else None
+        self.captioning_head = CaptioningHead(width, sizes.eps) if config.captioning_loss_weight else None
+        self.logit_scale = new_logit_scale(config.learn_temperature)
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, QFormer):
+            init.normal_(module.query_tokens, std=_QUERY_STD)
+        elif isinstance(module, QFormerAligner) and module.logit_scale is not None:
+            init.constant_(module.logit_scale, initial_logit_scale(self.config.temperature))
+
+    @classmethod
+    def from_vision_text_pretrained(
+        cls,
+        vision: str | os.PathLike,
+        text: str | os.PathLike,
+        dtype: torch.dtype = torch.float32,
+        **config: Any,
+    ) -> "QFormerAligner":
+        """Make a Q-Former of a pretrained text encoder, behind a pretrained image encoder.
+
+        New are the queries, their attention to the image, and the heads of the losses.
+
+        Args:
+            vision: folder or hub id of an image model of transformers or timm, or of a two-tower model, whose image
+                side is taken.
+            text: folder or hub id of a DistilBERT, BERT (MiniLM) or RoBERTa.
+            dtype: of all weights.
+            **config: fields of [`QFormerAlignerConfig`].
+
+        Raises:
+            OSError: a model cannot be found.
+            TypeError: an unknown configuration field.
+            ValueError: `text` is another model, or a field does not fit.
+        """
+        vision_config, text_config = published_config(vision, vision_part), published_config(text, text_part)
+        model = cls._from_config(
+            cls.config_class(vision_config=vision_config, text_config=text_config, **config), dtype=dtype
+        )
+        # After construction, which initialises everything. It took the configurations over and adapted them.
+        model.vision_tower.set_backbone(VisionTower.load_backbone(vision, model.config.vision_config, dtype=dtype))
+        encoder = TextTower.load_backbone(text, model.config.text_config, dtype=dtype)
+        model.load_state_dict({**model.state_dict(), **encoder_weights(encoder)})
+        return model.eval()
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        """The table of token embeddings."""
+        return self.text_embeddings.word_embeddings
+
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
+        """Replace the table of token embeddings."""
+        self.text_embeddings.word_embeddings = value
+
+    @can_return_tuple
+    def get_image_features(
+        self, pixel_values: Tensor | None = None, image_tokens: Tensor | None = None, **kwargs: Any
+    ) -> BaseModelOutputWithPooling:
+        """Let the queries collect what images show.
+
+        Args:
+            pixel_values: `(B, 3, H, W)`.
+            image_tokens: `(B, N, vision width)`, the vision tower's tokens in place of `pixel_values`.
+            **kwargs: passed to the vision backbone, such as `output_hidden_states`.
+
+        Returns:
+            `last_hidden_state (B, Q, D)`, the queries, and `pooler_output (B, D)`, their mean, not normalised;
+            `hidden_states` and `attentions` of the vision backbone, where asked for.
+
+        Raises:
+            ValueError: no images or both kinds, tokens of another shape, or tokens in training of a vision tower.
+        """
+        vision = self._vision_outputs(pixel_values, image_tokens, **kwargs)
+        queries = self.qformer(image_states=self.image_projection(vision.last_hidden_state)).queries
+        return BaseModelOutputWithPooling(
+            last_hidden_state=queries,
+            pooler_output=queries.mean(dim=1),
+            hidden_states=vision.hidden_states,
+            attentions=vision.attentions,
+        )
+
+    @can_return_tuple
+    def get_text_features(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, output_hidden_states: bool = False
+    ) -> BaseModelOutputWithPooling:
+        """Encode texts, as the text encoder alone does that the Q-Former comes from.
+
+        Args:
+            input_ids: `(B, T)`, padded on either side.
+            attention_mask: `(B, T)`; all ones if not given.
+            output_hidden_states: whether the states `(B, T, D)` after each layer are returned, too.
+
+        Returns:
+            `last_hidden_state (B, T, D)` and `pooler_output (B, D)`, the first token's, not normalised.
+
+        Raises:
+            ValueError: a text is longer than the text encoder's positions.
+        """
+        text_states, attention_mask = self._text_states(input_ids, attention_mask)
+        keep = output_hidden_states or self.config.output_hidden_states
+        states = self.qformer(text_states, attention_mask=attention_mask, output_hidden_states=keep)
+        return BaseModelOutputWithPooling(
+            last_hidden_state=states.text,
+            pooler_output=pool_tokens(states.text, attention_mask, "cls"),
+            hidden_states=states.layers,
+        )
+
+    @can_return_tuple
+    def get_multimodal_features(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        image_tokens: Tensor | None = None,
+        attention_mode: str = "multimodal",
+    ) -> QFormerFeatures:
+        """Read images and texts together.
+
+        Args:
+            input_ids: `(B, T)`, one text per image, padded on either side.
+            attention_mask: `(B, T)`; all ones if not given.
+            pixel_values: `(B, 3, H, W)`.
+            image_tokens: `(B, N, vision width)`, the vision tower's tokens in place of `pixel_values`.
+            attention_mode: `"multimodal"` (all see all, as `matching_head` expects it), `"multimodal_causal"` (a word
+                sees the words before it and the queries, as in captioning) or `"unimodal"` (neither sees the other).
+
+        Raises:
+            ValueError: an unknown mode, images and texts that differ in number, or as `get_image_features` raises.
+        """
+        image_states = self.image_projection(self._vision_outputs(pixel_values, image_tokens).last_hidden_state)
+        text_states, attention_mask = self._text_states(input_ids, attention_mask)
+        if len(image_states) != len(text_states):
+            raise ValueError(f"{len(image_states)} images and {len(text_states)} texts; give one image for each text")
+        states = self.qformer(text_states, image_states, attention_mask, attention_mode)
+        return QFormerFeatures(
+            query_hidden_state=states.queries,
+            text_hidden_state=states.text,
+            query_pooled=states.queries.mean(dim=1),
+            text_pooled=pool_tokens(states.text, attention_mask, "cls"),
+        )
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: Tensor | None = None,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        image_tokens: Tensor | None = None,
+        group_ids: Tensor | None = None,
+        return_loss: bool = True,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> QFormerAlignerOutput:
+        """Compare images with texts.
+
+        Args:
+            pixel_values: `(I, 3, H, W)`.
+            input_ids: `(T, L)`, padded on either side.
+            attention_mask: `(T, L)`; all ones if not given.
+            image_tokens: `(I, N, vision width)`, the vision tower's tokens in place of `pixel_values`.
+            group_ids: `(I,)` integers, equal for equal images: captions of one image are not each other's negatives.
+            return_loss: whether to compute the losses; outside training they are left out where I and T differ.
+            **kwargs: what every transformers model takes; passed to the vision backbone.
+
+        Raises:
+            TypeError: an unknown argument (the message names the nearest).
+            ValueError: a side is missing, or images are given twice; in training, images and texts differ in number, or
+                tokens are given for a vision tower that is not frozen.
+        """
+        self.refuse_arguments(kwargs.keys())
+        if input_ids is None:
+            raise ValueError("give the texts as input_ids")
+        vision = self._vision_outputs(pixel_values, image_tokens, **kwargs)
+        image_states = self.image_projection(vision.last_hidden_state)
+        text_states, attention_mask = self._text_states(input_ids, attention_mask)
+        paired = len(image_states) == len(text_states)
+        if self.training and return_loss and not paired:
+            raise ValueError(f"training needs one text per image, got {len(image_states)} and {len(text_states)}")
+
+        queries = self.qformer(image_states=image_states).queries
+        text = self.qformer(text_states, attention_mask=attention_mask).text
+        # Unit vectors are float32 whatever the weights are.
+        image_embeds = nn.functional.normalize(queries.mean(dim=1).float(), dim=-1)
+        text_embeds = nn.functional.normalize(pool_tokens(text, attention_mask, "cls").float(), dim=-1)
+        scale = inverse_temperature(self.logit_scale, self.config.temperature)
+        logits_per_image = scale * image_embeds @ text_embeds.T
+
+        losses: dict[str, Tensor] = {}
+        if return_loss and paired:
+            if self.config.contrastive_loss_weight:
+                losses["contrastive_loss"] = info_nce(image_embeds, text_embeds, scale, group_ids)
+            states = (text_states, image_states, attention_mask)
+            losses.update(self._multimodal_losses(*states, input_ids, logits_per_image, group_ids))
+        weighted = [getattr(self.config, f"{name}_weight") * value for name, value in losses.items()]
+        return QFormerAlignerOutput(
+            loss=torch.stack(weighted).sum() if weighted else None,
+            logits_per_image=logits_per_image,
+            logits_per_text=logits_per_image.T,
+            image_embeds=image_embeds,
+            text_embeds=text_embeds,
+            **losses,
+        )
+
+    def _vision_outputs(
+        self, pixel_values: Tensor | None, image_tokens: Tensor | None, **kwargs: Any
+    ) -> BaseModelOutputWithPooling:
+        """The vision tower's outputs, or given tokens in their place."""
+        if (pixel_values is None) == (image_tokens is None):
+            raise ValueError("give the images, either as pixel_values or as image_tokens")
+        if image_tokens is None:
+            return self.vision_tower(pixel_values, **kwargs)
+        if self.training and self.vision_tower.is_trained:
+            raise ValueError("image_tokens would bypass the vision tower, which is trained; set freeze_vision=True")
+        if image_tokens.ndim != 3 or image_tokens.shape[2] != self.vision_tower.hidden_size:
+            raise ValueError(
+                f"image_tokens are {tuple(image_tokens.shape)}, but this model takes (images, tokens, "
+                f"{self.vision_tower.hidden_size}); compute them with its own vision tower"
+            )
+        # Cached tokens may be of another type than the weights.
+        return BaseModelOutputWithPooling(last_hidden_state=image_tokens.to(self.qformer.query_tokens.dtype))
+
+    def _text_states(self, input_ids: Tensor, attention_mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Embedded texts `(B, T, D)` and their mask `(B, T)`."""
+        attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        return self.text_embeddings(input_ids, attention_mask), attention_mask
+
+    def _multimodal_losses(
+        self, text: Tensor, image: Tensor, mask: Tensor, input_ids: Tensor, logits: Tensor, group_ids: Tensor | None
+    ) -> dict[str, Tensor]:
+        """The losses for which queries and text see each other, as far as the model has their heads."""
+        losses = {}
+        if self.matching_head is not None:
+            pairs = matching_pairs(logits, group_ids, draw=self.training)  # no chance in evaluation
+            rows = pairs.text_rows
+            states = self.qformer(text[rows], image[pairs.image_rows], mask[rows], "multimodal")
+            losses["matching_loss"] = matching_loss(self.matching_head(states.queries), pairs)
+        if self.captioning_head is not None:
+            states = self.qformer(text, image, mask, "multimodal_causal")
+            table = self.get_input_embeddings().weight
+            losses["captioning_loss"] = self.captioning_head(states.text, input_ids, mask, table)
+        return losses

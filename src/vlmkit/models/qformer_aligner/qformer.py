@@ -1,0 +1,260 @@
+"""The Q-Former of [`QFormerAligner`]: a text encoder through which learned queries pass beside the text."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedConfig
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.utils import ModelOutput
+
+from vlmkit.models.qformer_aligner.text_encoders import EncoderSizes
+from vlmkit.modules.attention import AttentionBlock, FeedForwardBlock
+from vlmkit.validation import one_of
+
+ATTENTION_MODES = ("unimodal", "multimodal", "multimodal_causal")
+_CROSS_EPS = 1e-5
+
+
+@dataclass
+class QFormerFeatures(ModelOutput):
+    """What the Q-Former makes of images and texts that it reads together.
+
+    Args:
+        query_hidden_state: `(B, Q, D)`.
+        text_hidden_state: `(B, T, D)`.
+        query_pooled: `(B, D)`, the mean of the queries.
+        text_pooled: `(B, D)`, the text's first token.
+    """
+
+    query_hidden_state: Tensor | None = None
+    text_hidden_state: Tensor | None = None
+    query_pooled: Tensor | None = None
+    text_pooled: Tensor | None = None
+
+
+class QFormerStates(NamedTuple):
+    """What comes out of the Q-Former's layers.
+
+    Args:
+        text: `(B, T, D)`; T is 0 without text.
+        queries: `(B, Q, D)`; Q is 0 without an image.
+        layers: `(B, T + Q, D)` before the first layer and after each, where asked for.
+    """
+
+    text: Tensor
+    queries: Tensor
+    layers: tuple[Tensor, ...] | None
+
+
+class TextEmbeddings(nn.Module):
+    """Token plus position embeddings, normalised.
+
+    Args:
+        sizes: of the text encoder.
+    """
+
+    def __init__(self, sizes: EncoderSizes):
+        super().__init__()
+        self.word_embeddings = nn.Embedding(sizes.vocab_size, sizes.hidden_size)
+        self.position_embeddings = nn.Embedding(sizes.num_positions, sizes.hidden_size)
+        self.norm = nn.LayerNorm(sizes.hidden_size, eps=sizes.eps)
+        self.dropout = nn.Dropout(sizes.dropout)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Look tokens up; positions count the attended ones.
+
+        Args:
+            input_ids: `(B, T)`, padded on either side.
+            attention_mask: `(B, T)`, 1 for tokens and 0 for padding.
+
+        Returns:
+            `(B, T, D)`.
+
+        Raises:
+            ValueError: there are more tokens than positions.
+        """
+        if input_ids.shape[1] > (limit := self.position_embeddings.num_embeddings):
+            raise ValueError(f"{input_ids.shape[1]} tokens exceed the {limit} learned positions; truncate the text")
+        positions = (attention_mask.cumsum(dim=1) - 1).clamp(min=0)
+        embeddings = self.word_embeddings(input_ids) + self.position_embeddings(positions)
+        return self.dropout(self.norm(embeddings))
+
+
+class ImageAttention(nn.Module):
+    """Lets queries look at an image: attention, then a feed-forward layer, each with a residual and a norm behind it.
+
+    Args:
+        config: see [`Attention`].
+        hidden_size: width D of queries and image.
+        num_heads: see [`Attention`].
+    """
+
+    def __init__(self, config: PreTrainedConfig, hidden_size: int, num_heads: int):
+        super().__init__()
+        self.cross_attention = AttentionBlock(config, hidden_size, num_heads, "post", _CROSS_EPS)
+        self.feed_forward = FeedForwardBlock(hidden_size, 4 * hidden_size, "post", _CROSS_EPS)
+
+    def forward(self, queries: Tensor, image_states: Tensor) -> Tensor:
+        """From queries `(B, Q, D)` and an image `(B, N, D)` to `(B, Q, D)`."""
+        queries, _ = self.cross_attention(queries, self.cross_attention.attention.key_values(image_states))
+        return self.feed_forward(queries)
+
+
+class QFormerLayer(GradientCheckpointingLayer):
+    """Self-attention of text and queries together; in some layers the queries then look at the image.
+
+    Each part has a residual connection and a norm behind it.
+
+    Args:
+        config: see [`Attention`].
+        sizes: of the text encoder, which this is a layer of.
+        num_cross_heads: heads of the attention to the image; `None` in a layer without.
+    """
+
+    def __init__(self, config: PreTrainedConfig, sizes: EncoderSizes, num_cross_heads: int | None):
+        super().__init__()
+        width, eps, dropout = sizes.hidden_size, sizes.eps, sizes.dropout
+        dropouts = (sizes.attention_dropout, sizes.output_dropout)
+        self.self_attention = AttentionBlock(config, width, sizes.num_heads, "post", eps, *dropouts)
+        self.feed_forward = FeedForwardBlock(width, sizes.intermediate_size, "post", eps, dropout, inner_dropout=0.0)
+        self.image_attention = None if num_cross_heads is None else ImageAttention(config, width, num_cross_heads)
+
+    def forward(
+        self, hidden_states: Tensor, image_states: Tensor | None, attention_mask: Tensor | None, num_text_tokens: int
+    ) -> Tensor:
+        """From `(B, T + Q, D)` to `(B, T + Q, D)`.
+
+        Args:
+            hidden_states: of the text, then of the queries.
+            image_states: `(B, N, D)`; `None` if there are no queries.
+            attention_mask: `(B, 1, T + Q, T + Q)`, added to the scores.
+            num_text_tokens: T.
+        """
+        hidden_states, _ = self.self_attention(hidden_states, attention_mask=attention_mask)
+        hidden_states = self.feed_forward(hidden_states)
+        if self.image_attention is None or image_states is None:
+            return hidden_states
+        text, queries = hidden_states[:, :num_text_tokens], hidden_states[:, num_text_tokens:]
+        return torch.cat([text, self.image_attention(queries, image_states)], dim=1)
+
+
+class QFormer(nn.Module):
+    """The layers of a text encoder, and learned queries that pass through them and look at an image on their way.
+
+    Args:
+        config: see [`Attention`].
+        sizes: of the text encoder.
+        num_queries: Q.
+        num_cross_heads: heads of the attention to the image, a divisor of the width.
+        cross_frequency: the second layer and every so many layers after it have that attention; with 1, all have.
+        queries_see_text: see [`joint_attention_mask`].
+
+    Raises:
+        ValueError: no layer would look at the image, or the heads do not divide the width.
+
+    References:
+        Li et al., "BLIP-2" (arXiv:2301.12597, section 3.1); vlm-training (see `docs/papers.md`).
+    """
+
+    def __init__(
+        self,
+        config: PreTrainedConfig,
+        sizes: EncoderSizes,
+        num_queries: int,
+        num_cross_heads: int,
+        cross_frequency: int,
+        queries_see_text: bool = False,
+    ):
+        super().__init__()
+        self.queries_see_text = queries_see_text
+        crosses = [layer % cross_frequency == 1 % cross_frequency for layer in range(sizes.num_layers)]
+        if not any(crosses):
+            raise ValueError(
+                f"with {sizes.num_layers} layers and cross_attention_frequency={cross_frequency}, none looks at the "
+                "image; set cross_attention_frequency=1"
+            )
+        self.query_tokens = nn.Parameter(torch.zeros(1, num_queries, sizes.hidden_size))
+        self.layers = nn.ModuleList(
+            QFormerLayer(config, sizes, num_cross_heads if has_cross else None) for has_cross in crosses
+        )
+
+    def forward(
+        self,
+        text_states: Tensor | None = None,
+        image_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        mode: str = "unimodal",
+        output_hidden_states: bool = False,
+    ) -> QFormerStates:
+        """Run texts, images, or both side by side.
+
+        Args:
+            text_states: `(B, T, D)`, of [`TextEmbeddings`].
+            image_states: `(B, N, D)`; without them there are no queries.
+            attention_mask: `(B, T)` of the texts, 1 for tokens and 0 for padding; needed with them.
+            mode: see [`joint_attention_mask`].
+            output_hidden_states: whether the states after each layer are returned, too.
+
+        Raises:
+            ValueError: the mode is unknown.
+        """
+        parts = [] if text_states is None else [text_states]
+        if image_states is not None:
+            parts.append(self.query_tokens.expand(len(image_states), -1, -1))
+        hidden_states = torch.cat(parts, dim=1)
+        num_text_tokens, mask = 0, None
+        if text_states is not None and attention_mask is not None:
+            num_text_tokens = text_states.shape[1]
+            num_queries = hidden_states.shape[1] - num_text_tokens
+            sees = joint_attention_mask(attention_mask, num_queries, mode, self.queries_see_text)
+            mask = torch.zeros_like(sees, dtype=hidden_states.dtype).masked_fill(~sees, float("-inf"))
+        all_states = [hidden_states]
+        for layer in self.layers:
+            hidden_states = layer(hidden_states, image_states, mask, num_text_tokens)
+            if output_hidden_states:
+                all_states.append(hidden_states)
+        return QFormerStates(
+            text=hidden_states[:, :num_text_tokens],
+            queries=hidden_states[:, num_text_tokens:],
+            layers=tuple(all_states) if output_hidden_states else None,
+        )
+
+
+def joint_attention_mask(attention_mask: Tensor, num_queries: int, mode: str, queries_see_text: bool = False) -> Tensor:
+    """Who sees whom among the tokens of texts and the queries behind them.
+
+    Args:
+        attention_mask: `(B, T)`, 1 for tokens and 0 for padding, which nobody sees but itself.
+        num_queries: Q.
+        mode: `"unimodal"` (text and queries are blind to each other), `"multimodal"` (all see all) or
+            `"multimodal_causal"` (a word sees itself, the words before it and the queries; a query sees the queries).
+        queries_see_text: whether queries see the text in `"multimodal_causal"`, too; words then see later ones through
+            them.
+
+    Returns:
+        `(B, 1, T + Q, T + Q)`, true where a row sees a column. Every row sees itself, or it would have no softmax.
+
+    Raises:
+        ValueError: the mode is unknown.
+
+    Example:
+        >>> joint_attention_mask(torch.tensor([[1, 1]]), 1, "multimodal_causal").int()[0, 0].tolist()
+        [[1, 0, 1], [1, 1, 1], [0, 0, 1]]
+    """
+    one_of("attention_mode", mode, ATTENTION_MODES)
+    num_text_tokens = attention_mask.shape[1]
+    row = torch.arange(num_text_tokens + num_queries, device=attention_mask.device)
+    column, is_text = row[None, :], row < num_text_tokens
+    row, same_side = row[:, None], is_text[:, None] == is_text[None, :]
+    is_there = nn.functional.pad(attention_mask.bool(), (0, num_queries), value=True)[:, None, None, :]
+    if mode == "unimodal":
+        sees = same_side
+    elif mode == "multimodal":
+        sees = torch.ones_like(same_side)
+    else:
+        sees = torch.where(is_text[:, None] & is_text[None, :], column <= row, True)
+        if not queries_see_text:
+            sees = sees & (same_side | is_text[:, None])
+    return (sees & is_there) | (row == column)
