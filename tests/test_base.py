@@ -145,7 +145,7 @@ def test_a_file_gives_the_pixels_of_its_image(processor, tmp_path):
 
 
 def test_an_image_that_cannot_be_had_is_named(processor):
-    with pytest.raises(ValueError, match=r"missing\.jpg"):
+    with pytest.raises(FileNotFoundError, match=r"missing\.jpg"):
         processor(images=["missing.jpg"])
     with pytest.raises(TypeError, match="int"):
         processor(images=[7])

@@ -119,7 +119,7 @@ def test_text_that_is_no_file_is_left_to_transformers():
     buffer = io.BytesIO()
     tiny.photo().save(buffer, "png")
     encoded = base64.b64encode(buffer.getvalue()).decode()
-    assert rgb_images([encoded, "missing.jpg"]) == [encoded, "missing.jpg"]
+    assert rgb_images([encoded, "https://example.org/a.png"]) == [encoded, "https://example.org/a.png"]
 
 
 @pytest.mark.parametrize("do_normalize", [True, False])
@@ -131,3 +131,10 @@ def test_what_a_model_sees_is_the_cropped_image(do_normalize):
     seen = seen_image(processor(wide, return_tensors="pt")["pixel_values"][0], processor)
     assert seen.size == (32, 32)
     assert set(pixels(seen)) == {(0, 0, 255)}
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    """transformers would decode some such paths as if they were images in base64."""
+    for name in (str(tmp_path / "missing.png"), tmp_path / "missing.png", "abcd.png"):
+        with pytest.raises(FileNotFoundError, match=r"there is no image file .*\.png; give an existing file, or a URL"):
+            rgb_images([name])

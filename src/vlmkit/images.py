@@ -67,11 +67,17 @@ def rgb_images(images: Any) -> Any:
             unscaled, and a transparent one in its hidden colours.
 
     Raises:
+        FileNotFoundError: there is no such file.
         OSError: a file holds no image.
     """
-    if isinstance(images, str | os.PathLike) and os.path.isfile(images):
-        with Image.open(images) as image:
-            return to_rgb(ImageOps.exif_transpose(image))
+    if isinstance(images, str | os.PathLike):
+        name = os.fspath(images)
+        if os.path.isfile(name):
+            with Image.open(name) as image:
+                return to_rgb(ImageOps.exif_transpose(image))
+        # transformers would take a path for an image in base64, which has no dots.
+        if "." in name and not name.startswith(("http://", "https://", "data:")):
+            raise FileNotFoundError(f"there is no image file {name}; give an existing file, or a URL")
     if isinstance(images, Image.Image):
         return to_rgb(images)
     if isinstance(images, list | tuple):

@@ -191,8 +191,7 @@ class QFormerCaptioner(VlmkitModel, GenerationMixin):
         hidden_states = None
         if image_tokens is None:
             vision = self.vision_tower(pixel_values, **kwargs)
-            image_tokens = vision.last_hidden_state
-            hidden_states = vision.hidden_states if kwargs.get("output_hidden_states") else None
+            image_tokens, hidden_states = vision.last_hidden_state, vision.hidden_states
         elif self.training and self.vision_tower.is_trained:
             raise ValueError(
                 "image_tokens would bypass the vision tower, which is being trained; set freeze_vision=True"

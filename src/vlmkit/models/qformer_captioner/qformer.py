@@ -22,7 +22,7 @@ class QFormerFeatures(ModelOutput):
         pooler_output: `(B, D)`, the global token.
         image_hidden_states: `(B, N, D)`, the projected tokens of the vision tower.
         query_attentions: of each Q-Former layer `(B, heads, 1 + Q, N)`; with `output_attentions`.
-        hidden_states: of the vision backbone's layers; with `output_hidden_states`.
+        hidden_states: of the vision backbone's layers; with `output_hidden_states`, or where several of them are used.
     """
 
     last_hidden_state: Tensor | None = None
