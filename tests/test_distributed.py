@@ -158,3 +158,5 @@ if __name__ == "__main__":
         pairs_worker(place)
     torch.distributed.barrier()  # nobody leaves while the other still talks
     torch.distributed.destroy_process_group()
+    sys.stderr.flush()
+    os._exit(0)  # all is saved; torch's threads sometimes abort an interpreter that shuts down slowly
