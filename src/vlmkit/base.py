@@ -1,6 +1,7 @@
 """What the configurations, models and processors of the library have in common, beyond transformers' own."""
 
 import inspect
+import os
 from collections.abc import Iterable, KeysView, Mapping
 from dataclasses import fields
 from typing import Any
@@ -8,6 +9,8 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 from safetensors import SafetensorError
 from transformers import (
+    AutoImageProcessor,
+    AutoTokenizer,
     BaseImageProcessor,
     GenerationConfig,
     PreTrainedConfig,
@@ -196,6 +199,28 @@ class VlmkitProcessor(ShimMixin, ProcessorMixin):
         for row, caption in enumerate([text] if isinstance(text, str) else text):
             if not caption.strip():
                 raise ValueError(f"text {row} is empty ({caption!r}); an empty text has no embedding, so drop it")
+
+
+class ImageTextProcessor(VlmkitProcessor):
+    """A processor with a tokenizer, made of the preprocessing of two pretrained models."""
+
+    @classmethod
+    def from_vision_text_pretrained(
+        cls, vision: str | os.PathLike, text: str | os.PathLike, **special_tokens: str
+    ) -> Any:
+        """Take the image processor of one checkpoint and the tokenizer of another.
+
+        Args:
+            vision: folder or hub id of an image model.
+            text: folder or hub id of a text model.
+            **special_tokens: such as `bos_token="<START>"`, in place of the tokenizer's own; new ones are added to it,
+                and the model needs `resize_token_embeddings(len(processor.tokenizer))`.
+
+        Raises:
+            OSError: a checkpoint, or its preprocessing, cannot be found.
+            ValueError: the tokenizer lacks a token that the processor needs.
+        """
+        return cls(AutoImageProcessor.from_pretrained(vision), AutoTokenizer.from_pretrained(text, **special_tokens))
 
 
 def _renamed(name: str, renamings: Iterable[WeightRenaming]) -> str:

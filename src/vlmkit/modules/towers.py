@@ -153,6 +153,40 @@ class VisionTower(Tower):
             attentions=outputs.get("attentions"),
         )
 
+    def encode_or_take(
+        self, pixel_values: Tensor | None, image_tokens: Tensor | None, training: bool, **kwargs: Any
+    ) -> BaseModelOutputWithPooling:
+        """Encode images, or take the tokens that the tower gave for them before.
+
+        Args:
+            pixel_values: `(B, 3, H, W)`.
+            image_tokens: `(B, N, D)` or `(B, L * N, D)`, as `last_hidden_state` of [`VisionTower.forward`].
+            training: whether the model around the tower is being trained.
+            **kwargs: passed to the backbone.
+
+        Returns:
+            The outputs of [`VisionTower.forward`]; of given tokens, `last_hidden_state` alone.
+
+        Raises:
+            ValueError: no images or both kinds, tokens of another shape, or tokens in training of this tower.
+        """
+        if (pixel_values is None) == (image_tokens is None):
+            raise ValueError("give the images, either as pixel_values or as image_tokens")
+        if image_tokens is None:
+            return self(pixel_values, **kwargs)
+        if training and self.is_trained:
+            raise ValueError(
+                "image_tokens would bypass the vision tower, which is being trained; set freeze_vision=True"
+            )
+        num_layers = len(self.layers or [-1])
+        if image_tokens.ndim != 3 or image_tokens.shape[2] != self.hidden_size or image_tokens.shape[1] % num_layers:
+            tokens = "tokens" if num_layers == 1 else f"tokens of {num_layers} vision layers"
+            raise ValueError(
+                f"image_tokens are {tuple(image_tokens.shape)}, but this model takes (images, {tokens}, "
+                f"{self.hidden_size}); compute them with its own vision tower"
+            )
+        return BaseModelOutputWithPooling(last_hidden_state=image_tokens)
+
     def _tokens_of_layers(self, hidden_states: Sequence[Tensor]) -> Tensor:
         """The tokens of the chosen layers, one layer after the other."""
         name = _name_of(self.backbone.config)

@@ -1,11 +1,8 @@
 """Processor of [`DualEncoderModel`]: images to pixels, texts to tokens."""
 
-import os
-
-from transformers import AutoImageProcessor, AutoTokenizer
 from transformers.processing_utils import ProcessingKwargs
 
-from vlmkit.base import VlmkitProcessor
+from vlmkit.base import ImageTextProcessor
 
 
 class DualEncoderProcessorKwargs(ProcessingKwargs, total=False):  # type: ignore[call-arg]
@@ -14,7 +11,7 @@ class DualEncoderProcessorKwargs(ProcessingKwargs, total=False):  # type: ignore
     _defaults = {"text_kwargs": {"padding": True, "truncation": True, "max_length": 77}}  # noqa: RUF012
 
 
-class DualEncoderProcessor(VlmkitProcessor):
+class DualEncoderProcessor(ImageTextProcessor):
     """Turns images into `pixel_values (I, 3, H, W)` and texts into `input_ids`, `attention_mask` `(T, L)`.
 
     Texts are padded to the longest and cut at 77 tokens unless the call says otherwise.
@@ -31,16 +28,3 @@ class DualEncoderProcessor(VlmkitProcessor):
     """
 
     valid_processor_kwargs = DualEncoderProcessorKwargs
-
-    @classmethod
-    def from_vision_text_pretrained(cls, vision: str | os.PathLike, text: str | os.PathLike) -> "DualEncoderProcessor":
-        """Take the image processor of one checkpoint and the tokenizer of another.
-
-        Args:
-            vision: folder or hub id of an image model.
-            text: folder or hub id of a text model.
-
-        Raises:
-            OSError: a checkpoint, or its preprocessing, cannot be found.
-        """
-        return cls(AutoImageProcessor.from_pretrained(vision), AutoTokenizer.from_pretrained(text))

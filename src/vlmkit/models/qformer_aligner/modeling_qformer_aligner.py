@@ -313,20 +313,10 @@ class QFormerAligner(VlmkitModel):
     def _vision_outputs(
         self, pixel_values: Tensor | None, image_tokens: Tensor | None, **kwargs: Any
     ) -> BaseModelOutputWithPooling:
-        """The vision tower's outputs, or given tokens in their place."""
-        if (pixel_values is None) == (image_tokens is None):
-            raise ValueError("give the images, either as pixel_values or as image_tokens")
-        if image_tokens is None:
-            return self.vision_tower(pixel_values, **kwargs)
-        if self.training and self.vision_tower.is_trained:
-            raise ValueError("image_tokens would bypass the vision tower, which is trained; set freeze_vision=True")
-        if image_tokens.ndim != 3 or image_tokens.shape[2] != self.vision_tower.hidden_size:
-            raise ValueError(
-                f"image_tokens are {tuple(image_tokens.shape)}, but this model takes (images, tokens, "
-                f"{self.vision_tower.hidden_size}); compute them with its own vision tower"
-            )
-        # Cached tokens may be of another type than the weights.
-        return BaseModelOutputWithPooling(last_hidden_state=image_tokens.to(self.qformer.query_tokens.dtype))
+        """The vision tower's outputs, or given tokens in their place, which may be of another type than the weights."""
+        vision = self.vision_tower.encode_or_take(pixel_values, image_tokens, self.training, **kwargs)
+        vision.last_hidden_state = vision.last_hidden_state.to(self.qformer.query_tokens.dtype)
+        return vision
 
     def _text_states(self, input_ids: Tensor, attention_mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """Embedded texts `(B, T, D)` and their mask `(B, T)`."""

@@ -1,11 +1,8 @@
 """Processor of [`QFormerAligner`]: images to pixels, texts to tokens."""
 
-import os
-
-from transformers import AutoImageProcessor, AutoTokenizer
 from transformers.processing_utils import ProcessingKwargs
 
-from vlmkit.base import VlmkitProcessor
+from vlmkit.base import ImageTextProcessor
 
 
 class QFormerAlignerProcessorKwargs(ProcessingKwargs, total=False):  # type: ignore[call-arg]
@@ -16,7 +13,7 @@ class QFormerAlignerProcessorKwargs(ProcessingKwargs, total=False):  # type: ign
     }
 
 
-class QFormerAlignerProcessor(VlmkitProcessor):
+class QFormerAlignerProcessor(ImageTextProcessor):
     """Turns images into `pixel_values (I, 3, H, W)` and texts into `input_ids`, `attention_mask` `(T, L)`.
 
     Texts are padded to the longest and cut at 64 tokens unless the call says otherwise.
@@ -33,18 +30,3 @@ class QFormerAlignerProcessor(VlmkitProcessor):
     """
 
     valid_processor_kwargs = QFormerAlignerProcessorKwargs
-
-    @classmethod
-    def from_vision_text_pretrained(
-        cls, vision: str | os.PathLike, text: str | os.PathLike
-    ) -> "QFormerAlignerProcessor":
-        """Take the image processor of one checkpoint and the tokenizer of another.
-
-        Args:
-            vision: folder or hub id of an image model.
-            text: folder or hub id of a text encoder.
-
-        Raises:
-            OSError: a checkpoint, or its preprocessing, cannot be found.
-        """
-        return cls(AutoImageProcessor.from_pretrained(vision), AutoTokenizer.from_pretrained(text))

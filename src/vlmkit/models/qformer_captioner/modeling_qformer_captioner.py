@@ -185,25 +185,16 @@ class QFormerCaptioner(VlmkitModel, GenerationMixin):
         Raises:
             ValueError: no images or both kinds, tokens of another shape, or tokens in training of a vision tower.
         """
-        if (pixel_values is None) == (image_tokens is None):
-            raise ValueError("give the images, either as pixel_values or as image_tokens")
         output_attentions = bool(kwargs.pop("output_attentions", False))
-        hidden_states = None
-        if image_tokens is None:
-            vision = self.vision_tower(pixel_values, **kwargs)
-            image_tokens, hidden_states = vision.last_hidden_state, vision.hidden_states
-        elif self.training and self.vision_tower.is_trained:
-            raise ValueError(
-                "image_tokens would bypass the vision tower, which is being trained; set freeze_vision=True"
-            )
-        image_states = self.image_projection(image_tokens)
+        vision = self.vision_tower.encode_or_take(pixel_values, image_tokens, self.training, **kwargs)
+        image_states = self.image_projection(vision.last_hidden_state)
         queries, attentions = self.qformer(image_states, output_attentions)
         return QFormerFeatures(
             last_hidden_state=queries,
             pooler_output=queries[:, 0],
             image_hidden_states=image_states,
             query_attentions=attentions,
-            hidden_states=hidden_states,
+            hidden_states=vision.hidden_states,
         )
 
     @can_return_tuple

@@ -1,13 +1,12 @@
 """Processor of [`QFormerCaptioner`]: images to pixels, texts to tokens between a start and an end."""
 
-import os
 from typing import Any
 
-from transformers import AutoImageProcessor, AutoTokenizer, BaseImageProcessor, BatchFeature, PreTrainedTokenizerBase
+from transformers import BaseImageProcessor, BatchFeature, PreTrainedTokenizerBase
 from transformers.image_utils import make_flat_list_of_images
 from transformers.processing_utils import ProcessingKwargs
 
-from vlmkit.base import VlmkitProcessor
+from vlmkit.base import ImageTextProcessor
 
 
 class QFormerCaptionerProcessorKwargs(ProcessingKwargs, total=False):  # type: ignore[call-arg]
@@ -24,7 +23,7 @@ class QFormerCaptionerProcessorKwargs(ProcessingKwargs, total=False):  # type: i
     }
 
 
-class QFormerCaptionerProcessor(VlmkitProcessor):
+class QFormerCaptionerProcessor(ImageTextProcessor):
     """Turns images into `pixel_values (B, 3, H, W)` and texts into `input_ids`, `attention_mask` `(B, T)`.
 
     Every text gets the start token in front. A text is the beginning of a caption that the model shall continue, and
@@ -59,24 +58,6 @@ class QFormerCaptionerProcessor(VlmkitProcessor):
                     f"{'begins' if name == 'bos_token' else 'ends'}; set tokenizer.{name} to a token of its vocabulary"
                 )
         super().__init__(image_processor, tokenizer)
-
-    @classmethod
-    def from_vision_text_pretrained(
-        cls, vision: str | os.PathLike, text: str | os.PathLike, **special_tokens: str
-    ) -> "QFormerCaptionerProcessor":
-        """Take the image processor of one checkpoint and the tokenizer of another.
-
-        Args:
-            vision: folder or hub id of an image model.
-            text: folder or hub id of a language model.
-            **special_tokens: such as `bos_token="<START>"`, in place of the tokenizer's own; new ones are added to it,
-                and the model needs `resize_token_embeddings(len(processor.tokenizer))`.
-
-        Raises:
-            OSError: a checkpoint, or its preprocessing, cannot be found.
-            ValueError: the tokenizer has no start or no end token.
-        """
-        return cls(AutoImageProcessor.from_pretrained(vision), AutoTokenizer.from_pretrained(text, **special_tokens))
 
     def __call__(
         self, images: Any = None, text: str | list[str] | None = None, return_labels: bool | None = None, **kwargs: Any

@@ -43,23 +43,12 @@ class ImageProjection(nn.Module):
 
     def __init__(self, vision_size: int, hidden_size: int, num_layers: int):
         super().__init__()
-        self.vision_size = vision_size
         self.layers = nn.ModuleList(nn.Linear(vision_size, hidden_size) for _ in range(num_layers))
 
     def forward(self, image_tokens: Tensor) -> Tensor:
-        """From `(B, N, vision_size)` to `(B, N, D)`.
-
-        Raises:
-            ValueError: the tokens have another width, or are no multiple of the layers.
-        """
-        num_layers = len(self.layers)
-        if image_tokens.ndim != 3 or image_tokens.shape[2] != self.vision_size or image_tokens.shape[1] % num_layers:
-            raise ValueError(
-                f"image_tokens are {tuple(image_tokens.shape)}, but this model takes (images, tokens of {num_layers} "
-                f"vision layers, {self.vision_size}); compute them with its own vision tower"
-            )
+        """From `(B, N, vision_size)` to `(B, N, D)`, N a multiple of the layers."""
         weight: Tensor = self.layers[0].weight  # type: ignore[assignment]
-        chunks = image_tokens.to(weight.dtype).chunk(num_layers, dim=1)  # cached ones may be of another type
+        chunks = image_tokens.to(weight.dtype).chunk(len(self.layers), dim=1)  # cached ones may be of another type
         return torch.cat([layer(tokens) for layer, tokens in zip(self.layers, chunks, strict=True)], dim=1)
 
 
