@@ -1,7 +1,6 @@
 """QFormerAligner: a text encoder whose layers, with learned queries beside the text, learn to read images."""
 
 import os
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -9,16 +8,17 @@ from torch import Tensor, nn
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.processing_utils import Unpack
-from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
+from transformers.utils import TransformersKwargs, can_return_tuple
 
 from vlmkit.base import VlmkitModel
 from vlmkit.losses import info_nce, matching_loss, matching_pairs
 from vlmkit.models.qformer_aligner.configuration_qformer_aligner import QFormerAlignerConfig
 from vlmkit.models.qformer_aligner.heads import CaptioningHead, MatchingHead
-from vlmkit.models.qformer_aligner.qformer import QFormer, QFormerFeatures, TextEmbeddings
-from vlmkit.models.qformer_aligner.text_encoders import encoder_sizes, encoder_weights
+from vlmkit.models.qformer_aligner.outputs import QFormerAlignerOutput, QFormerFeatures
 from vlmkit.modules.pooling import pool_tokens
+from vlmkit.modules.qformer import QFormer, TextEmbeddings
 from vlmkit.modules.temperature import initial_logit_scale, inverse_temperature, new_logit_scale
+from vlmkit.modules.text_encoders import encoder_sizes, encoder_weights
 from vlmkit.modules.towers import TextTower, VisionTower, published_config, text_part, vision_part
 
 _USAGE = """import vlmkit
@@ -30,32 +30,6 @@ captions = ["a dog in the snow", "two children on a beach"]
 inputs = processor(images=[Image.open("photo.jpg")], text=captions, return_tensors="pt")
 print(model(**inputs).logits_per_image.softmax(dim=1))"""
 _QUERY_STD = 0.02
-
-
-@dataclass
-class QFormerAlignerOutput(ModelOutput):
-    """What [`QFormerAligner`] returns.
-
-    Args:
-        loss: scalar, float32, the weighted sum of those below; given when images and texts are pairs and `return_loss`
-            is set.
-        logits_per_image: `(I, T)` similarities of every image with every text, divided by the temperature.
-        logits_per_text: `(T, I)`, the same transposed.
-        image_embeds: `(I, D)`, unit length.
-        text_embeds: `(T, D)`, unit length.
-        contrastive_loss: scalar; if its weight is positive, as with the next two.
-        matching_loss: scalar.
-        captioning_loss: scalar.
-    """
-
-    loss: Tensor | None = None
-    logits_per_image: Tensor | None = None
-    logits_per_text: Tensor | None = None
-    image_embeds: Tensor | None = None
-    text_embeds: Tensor | None = None
-    contrastive_loss: Tensor | None = None
-    matching_loss: Tensor | None = None
-    captioning_loss: Tensor | None = None
 
 
 class QFormerAligner(VlmkitModel):

@@ -1,37 +1,18 @@
-"""The Q-Former of [`QFormerAligner`]: a text encoder through which learned queries pass beside the text."""
+"""A Q-Former: a text encoder through which learned queries pass beside the text, and look at an image."""
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.utils import ModelOutput
 
-from vlmkit.models.qformer_aligner.text_encoders import EncoderSizes
 from vlmkit.modules.attention import AttentionBlock, FeedForwardBlock
+from vlmkit.modules.text_encoders import EncoderSizes
 from vlmkit.validation import one_of
 
 ATTENTION_MODES = ("unimodal", "multimodal", "multimodal_causal")
 _CROSS_EPS = 1e-5
-
-
-@dataclass
-class QFormerFeatures(ModelOutput):
-    """What the Q-Former makes of images and texts that it reads together.
-
-    Args:
-        query_hidden_state: `(B, Q, D)`.
-        text_hidden_state: `(B, T, D)`.
-        query_pooled: `(B, D)`, the mean of the queries.
-        text_pooled: `(B, D)`, the text's first token.
-    """
-
-    query_hidden_state: Tensor | None = None
-    text_hidden_state: Tensor | None = None
-    query_pooled: Tensor | None = None
-    text_pooled: Tensor | None = None
 
 
 class QFormerStates(NamedTuple):

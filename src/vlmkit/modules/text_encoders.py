@@ -111,7 +111,7 @@ def encoder_sizes(config: PreTrainedConfig) -> EncoderSizes:
 
 
 def encoder_weights(encoder: PreTrainedModel) -> dict[str, Tensor]:
-    """The weights of a text encoder, under the names that they have in [`QFormerAligner`].
+    """The weights of a text encoder, under the names that they have in `text_embeddings` and `qformer`.
 
     What BERT and RoBERTa add to every token of a text (the embedding of its first segment) is added to the table of
     positions, of which RoBERTa's first rows belong to the padding and are left out.
