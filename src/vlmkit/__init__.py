@@ -30,6 +30,8 @@ from vlmkit.models.qformer_captioner import (
     QFormerCaptionerOutput,
     QFormerCaptionerProcessor,
 )
+from vlmkit.models.smolvlm import SmolVLM, SmolVLMOutput, VlmkitSmolVLMConfig, VlmkitSmolVLMProcessor
+from vlmkit.modules.given_tokens import GivenTokensConfig
 from vlmkit.registration import register
 
 register()
@@ -41,6 +43,7 @@ __all__ = [
     "DualEncoderModel",
     "DualEncoderOutput",
     "DualEncoderProcessor",
+    "GivenTokensConfig",
     "PairedCifarAligner",
     "PairedCifarAlignerConfig",
     "PairedCifarAlignerOutput",
@@ -54,5 +57,9 @@ __all__ = [
     "QFormerCaptionerConfig",
     "QFormerCaptionerOutput",
     "QFormerCaptionerProcessor",
+    "SmolVLM",
+    "SmolVLMOutput",
+    "VlmkitSmolVLMConfig",
+    "VlmkitSmolVLMProcessor",
     "__version__",
 ]

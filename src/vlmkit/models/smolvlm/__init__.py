@@ -1,0 +1,7 @@
+"""SmolVLM: a small language model that chats about images."""
+
+from vlmkit.models.smolvlm.configuration_smolvlm import VlmkitSmolVLMConfig
+from vlmkit.models.smolvlm.modeling_smolvlm import SmolVLM, SmolVLMOutput
+from vlmkit.models.smolvlm.processing_smolvlm import VlmkitSmolVLMProcessor
+
+__all__ = ["SmolVLM", "SmolVLMOutput", "VlmkitSmolVLMConfig", "VlmkitSmolVLMProcessor"]

@@ -1,0 +1,162 @@
+"""Processor of [`SmolVLM`]: images to pixels, conversations to tokens with places for the images."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from transformers import AddedToken, BaseImageProcessor, PreTrainedTokenizerBase
+from transformers.processing_utils import MultiModalData, ProcessingKwargs
+
+from vlmkit.base import ImageTextProcessor
+from vlmkit.models.smolvlm.chat_template import chat_template as default_chat_template
+from vlmkit.validation import one_of
+
+ROLES = ("system", "user", "assistant")
+PARTS = ("text", "image", "image_url")
+
+
+class VlmkitSmolVLMProcessorKwargs(ProcessingKwargs, total=False):  # type: ignore[call-arg]
+    """Defaults of a call: pad to the longest text, on the left as generation needs it."""
+
+    _defaults = {  # noqa: RUF012
+        "text_kwargs": {"padding": True, "padding_side": "left", "return_token_type_ids": False}
+    }
+
+
+class VlmkitSmolVLMProcessor(ImageTextProcessor):
+    """Turns images into `pixel_values (I, 3, H, W)` and texts or conversations into `input_ids`, `attention_mask`.
+
+    A text has `image_token` where an image belongs, which becomes `num_image_tokens` placeholders; in a conversation
+    (`apply_chat_template`), each part `{"type": "image"}` stands for one. Where no images are given, the placeholders
+    are for `image_tokens`, which the model takes in their place. Texts are padded on the left and never cut, unless the
+    call says otherwise.
+
+    Args:
+        image_processor: any; timm's is translated to one that can be saved.
+        tokenizer: of the language model; `image_token` is added to it. Without a padding token, it pads with its end of
+            text.
+        num_image_tokens: the model's `config.num_query_tokens`.
+        image_token: the placeholder.
+        chat_template: Jinja; by default ChatML where the tokenizer has its tokens (SmolLM, Qwen), else lines of
+            "User: " and "Assistant: ".
+
+    Raises:
+        ValueError: the tokenizer has neither a padding nor an end-of-text token, or `num_image_tokens` is below 1.
+
+    Example:
+        >>> processor = VlmkitSmolVLMProcessor.from_vision_text_pretrained(
+        ...     "google/vit-base-patch16-224", "HuggingFaceTB/SmolLM2-135M-Instruct"
+        ... )  # doctest: +SKIP
+        >>> question = [{"type": "image", "image": photo}, {"type": "text", "text": "Who is it?"}]  # doctest: +SKIP
+        >>> inputs = processor.apply_chat_template(
+        ...     [{"role": "user", "content": question}],
+        ...     add_generation_prompt=True,
+        ...     tokenize=True,
+        ...     return_dict=True,
+        ...     return_tensors="pt",
+        ... )  # doctest: +SKIP
+    """
+
+    valid_processor_kwargs = VlmkitSmolVLMProcessorKwargs
+
+    def __init__(
+        self,
+        image_processor: BaseImageProcessor,
+        tokenizer: PreTrainedTokenizerBase,
+        num_image_tokens: int = 32,
+        image_token: str = "<image>",
+        chat_template: str | None = None,
+    ):
+        if num_image_tokens < 1:
+            raise ValueError(f"num_image_tokens is {num_image_tokens}; give the model's num_query_tokens")
+        tokenizer.add_tokens(AddedToken(image_token, special=True, normalized=False), special_tokens=True)
+        super().__init__(image_processor, tokenizer)
+        self.chat_template = chat_template or default_chat_template(tokenizer, image_token)
+        self.num_image_tokens = num_image_tokens
+        self.image_token = image_token
+        self.image_token_id = tokenizer.convert_tokens_to_ids(image_token)
+
+    def apply_chat_template(
+        self, conversation: Sequence[Any], *args: Any, return_labels: bool = False, **kwargs: Any
+    ) -> Any:
+        """Write a conversation, or several, as a text, or as the inputs of the model.
+
+        Args:
+            conversation: messages `{"role", "content"}`; a content is a string, or a list of `{"type": "text", "text"}`
+                and `{"type": "image", "image" | "path" | "url"}`; without an image where the model gets `image_tokens`.
+            *args: see `ProcessorMixin.apply_chat_template`.
+            return_labels: whether this is to learn from: the inputs as PyTorch tensors, padded on the right, with
+                `labels (B, T)`, which are -100 everywhere but in what the assistant says and in the end of its turns.
+            **kwargs: see `ProcessorMixin.apply_chat_template`; such as `add_generation_prompt`, `tokenize`,
+                `return_dict`, `return_tensors`, `processor_kwargs`.
+
+        Raises:
+            ValueError: an unknown role or part, an empty message, a turn of the assistant without text, nothing to
+                learn from, more or fewer images than image parts with images, or an image cut by truncation.
+        """
+        _check_conversations(conversation)
+        if not return_labels:
+            return super().apply_chat_template(conversation, *args, **kwargs)
+        processor_kwargs = {"padding_side": "right", **(kwargs.pop("processor_kwargs", None) or {})}
+        wanted = {"tokenize": True, "return_dict": True, "return_assistant_tokens_mask": True, "return_tensors": "pt"}
+        inputs = super().apply_chat_template(
+            conversation, *args, **{**kwargs, **wanted, "processor_kwargs": processor_kwargs}
+        )
+        is_said = inputs.pop("assistant_masks").bool()
+        for row, said in enumerate(is_said):
+            if not said.any():
+                raise ValueError(f"conversation {row} has nothing that the assistant says, so nothing to learn from")
+        inputs["labels"] = inputs["input_ids"].masked_fill(~is_said, -100)
+        return inputs
+
+    def validate_inputs(self, images: Any = None, text: Any = None, **kwargs: Any) -> None:
+        """Refuse empty lists and texts, and more or fewer images than texts have places for.
+
+        Raises:
+            ValueError: see above.
+        """
+        if images is None and isinstance(text, list):  # the model will count its image_tokens
+            text = [sample.replace(self.image_token, "image") if isinstance(sample, str) else sample for sample in text]
+        super().validate_inputs(images=images, text=text, **kwargs)
+
+    def replace_image_token(self, image_inputs: dict[str, Any], image_idx: int, **kwargs: Any) -> str:
+        """The placeholders of an image."""
+        return self.image_token * self.num_image_tokens
+
+    def get_text_with_replacements(
+        self, text: list[str], images_replacements: Sequence[str] = (), *args: Any, **kwargs: Any
+    ) -> tuple[list[str], list[Any]]:
+        """Put all placeholders of an image where its `image_token` is, with or without images."""
+        num_images = sum(sample.count(self.image_token) for sample in text)
+        replacements = list(images_replacements) or [self.replace_image_token({}, 0)] * num_images
+        return super().get_text_with_replacements(text, replacements, *args, **kwargs)
+
+    def _get_num_multimodal_tokens(self, image_sizes: Sequence[Any] | None = None, **kwargs: Any) -> MultiModalData:
+        """How many tokens images become, for servers that plan ahead."""
+        if image_sizes is None:
+            return MultiModalData()
+        num_images = len(image_sizes)
+        return MultiModalData(num_image_tokens=[self.num_image_tokens] * num_images, num_image_patches=[1] * num_images)
+
+
+def _check_conversations(conversation: Sequence[Any]) -> None:
+    """Refuse what the template would write nonsense of.
+
+    Raises:
+        ValueError: see [`VlmkitSmolVLMProcessor.apply_chat_template`].
+    """
+    if not conversation:
+        raise ValueError("the conversation is empty; give at least one message")
+    is_batch = not isinstance(conversation[0], dict)
+    for messages in conversation if is_batch else [conversation]:
+        if not messages:
+            raise ValueError("a conversation is empty; give at least one message")
+        for number, message in enumerate(messages):
+            role, content = message.get("role"), message.get("content")
+            one_of(f"the role of message {number}", role, ROLES)
+            if not content:
+                raise ValueError(f"message {number} ({role}) is empty; drop it")
+            parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+            for part in parts:
+                one_of(f"the type of a part of message {number}", part.get("type"), PARTS)
+            if role == "assistant" and not "".join(part.get("text") or "" for part in parts).strip():
+                raise ValueError(f"message {number} (assistant) has no text; give what it shall say, or drop it")
