@@ -3,8 +3,8 @@ import pytest
 from tests.subprocesses import run_python
 from transformers import EvalPrediction
 
-from vlmkit.metrics import caption_metrics, compute_retrieval_metrics, pair_metrics
-from vlmkit.metrics.evaluate_metrics import CaptionMetric, PairMetric, RetrievalMetric
+from vlmkit.metrics import caption_metrics, compute_retrieval_metrics, pair_metrics, vqa_accuracy
+from vlmkit.metrics.evaluate_metrics import CaptionMetric, PairMetric, RetrievalMetric, VqaMetric
 
 
 @pytest.fixture
@@ -72,6 +72,22 @@ def test_captions_at_once(tmp_path):
     assert CaptionMetric(cache_dir=tmp_path).compute(**captions, tokenizer="simple") == caption_metrics(**captions)
     with pytest.raises(ValueError, match="tokenizer is 'java'"):
         CaptionMetric(keep_in_memory=True).compute(**captions, tokenizer="java")
+
+
+@pytest.mark.parametrize(
+    "references", [["yes", "three", "cat"], [["yes", "no"], ["2"], ["cat"] * 9 + ["dog"]]], ids=["one", "several"]
+)
+def test_answers_batch_by_batch(references):
+    predictions = ["Yes", "two", "a dog"]
+    metric = VqaMetric(keep_in_memory=True)
+    metric.add_batch(predictions=predictions[:2], references=references[:2])
+    metric.add(prediction=predictions[2], reference=references[2])
+    assert metric.compute() == vqa_accuracy(predictions, references)
+
+
+def test_answers_at_once(tmp_path):
+    answers = {"predictions": ["yes", "two"], "references": ["yes", "three"]}
+    assert VqaMetric(cache_dir=tmp_path).compute(**answers) == vqa_accuracy(*answers.values())
 
 
 def test_metrics_do_not_import_evaluate_or_pycocoevalcap():

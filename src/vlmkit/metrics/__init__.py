@@ -1,6 +1,6 @@
 """Metrics: arrays or captions in, a dictionary of floats out.
 
-`CaptionMetric`, `PairMetric` and `RetrievalMetric`, for those who work with `evaluate`, are imported from
+`CaptionMetric`, `PairMetric`, `RetrievalMetric` and `VqaMetric`, for those who work with `evaluate`, are imported from
 `vlmkit.metrics.evaluate_metrics`.
 """
 
@@ -13,6 +13,7 @@ from vlmkit.metrics.classification import (
 )
 from vlmkit.metrics.confusion import confusion_matrix, frequent_confusions, merge_classes
 from vlmkit.metrics.retrieval import chance_recall, compute_retrieval_metrics, recall_at_k, retrieval_metrics
+from vlmkit.metrics.vqa import normalize_answer, vqa_accuracy
 
 __all__ = [
     "caption_metrics",
@@ -22,9 +23,11 @@ __all__ = [
     "confusion_matrix",
     "frequent_confusions",
     "merge_classes",
+    "normalize_answer",
     "pair_chance",
     "pair_metrics",
     "predicted_captions",
     "recall_at_k",
     "retrieval_metrics",
+    "vqa_accuracy",
 ]

@@ -11,6 +11,7 @@ from vlmkit.metrics.captioning import Tokenizer, caption_metrics
 from vlmkit.metrics.checks import Array
 from vlmkit.metrics.classification import pair_metrics
 from vlmkit.metrics.retrieval import compute_retrieval_metrics
+from vlmkit.metrics.vqa import vqa_accuracy
 
 
 class RetrievalMetric(evaluate.Metric):
@@ -110,3 +111,33 @@ class CaptionMetric(evaluate.Metric):
         self, predictions: Sequence[str], references: Sequence[Sequence[str]], tokenizer: Tokenizer = "simple"
     ) -> dict[str, float]:
         return caption_metrics(predictions, references, tokenizer)
+
+
+class VqaMetric(evaluate.Metric):
+    """The accuracy of answers to questions about images that collects predictions and right answers batch by batch.
+
+    The references are a right answer per question, or a list of answers per question. `compute` returns what
+    `vqa_accuracy` does. Constructed directly, without `evaluate.load` and its network; `keep_in_memory=True` writes no
+    cache file.
+
+    Example:
+        >>> metric = VqaMetric(keep_in_memory=True)
+        >>> metric.add_batch(predictions=["Yes", "a dog"], references=["yes", "cat"])
+        >>> metric.compute()
+        {'accuracy': 0.5, 'accuracy/yes_no': 1.0, 'accuracy/other': 0.0}
+    """
+
+    def _info(self) -> evaluate.MetricInfo:
+        answer = datasets.Value("string")
+        return evaluate.MetricInfo(
+            description="Accuracy of answers to questions about images, with the normalisation of VQA.",
+            citation="",
+            inputs_description="One predicted answer and a right answer, or a list of them, per question.",
+            features=[
+                datasets.Features({"predictions": answer, "references": datasets.Sequence(answer)}),
+                datasets.Features({"predictions": answer, "references": answer}),
+            ],
+        )
+
+    def _compute(self, predictions: Sequence[str], references: Sequence[str | Sequence[str]]) -> dict[str, float]:
+        return vqa_accuracy(predictions, references)
