@@ -1,5 +1,6 @@
 """What `transformers.Trainer` lacks, and nothing else."""
 
+from vlmkit.training.adapters import add_lora, load_lora
 from vlmkit.training.arguments import (
     ContrastiveTrainingArguments,
     TableTrainingArguments,
@@ -13,6 +14,7 @@ from vlmkit.training.embedding import TableEmbeddings, embed_table
 from vlmkit.training.feature_cache import cache_image_features, cache_image_tokens, cache_text_features
 from vlmkit.training.part_rates import optimizer_with_part_rates
 from vlmkit.training.phases import PhaseProgress, phase_progress
+from vlmkit.training.replies import reply_to_chats
 from vlmkit.training.save_processor import SaveProcessorCallback
 from vlmkit.training.trainer import EvalCollatorTrainer
 
@@ -24,14 +26,17 @@ __all__ = [
     "SaveProcessorCallback",
     "TableEmbeddings",
     "TableTrainingArguments",
+    "add_lora",
     "cache_image_features",
     "cache_image_tokens",
     "cache_text_features",
     "caption_table",
     "embed_table",
     "freeze_lower_blocks",
+    "load_lora",
     "optimizer_with_part_rates",
     "parse_arguments",
     "parse_phases",
     "phase_progress",
+    "reply_to_chats",
 ]

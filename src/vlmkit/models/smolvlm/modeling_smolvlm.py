@@ -1,6 +1,7 @@
 """SmolVLM: an image encoder whose Q-Former's queries are tokens of a small language model."""
 
 import os
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -259,12 +260,12 @@ class SmolVLM(VlmkitModel, GenerationMixin):
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give the texts, either as input_ids or as inputs_embeds")
         image_embeds = self._image_embeds(pixel_values, image_tokens, mm_encoder_outputs)
-        if inputs_embeds is None:
+        if input_ids is not None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
-            is_place = input_ids == self.config.image_token_id
+            is_place = input_ids.eq(self.config.image_token_id)
         else:  # as transformers finds the places, too
             place = torch.tensor(self.config.image_token_id, device=inputs_embeds.device)
-            is_place = (inputs_embeds == self.get_input_embeddings()(place)).all(dim=-1)
+            is_place = inputs_embeds.eq(self.get_input_embeddings()(place)).all(dim=-1)
         if image_embeds is not None or inputs_embeds.shape[1] > 1:  # what is generated has no places
             inputs_embeds = merge_image_embeds(inputs_embeds, is_place, image_embeds, self.config.num_query_tokens)
         if use_cache is None:  # Trainer switches it off in the whole's configuration only
@@ -327,6 +328,9 @@ class SmolVLM(VlmkitModel, GenerationMixin):
             ValueError: images given twice, or more or fewer than the texts have places for; or as
                 `GenerationMixin.generate` raises.
         """
+        if given := kwargs.get("mm_encoder_outputs"):
+            self._refuse_both(pixel_values, image_tokens, given)
+            kwargs["mm_encoder_outputs"] = {"image": copy(given["image"])}  # beams would repeat the caller's in place
         images = pixel_values if image_tokens is None else image_tokens
         input_ids = kwargs.get("input_ids") if inputs is None else inputs
         if images is not None and input_ids is not None:
@@ -340,7 +344,7 @@ class SmolVLM(VlmkitModel, GenerationMixin):
             )
             images = images[is_new]
         if images is not None and len(images):
-            features = self.get_image_features(pixel_values, image_tokens)
+            features = self.get_image_features(pixel_values, image_tokens, return_dict=True)
             kwargs["mm_encoder_outputs"] = {"image": features}
         return super().generate(inputs, generation_config, *args, **kwargs)
 
@@ -348,12 +352,17 @@ class SmolVLM(VlmkitModel, GenerationMixin):
         self, pixel_values: Tensor | None, image_tokens: Tensor | None, mm_encoder_outputs: dict[str, Any] | None
     ) -> Tensor | None:
         """The images' tokens `(I, Q, D)`, if there are images."""
-        has_images = pixel_values is not None or image_tokens is not None
-        if not mm_encoder_outputs:
-            return self.get_image_features(pixel_values, image_tokens).pooler_output if has_images else None
-        if has_images:
+        self._refuse_both(pixel_values, image_tokens, mm_encoder_outputs)
+        if mm_encoder_outputs:
+            return mm_encoder_outputs["image"].pooler_output
+        if pixel_values is None and image_tokens is None:
+            return None
+        return self.get_image_features(pixel_values, image_tokens, return_dict=True).pooler_output
+
+    @staticmethod
+    def _refuse_both(pixel_values: Any, image_tokens: Any, mm_encoder_outputs: Any) -> None:
+        if mm_encoder_outputs and (pixel_values is not None or image_tokens is not None):
             raise ValueError("give the images, or the mm_encoder_outputs computed from them, but not both")
-        return mm_encoder_outputs["image"].pooler_output
 
     def _loss_of_labelled(self, hidden_states: Tensor, labels: Tensor, **kwargs: Any) -> Tensor:
         """The loss, with logits of those positions only that predict a label: the head is most of the vocabulary."""

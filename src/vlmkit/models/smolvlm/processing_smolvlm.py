@@ -1,12 +1,14 @@
 """Processor of [`SmolVLM`]: images to pixels, conversations to tokens with places for the images."""
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
-from transformers import AddedToken, BaseImageProcessor, PreTrainedTokenizerBase
+from transformers import AddedToken, AutoImageProcessor, AutoTokenizer, BaseImageProcessor, PreTrainedTokenizerBase
 from transformers.processing_utils import MultiModalData, ProcessingKwargs
 
-from vlmkit.base import ImageTextProcessor
+from vlmkit.base import VlmkitProcessor
+from vlmkit.models.qformer_aligner import QFormerAlignerConfig
 from vlmkit.models.smolvlm.chat_template import chat_template as default_chat_template
 from vlmkit.validation import one_of
 
@@ -22,7 +24,7 @@ class VlmkitSmolVLMProcessorKwargs(ProcessingKwargs, total=False):  # type: igno
     }
 
 
-class VlmkitSmolVLMProcessor(ImageTextProcessor):
+class VlmkitSmolVLMProcessor(VlmkitProcessor):
     """Turns images into `pixel_values (I, 3, H, W)` and texts or conversations into `input_ids`, `attention_mask`.
 
     A text has `image_token` where an image belongs, which becomes `num_image_tokens` placeholders; in a conversation
@@ -43,8 +45,8 @@ class VlmkitSmolVLMProcessor(ImageTextProcessor):
         ValueError: the tokenizer has neither a padding nor an end-of-text token, or `num_image_tokens` is below 1.
 
     Example:
-        >>> processor = VlmkitSmolVLMProcessor.from_vision_text_pretrained(
-        ...     "google/vit-base-patch16-224", "HuggingFaceTB/SmolLM2-135M-Instruct"
+        >>> processor = VlmkitSmolVLMProcessor.from_aligner_text_pretrained(
+        ...     "runs/qformer", "HuggingFaceTB/SmolLM2-135M-Instruct"
         ... )  # doctest: +SKIP
         >>> question = [{"type": "image", "image": photo}, {"type": "text", "text": "Who is it?"}]  # doctest: +SKIP
         >>> inputs = processor.apply_chat_template(
@@ -75,6 +77,24 @@ class VlmkitSmolVLMProcessor(ImageTextProcessor):
         self.image_token = image_token
         self.image_token_id = tokenizer.convert_tokens_to_ids(image_token)
 
+    @classmethod
+    def from_aligner_text_pretrained(
+        cls, aligner: str | os.PathLike, text: str | os.PathLike, **kwargs: Any
+    ) -> "VlmkitSmolVLMProcessor":
+        """Take the image processor and the number of queries of a trained first stage, and the tokenizer of a model.
+
+        Args:
+            aligner: folder or hub id of a [`QFormerAligner`] with its processor.
+            text: folder or hub id of a causal language model.
+            **kwargs: further arguments of the constructor.
+
+        Raises:
+            OSError: a checkpoint, or its preprocessing, cannot be found.
+        """
+        num_image_tokens = QFormerAlignerConfig.from_pretrained(aligner).num_query_tokens
+        parts = AutoImageProcessor.from_pretrained(aligner), AutoTokenizer.from_pretrained(text)
+        return cls(*parts, num_image_tokens=num_image_tokens, **kwargs)
+
     def apply_chat_template(
         self, conversation: Sequence[Any], *args: Any, return_labels: bool = False, **kwargs: Any
     ) -> Any:
@@ -93,7 +113,7 @@ class VlmkitSmolVLMProcessor(ImageTextProcessor):
             ValueError: an unknown role or part, an empty message, a turn of the assistant without text, nothing to
                 learn from, more or fewer images than image parts with images, or an image cut by truncation.
         """
-        _check_conversations(conversation)
+        conversation = _checked(conversation)
         if not return_labels:
             return super().apply_chat_template(conversation, *args, **kwargs)
         processor_kwargs = {"padding_side": "right", **(kwargs.pop("processor_kwargs", None) or {})}
@@ -104,7 +124,11 @@ class VlmkitSmolVLMProcessor(ImageTextProcessor):
         is_said = inputs.pop("assistant_masks").bool()
         for row, said in enumerate(is_said):
             if not said.any():
-                raise ValueError(f"conversation {row} has nothing that the assistant says, so nothing to learn from")
+                raise ValueError(
+                    f"conversation {row} has nothing that the assistant says, so nothing to learn from; drop it, or "
+                    "where it was cut, give a larger max_length"
+                )
+        is_said &= inputs["input_ids"] != self.image_token_id  # an image that the assistant shows is not said
         inputs["labels"] = inputs["input_ids"].masked_fill(~is_said, -100)
         return inputs
 
@@ -117,6 +141,13 @@ class VlmkitSmolVLMProcessor(ImageTextProcessor):
         if images is None and isinstance(text, list):  # the model will count its image_tokens
             text = [sample.replace(self.image_token, "image") if isinstance(sample, str) else sample for sample in text]
         super().validate_inputs(images=images, text=text, **kwargs)
+        if text is not None and isinstance(images, list) and isinstance(images[0], (list, tuple)):
+            # Each text's own; the sums alone, which transformers compares, may agree.
+            for row, (own, sample) in enumerate(zip(images, text, strict=False)):
+                if (found := sample.count(self.image_token)) != len(own):
+                    raise ValueError(
+                        f"text {row} has {found} {self.image_token}, but {len(own)} images; give one image for each"
+                    )
 
     def replace_image_token(self, image_inputs: dict[str, Any], image_idx: int, **kwargs: Any) -> str:
         """The placeholders of an image."""
@@ -138,25 +169,32 @@ class VlmkitSmolVLMProcessor(ImageTextProcessor):
         return MultiModalData(num_image_tokens=[self.num_image_tokens] * num_images, num_image_patches=[1] * num_images)
 
 
-def _check_conversations(conversation: Sequence[Any]) -> None:
-    """Refuse what the template would write nonsense of.
+def _checked(conversation: Sequence[Any]) -> Sequence[Any]:
+    """Refuse what the template would write nonsense of, and drop what parts do not have, which tables hold as `None`.
 
     Raises:
         ValueError: see [`VlmkitSmolVLMProcessor.apply_chat_template`].
     """
     if not conversation:
-        raise ValueError("the conversation is empty; give at least one message")
-    is_batch = not isinstance(conversation[0], dict)
-    for messages in conversation if is_batch else [conversation]:
-        if not messages:
-            raise ValueError("a conversation is empty; give at least one message")
-        for number, message in enumerate(messages):
-            role, content = message.get("role"), message.get("content")
-            one_of(f"the role of message {number}", role, ROLES)
-            if not content:
-                raise ValueError(f"message {number} ({role}) is empty; drop it")
-            parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
-            for part in parts:
-                one_of(f"the type of a part of message {number}", part.get("type"), PARTS)
-            if role == "assistant" and not "".join(part.get("text") or "" for part in parts).strip():
-                raise ValueError(f"message {number} (assistant) has no text; give what it shall say, or drop it")
+        raise ValueError("a conversation is empty; give at least one message")
+    if all(isinstance(message, dict) for message in conversation):
+        return [_checked_message(number, message) for number, message in enumerate(conversation)]
+    if all(isinstance(messages, (list, tuple)) for messages in conversation):
+        return [_checked(messages) for messages in conversation]
+    raise ValueError(f"{conversation!r:.80} is no list of messages {{'role', 'content'}}, nor of such lists; give one")
+
+
+def _checked_message(number: int, message: dict[str, Any]) -> dict[str, Any]:
+    role, content = message.get("role"), message.get("content")
+    one_of(f"the role of message {number}", role, ROLES)
+    if not content:
+        raise ValueError(f"message {number} ({role}) is empty; drop it")
+    parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+    parts = [{name: value for name, value in part.items() if value is not None} for part in parts]
+    for part in parts:
+        one_of(f"the type of a part of message {number}", part.get("type"), PARTS)
+        if part["type"] == "text" and not isinstance(part.get("text"), str):
+            raise ValueError(f"message {number} ({role}) has a text part without a text; give it one, or drop it")
+    if role == "assistant" and not "".join(part.get("text", "") for part in parts).strip():
+        raise ValueError(f"message {number} (assistant) has no text; give what it shall say, or drop it")
+    return {**message, "content": content if isinstance(content, str) else parts}

@@ -1,0 +1,70 @@
+"""Let a SmolVLM speak about image files, and folders of them.
+
+    python examples/smolvlm/generate.py --model runs/smolvlm/merged --images photos more/dog.jpg
+    python examples/smolvlm/generate.py --model runs/smolvlm/merged --images photos --prompt "Is there a dog?"
+
+Writes captions.csv and collage.png. An image that cannot be read is reported and skipped.
+"""
+
+import csv
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from common import image_files, readable, thumbnail
+from transformers import AutoModel, AutoProcessor
+
+import vlmkit  # noqa: F401 (registers the Auto classes)
+from vlmkit.analysis.caption_plots import caption_gallery
+from vlmkit.data import CAPTION_PROMPTS, user_message
+from vlmkit.training import parse_arguments, reply_to_chats
+
+
+@dataclass
+class GenerationArguments:
+    """Which model, which images, what to ask, and where the results go."""
+
+    model: str = field(metadata={"help": "folder or hub id of a SmolVLM"})
+    images: list[str] = field(metadata={"help": "files and folders"})
+    prompt: str = field(default=CAPTION_PROMPTS[0], metadata={"help": "what is asked about every image"})
+    output_dir: str = field(default="runs/smolvlm_captions", metadata={"help": "captions.csv, collage.png"})
+    batch_size: int = 16
+    num_beams: int = 1
+    do_sample: bool = field(default=False, metadata={"help": "draw words, as the model's generation_config tells"})
+    max_new_tokens: int = 40
+    seed: int = 0
+    collage_size: int = field(default=24, metadata={"help": "images in collage.png, from the first"})
+
+
+def main() -> None:
+    """Read, ask, write."""
+    [arguments] = parse_arguments(GenerationArguments)
+    files, broken = readable(image_files(arguments.images))
+    model = AutoModel.from_pretrained(arguments.model).to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    processor = AutoProcessor.from_pretrained(arguments.model)
+    torch.manual_seed(arguments.seed)
+    captions = reply_to_chats(
+        model,
+        processor,
+        [{"messages": [user_message(arguments.prompt, str(file))]} for file in files],
+        arguments.batch_size,
+        num_beams=1 if arguments.do_sample else arguments.num_beams,
+        do_sample=arguments.do_sample,
+        max_new_tokens=arguments.max_new_tokens,
+    )
+
+    folder = Path(arguments.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "captions.csv", "w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["image", "caption"])
+        writer.writerows(zip(files, captions, strict=True))
+    shown = [thumbnail(file) for file in files[: arguments.collage_size]]
+    caption_gallery(shown, captions[: len(shown)]).savefig(folder / "collage.png", dpi=120)
+    for file, caption in zip(files, captions, strict=True):
+        print(f"{file}: {caption}")
+    print(f"\n{len(files)} captioned, {len(broken)} skipped: {folder}")
+
+
+if __name__ == "__main__":
+    main()

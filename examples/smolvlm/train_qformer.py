@@ -1,0 +1,216 @@
+"""Stage 1: train a Q-Former to match images with their captions.
+
+    python examples/smolvlm/train_qformer.py examples/smolvlm/qformer_code.yaml --dataset coco --data coco
+
+Flags after the YAML file win. The vision tower stays as it is; what the Q-Former takes over from the text encoder
+learns at one rate, what is new at another. A killed run goes on with --resume from the end of its last whole epoch, and
+ends as it would have without the break. On two GPUs: torchrun --nproc_per_node 2 examples/smolvlm/train_qformer.py ...
+"""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from common import DataArguments, held_out, load_tables
+from datasets import Dataset, DatasetDict
+from torchvision.transforms import v2
+from transformers import AutoModel, PreTrainedModel, ProcessorMixin, set_seed
+
+from vlmkit import QFormerAligner, QFormerAlignerProcessor
+from vlmkit.analysis.parameters import component_parameters, parameter_table
+from vlmkit.analysis.plots import similarity_grid
+from vlmkit.data import CaptionPairs, ContrastiveCollator
+from vlmkit.metrics import chance_recall, compute_retrieval_metrics, retrieval_metrics
+from vlmkit.training import (
+    ContrastiveTrainingArguments,
+    EvalCollatorTrainer,
+    TableEmbeddings,
+    cache_image_tokens,
+    embed_table,
+    optimizer_with_part_rates,
+    parse_arguments,
+    phase_progress,
+)
+
+CUTOFFS = (1, 5, 10)
+NEW_PARTS = {"query_tokens", "image_attention", "image_projection", "matching_head", "captioning_head", "logit_scale"}
+
+
+@dataclass
+class ModelArguments:
+    """What the Q-Former starts from, and what it learns from."""
+
+    vision: str = field(metadata={"help": "folder or hub id of an image model"})
+    text: str = field(metadata={"help": "folder or hub id of a DistilBERT, BERT (MiniLM) or RoBERTa"})
+    num_query_tokens: int = 32
+    num_cross_attention_heads: int | None = field(
+        default=None, metadata={"help": "as many as the text encoder has, if not given"}
+    )
+    cross_attention_frequency: int = field(default=2, metadata={"help": "layers per layer that looks at the image"})
+    matching_loss_weight: float = 0.0
+    captioning_loss_weight: float = 0.0
+    temperature: float = 0.07
+    learn_temperature: bool = False
+
+
+@dataclass
+class RunArguments:
+    """What the model is fed, and whether a killed run goes on."""
+
+    caption: Literal["first", "random"] = field(
+        default="random", metadata={"help": "of each image, which comes once in an epoch"}
+    )
+    cache_tokens: Literal["float16", "float32"] | None = field(
+        default=None, metadata={"help": "run the vision tower once, and keep its tokens on disk"}
+    )
+    augmentation: bool = field(default=False, metadata={"help": "shift, enlarge and recolour images in training"})
+    resume: bool = field(default=False, metadata={"help": "go on with a run that was killed"})
+
+
+@dataclass
+class AlignerTrainingArguments(ContrastiveTrainingArguments):
+    """The original's recipe."""
+
+    output_dir: str = "runs/qformer"
+    learning_rate: float = field(default=1e-5, metadata={"help": "of what comes from the text encoder"})
+    new_learning_rate: float = field(default=1e-4, metadata={"help": "of what is new"})
+    lr_scheduler_type: str = "constant"
+    weight_decay: float = 0.0  # without it, AdamW is the original's Adam
+    max_grad_norm: float = 0.0  # no clipping
+    num_train_epochs: float = 10
+    per_device_train_batch_size: int = 8
+    per_device_eval_batch_size: int = 64
+    eval_strategy: str = "epoch"
+    save_strategy: str = "epoch"  # where a resumed run draws the same captions as one that was never killed
+    save_total_limit: int | None = 1
+    logging_steps: float = 50
+    label_names: list[str] | None = field(default_factory=lambda: ["group_ids"])  # what compute_metrics gets
+
+
+def main() -> None:
+    """Train, score held-out images, save and (with --push_to_hub) publish."""
+    model_args, data_args, run_args, training_args = parse_arguments(
+        ModelArguments, DataArguments, RunArguments, AlignerTrainingArguments
+    )
+    folder = Path(training_args.output_dir)
+    progress = phase_progress(folder)
+    if any(progress) and not run_args.resume:
+        raise SystemExit(f"{folder} holds a run: go on with --resume, or give another --output_dir")
+    if run_args.cache_tokens and run_args.augmentation:
+        raise SystemExit("--augmentation changes images in every epoch, --cache_tokens encodes them once: drop one")
+
+    set_seed(training_args.seed)
+    model, processor = new_model(model_args)
+    with training_args.main_process_first():  # the others read what the first one computed
+        photographs = tables = load_tables(data_args)
+        for name, table in tables.items():
+            if name != "train" and len(table) < CUTOFFS[-1]:
+                raise SystemExit(f"{len(table)} images in {name} are too few for Recall@{CUTOFFS[-1]}; give more")
+        if run_args.cache_tokens:
+            model.vision_tower.to(training_args.device)
+            tables = cached(model, processor, tables, run_args.cache_tokens)
+    if training_args.should_log:
+        print("the training is finished" if progress.finished else parameter_table(component_parameters(model)))
+    if not progress.finished:
+        train(model, processor, tables, run_args, training_args, progress.checkpoint)
+    if training_args.process_index == 0:
+        model = AutoModel.from_pretrained(folder).to(training_args.device)
+        embeds = embed_table(model, processor, held_out(tables), training_args.per_device_eval_batch_size)
+        draw_similarity(embeds, held_out(photographs), folder / "similarity.png")
+        metrics = score(embeds)
+        model.describe(data=Path(data_args.data).name if data_args.data else "drawn scenes", metrics=metrics)
+        model.save_pretrained(folder)
+        (folder / "test_metrics.json").write_text(json.dumps(metrics, indent=2))
+        print(f"\nwritten: {folder}")
+        if training_args.push_to_hub:
+            model.push_to_hub(training_args.hub_model_id or folder.name)
+
+
+def new_model(arguments: ModelArguments) -> tuple[QFormerAligner, QFormerAlignerProcessor]:
+    """A Q-Former of a pretrained text encoder, behind a pretrained image encoder."""
+    fields = asdict(arguments)
+    vision, text = fields.pop("vision"), fields.pop("text")
+    model = QFormerAligner.from_vision_text_pretrained(vision, text, **fields)
+    return model, QFormerAlignerProcessor.from_vision_text_pretrained(vision, text)
+
+
+def cached(model: PreTrainedModel, processor: ProcessorMixin, tables: DatasetDict, dtype: str) -> DatasetDict:
+    """Tables with the tokens of the frozen vision tower in place of images."""
+    return DatasetDict(
+        {name: cache_image_tokens(model.vision_tower, processor, table, dtype=dtype) for name, table in tables.items()}
+    )
+
+
+def train(
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    tables: DatasetDict,
+    run_args: RunArguments,
+    training_args: AlignerTrainingArguments,
+    checkpoint: str | None,
+) -> None:
+    """Train, from the last checkpoint if there is one, and save the model."""
+    trainer = EvalCollatorTrainer(
+        model,
+        training_args,
+        data_collator=ContrastiveCollator(processor, run_args.caption, image_changes(run_args.augmentation)),
+        eval_data_collator=ContrastiveCollator(processor),
+        train_dataset=tables["train"],
+        eval_dataset=CaptionPairs(tables["validation"] if "validation" in tables else tables["test"]),
+        processing_class=processor,
+        compute_metrics=compute_retrieval_metrics,
+        optimizer_cls_and_kwargs=optimizer_with_part_rates(
+            training_args, model, new_part_rates(model, training_args.new_learning_rate)
+        ),
+    )
+    result = trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.save_model()
+    trainer.save_metrics("train", result.metrics)  # last: it marks the training as finished
+    trainer.accelerator.wait_for_everyone()  # before any process reads what the first one wrote
+
+
+def new_part_rates(model: PreTrainedModel, rate: float) -> dict[str, float]:
+    """The learning rate of each part that the text encoder does not have."""
+    rates = {}
+    for name, _ in model.named_parameters():
+        words = name.split(".")
+        rates.update({".".join(words[: place + 1]): rate for place, word in enumerate(words) if word in NEW_PARTS})
+    return rates
+
+
+def image_changes(augmentation: bool) -> v2.Transform | None:
+    """Random changes that leave a caption true; a flip would swap its left and right."""
+    if not augmentation:
+        return None
+    bilinear = v2.InterpolationMode.BILINEAR
+    moves = v2.RandomAffine(degrees=0, translate=(0.1, 0.1), scale=(1.0, 1.4), interpolation=bilinear)
+    return v2.Compose([moves, v2.ColorJitter(0.2, 0.2, 0.2)])
+
+
+def score(embeds: TableEmbeddings) -> dict[str, float]:
+    """Recall of both directions, printed beside that of chance."""
+    metrics = retrieval_metrics(*embeds, cutoffs=CUTOFFS)
+    num_images, num_captions = len(embeds.image_embeds), len(embeds.text_embeds)
+    chances = {"image_to_text": (num_captions, embeds.text_groups.bincount()), "text_to_image": (num_images, 1)}
+    print(f"\n{f'{num_images:,} held-out images, {num_captions:,} captions':40}{'recall':>9}{'chance':>9}")
+    recalls = {}
+    for direction, (num_candidates, num_matches) in chances.items():
+        for k in CUTOFFS:
+            name = f"{direction}/recall@{k}"
+            recalls[name] = metrics[name]
+            print(f"{name:40}{metrics[name]:9.1%}{chance_recall(num_candidates, num_matches, k):9.1%}")
+    return recalls
+
+
+def draw_similarity(embeds: TableEmbeddings, table: Dataset, path: Path, count: int = 8) -> None:
+    """Draw the first images of a table against their first captions."""
+    few = table.select(range(min(count, len(table))))
+    first_captions = [(embeds.text_groups == row).nonzero()[0].item() for row in range(len(few))]
+    similarity = embeds.image_embeds[: len(few)] @ embeds.text_embeds[first_captions].T
+    captions = [captions[0] for captions in few["captions"]]
+    similarity_grid(few["image"][:], captions, similarity.numpy()).savefig(path, dpi=120)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,175 @@
+"""Stage 2: teach a language model to see through the Q-Former of stage 1.
+
+    python examples/smolvlm/train_vlm.py examples/smolvlm/vlm.yaml --aligner runs/qformer --datasets coco --data coco
+
+Flags after the YAML file win. The vision tower stays as it is; Q-Former and adapter are trained whole, the language
+model by LoRA (or --use_dora). The output folder gets `base` (what training starts from), the adapter with Q-Former and
+all, and `merged`, an ordinary model that needs no peft. A killed run goes on with --resume.
+On two GPUs: torchrun --nproc_per_node 2 examples/smolvlm/train_vlm.py ...
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from chat_data import CAPTIONED, ChatDataArguments, chats_of, load_chat_tables
+from common import held_out
+from datasets import DatasetDict
+from peft import PeftModel
+from transformers import PreTrainedModel, ProcessorMixin, Trainer, set_seed
+
+from vlmkit import SmolVLM, VlmkitSmolVLMProcessor
+from vlmkit.analysis.parameters import component_parameters, parameter_table
+from vlmkit.data import ChatCollator
+from vlmkit.training import (
+    TableTrainingArguments,
+    add_lora,
+    cache_image_tokens,
+    load_lora,
+    optimizer_with_part_rates,
+    parse_arguments,
+    phase_progress,
+    reply_to_chats,
+)
+
+CONNECTOR = "base_model.model.connector.modules_to_save.default"
+
+
+@dataclass
+class ModelArguments:
+    """What training starts from, and what of the language model it adapts."""
+
+    aligner: str = field(metadata={"help": "folder or hub id of stage 1"})
+    text: str = field(metadata={"help": "folder or hub id of a causal language model"})
+    lora_rank: int = 64
+    lora_alpha: int = 128
+    lora_dropout: float = 0.1
+    use_dora: bool = False
+    cache_tokens: Literal["float16", "float32"] | None = field(
+        default="float16", metadata={"help": "run the vision tower once, and keep its tokens on disk; null: never"}
+    )
+    resume: bool = field(default=False, metadata={"help": "go on with a run that was killed"})
+
+
+@dataclass
+class VlmTrainingArguments(TableTrainingArguments):
+    """The original's recipe."""
+
+    output_dir: str = "runs/smolvlm"
+    learning_rate: float = field(default=5e-4, metadata={"help": "of the layers before and in the language model"})
+    qformer_learning_rate: float = 1e-4
+    weight_decay: float = 0.01
+    lr_scheduler_type: str = "cosine"
+    warmup_steps: float = 100
+    max_grad_norm: float = 1.0
+    gradient_accumulation_steps: int = 4
+    num_train_epochs: float = 5
+    logging_steps: float = 10
+    save_total_limit: int | None = 1
+    label_names: list[str] | None = field(default_factory=lambda: ["labels"])
+
+
+def main() -> None:
+    """Train, save the adapter and the merged model, show what it says about held-out images."""
+    model_args, data_args, training_args = parse_arguments(ModelArguments, ChatDataArguments, VlmTrainingArguments)
+    folder = Path(training_args.output_dir)
+    progress = phase_progress(folder)
+    if any(progress) and not model_args.resume:
+        raise SystemExit(f"{folder} holds a run: go on with --resume, or give another --output_dir")
+
+    set_seed(training_args.seed)
+    with training_args.main_process_first():  # the others read what the first one wrote
+        tables = load_chat_tables(data_args)
+        model, processor = base_model(model_args, folder / "base")
+        if model_args.cache_tokens:
+            model.vision_tower.to(training_args.device)
+            tables = {name: cached(model, processor, split, model_args.cache_tokens) for name, split in tables.items()}
+    adapted = add_lora(model, model_args.lora_rank, model_args.lora_alpha, model_args.lora_dropout, model_args.use_dora)
+    if training_args.should_log:
+        print("the training is finished" if progress.finished else parameter_table(component_parameters(model)))
+    trainer = new_trainer(adapted, processor, tables, data_args, training_args)
+    if not progress.finished:
+        result = trainer.train(resume_from_checkpoint=progress.checkpoint)
+        trainer.save_model()
+        trainer.save_metrics("train", result.metrics)  # last: it marks the training as finished
+        trainer.accelerator.wait_for_everyone()
+    if training_args.process_index == 0:
+        finish(folder, processor, tables, data_args, training_args)
+
+
+def base_model(arguments: ModelArguments, folder: Path) -> tuple[PreTrainedModel, ProcessorMixin]:
+    """What training starts from, saved, as the adapter alone is of no use."""
+    if not (folder / "config.json").exists():
+        processor = VlmkitSmolVLMProcessor.from_aligner_text_pretrained(arguments.aligner, arguments.text)
+        model = SmolVLM.from_aligner_text_pretrained(arguments.aligner, arguments.text, processor.image_token_id)
+        processor.save_pretrained(folder)
+        model.save_pretrained(folder)
+    return SmolVLM.from_pretrained(folder), VlmkitSmolVLMProcessor.from_pretrained(folder)
+
+
+def cached(model: PreTrainedModel, processor: ProcessorMixin, tables: DatasetDict, dtype: str) -> DatasetDict:
+    """Tables with the tokens of the frozen vision tower in place of images."""
+    return DatasetDict(
+        {name: cache_image_tokens(model.vision_tower, processor, table, dtype=dtype) for name, table in tables.items()}
+    )
+
+
+def new_trainer(
+    model: PeftModel,
+    processor: ProcessorMixin,
+    tables: dict[str, DatasetDict],
+    data_args: ChatDataArguments,
+    training_args: VlmTrainingArguments,
+) -> Trainer:
+    """A trainer on all conversations, that watches the loss on those of the validation splits."""
+    splits = list(tables.values())
+    watched = [split["validation"] for split in splits if "validation" in split]
+    validation = chats_of(watched, data_args.tasks, data_args.max_turns)
+    training = chats_of([split["train"] for split in splits], data_args.tasks, data_args.max_turns)
+    if training is None:
+        raise SystemExit(f"{' and '.join(tables)} has no {' or '.join(data_args.tasks)}: change --tasks or --datasets")
+    if training_args.eval_strategy != "no" and validation is None:
+        raise SystemExit(f"{' and '.join(tables)} has no validation split: drop --eval_strategy")
+    part_rates = {f"{CONNECTOR}.qformer": training_args.qformer_learning_rate}
+    if list(model.get_submodule(CONNECTOR).image_projection.parameters()):
+        part_rates[f"{CONNECTOR}.image_projection"] = training_args.qformer_learning_rate
+    return Trainer(
+        model,
+        training_args,
+        data_collator=ChatCollator(processor),
+        train_dataset=training,
+        eval_dataset=validation,
+        processing_class=processor,
+        optimizer_cls_and_kwargs=optimizer_with_part_rates(training_args, model, part_rates),
+    )
+
+
+def finish(
+    folder: Path,
+    processor: ProcessorMixin,
+    tables: dict[str, DatasetDict],
+    data_args: ChatDataArguments,
+    training_args: VlmTrainingArguments,
+) -> None:
+    """Merge the adapter into an ordinary model, save and (with --push_to_hub) publish it, and show what it says."""
+    base = SmolVLM.from_pretrained(folder / "base").to(training_args.device)
+    model = load_lora(base, folder).merge_and_unload().eval()
+    model.describe(data=", ".join(Path(data_args.data).name if name in CAPTIONED else name for name in tables))
+    model.save_pretrained(folder / "merged")
+    processor.save_pretrained(folder / "merged")
+    for name, split in tables.items():
+        chats = chats_of([held_out(split)], data_args.tasks, max_turns=1) or []
+        shown = [chats[row] for row in range(min(4, len(chats)))]
+        prompts = [{**chat, "messages": chat["messages"][:1]} for chat in shown]
+        replies = reply_to_chats(model, processor, prompts, max_new_tokens=30, do_sample=False)
+        for chat, reply in zip(shown, replies, strict=True):
+            question, truth = (message["content"][-1]["text"] for message in chat["messages"])
+            print(f"{name}: {question} -> {reply} ({truth})")
+    print(f"written: {folder / 'merged'}")
+    if training_args.push_to_hub:
+        model.push_to_hub(training_args.hub_model_id or folder.name)
+        processor.push_to_hub(training_args.hub_model_id or folder.name)
+
+
+if __name__ == "__main__":
+    main()

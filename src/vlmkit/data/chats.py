@@ -1,0 +1,149 @@
+"""Tables of captions, and of questions with answers, as conversations about an image."""
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import datasets
+from torch.utils.data import Dataset
+
+from vlmkit.data.pairs import CaptionPairs
+
+CAPTION_PROMPTS = (
+    "Describe this image.",
+    "What does this picture show?",
+    "Write a caption for this photo.",
+    "What can be seen here?",
+    "Tell me what is in this image.",
+    "Give a short description of the picture.",
+    "Summarize this photo in one sentence.",
+    "What is happening in this picture?",
+)
+
+Message = dict[str, Any]
+
+
+def user_message(text: str, image: Any = None, has_image: bool = True) -> Message:
+    """What a user says, about an image or not.
+
+    Args:
+        text: the question.
+        image: comes before it; if not given, the model takes cached `image_tokens` in its place.
+        has_image: whether there is an image at all.
+
+    Example:
+        >>> user_message("Who is it?")["content"]
+        [{'type': 'image'}, {'type': 'text', 'text': 'Who is it?'}]
+    """
+    shown = [{"type": "image"} if image is None else {"type": "image", "image": image}] if has_image else []
+    return {"role": "user", "content": [*shown, {"type": "text", "text": text}]}
+
+
+def assistant_message(text: str) -> Message:
+    """What the assistant says.
+
+    Example:
+        >>> assistant_message("A dog.")
+        {'role': 'assistant', 'content': [{'type': 'text', 'text': 'A dog.'}]}
+    """
+    return {"role": "assistant", "content": [{"type": "text", "text": text}]}
+
+
+class CaptionChats(Dataset[dict[str, Any]]):
+    """A view of a table with one conversation per image and caption: a request drawn from a list, and the caption.
+
+    Which request a caption gets is drawn once, by its place in the table, and is the same in every epoch.
+
+    Args:
+        table: one row per image, with `image` or cached `image_tokens`, `captions` (a list) and `image_id`.
+        prompts: the requests.
+
+    Raises:
+        ValueError: the table lacks a column or holds no caption, or there are no prompts.
+
+    Example:
+        >>> columns = {"image_id": ["a.jpg"], "captions": [["A dog.", "A puppy."]], "image_tokens": [[[0.0], [1.0]]]}
+        >>> chats = CaptionChats(datasets.Dataset.from_dict(columns), ["What is it?"])
+        >>> len(chats), chats[1]["messages"][1]["content"][0]["text"]
+        (2, 'A puppy.')
+    """
+
+    def __init__(self, table: datasets.Dataset, prompts: Sequence[str] = CAPTION_PROMPTS):
+        _require_images(table)
+        if not prompts:
+            raise ValueError("there are no prompts; give at least one request for a caption")
+        self.pairs = CaptionPairs(table)
+        self.prompts = tuple(prompts)
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]:
+        """Items by the batch, as `DataLoader` asks for them."""
+        return [
+            _chat(row, [(random.Random(index).choice(self.prompts), row["captions"][0])])
+            for index, row in zip(indices, self.pairs.__getitems__(indices), strict=True)
+        ]
+
+
+class QuestionChats(Dataset[dict[str, Any]]):
+    """A view of a table with questions and answers as conversations of some turns each about one image.
+
+    Args:
+        table: one row per image, with `image` or cached `image_tokens`, `questions` and `answers` (lists).
+        max_turns: questions in a conversation; an image with more of them has several. All if not given.
+
+    Raises:
+        ValueError: the table lacks a column, a row has more or fewer answers than questions, `max_turns` is below 1,
+            or there is no question.
+
+    Example:
+        >>> columns = {"questions": [["Red?", "Blue?"]], "answers": [["yes", "no"]], "image_tokens": [[[0.0], [1.0]]]}
+        >>> table = datasets.Dataset.from_dict(columns)
+        >>> [len(chat["messages"]) for chat in QuestionChats(table)], len(QuestionChats(table, max_turns=1))
+        ([4], 2)
+    """
+
+    def __init__(self, table: datasets.Dataset, max_turns: int | None = None):
+        _require_images(table)
+        if missing := {"questions", "answers"} - set(table.column_names):
+            raise ValueError(f"the table lacks {' and '.join(sorted(missing))}; its columns: {table.column_names}")
+        if max_turns is not None and max_turns < 1:
+            raise ValueError(f"max_turns is {max_turns}; give 1 or more")
+        self.table = table
+        self._places: list[tuple[int, slice]] = []
+        texts = table.select_columns(["questions", "answers"]).with_format(None)
+        for row, record in enumerate(texts):
+            count = len(record["questions"])
+            if count != len(record["answers"]):
+                raise ValueError(f"row {row} has {count} questions and {len(record['answers'])} answers")
+            step = max_turns or max(count, 1)
+            self._places += [(row, slice(start, start + step)) for start in range(0, count, step)]
+        if not self._places:
+            raise ValueError("the table holds no question")
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        row, turns = self._places[index]
+        record = self.table[row]
+        return _chat(record, list(zip(record["questions"][turns], record["answers"][turns], strict=True)))
+
+
+def _require_images(table: datasets.Dataset) -> None:
+    if not {"image", "image_tokens"} & set(table.column_names):
+        raise ValueError(f"the table has neither 'image' nor 'image_tokens', only {table.column_names}")
+
+
+def _chat(row: dict[str, Any], turns: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    """A conversation whose first message shows the row's image."""
+    tokens = row.get("image_tokens")
+    messages: list[Message] = []
+    for question, answer in turns:
+        messages.append(user_message(question, None if tokens is not None else row["image"], has_image=not messages))
+        messages.append(assistant_message(answer))
+    return {"messages": messages} if tokens is None else {"messages": messages, "image_tokens": tokens[None]}

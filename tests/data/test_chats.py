@@ -1,0 +1,122 @@
+import datasets
+import pytest
+import torch
+from tests import tiny
+
+from vlmkit.data import CAPTION_PROMPTS, CaptionChats, ChatCollator, QuestionChats, assistant_message, user_message
+
+COLUMNS = {
+    "image_id": ["a.jpg", "b.jpg"],
+    "captions": [["a dog", "a small dog"], ["a red star"]],
+    "questions": [["is this a dog", "is this a cat", "red"], ["circle"]],
+    "answers": [["a dog", "the dog", "red"], ["star"]],
+}
+
+
+def table(cached: bool = False) -> datasets.Dataset:
+    if cached:
+        columns = {**COLUMNS, "image_tokens": torch.arange(12.0).view(2, 3, 2).tolist()}
+        return datasets.Dataset.from_dict(columns).with_format("torch", ["image_tokens"], output_all_columns=True)
+    images = [tiny.photo(seed=row) for row in range(2)]
+    return datasets.Dataset.from_dict({**COLUMNS, "image": images}).cast_column("image", datasets.Image())
+
+
+def said(chat: dict) -> list[str]:
+    return [message["content"][-1]["text"] for message in chat["messages"]]
+
+
+def shown(chat: dict) -> list[int]:
+    return [sum(part["type"] == "image" for part in message["content"]) for message in chat["messages"]]
+
+
+def test_every_caption_is_the_answer_to_a_request_from_the_list():
+    chats = CaptionChats(table())
+    assert [said(chat)[1] for chat in chats] == ["a dog", "a small dog", "a red star"]
+    assert {said(chat)[0] for chat in chats} <= set(CAPTION_PROMPTS)
+    assert all(shown(chat) == [1, 0] for chat in chats)
+    assert [chat["messages"][0]["role"] for chat in chats] == ["user"] * 3
+
+
+def test_requests_vary_with_the_caption_and_are_the_same_in_every_epoch():
+    rows = datasets.Dataset.from_dict(
+        {"image_id": list("abcd"), "captions": [["x"] * 10] * 4, "image_tokens": [[[0.0]]] * 4}
+    )
+    first, second = ([said(chat)[0] for chat in CaptionChats(rows.with_format("torch"))] for _ in range(2))
+    assert first == second
+    assert set(first) == set(CAPTION_PROMPTS)
+
+
+def test_cached_tokens_stand_beside_the_messages():
+    chat = CaptionChats(table(cached=True))[2]
+    assert chat["messages"][0]["content"][0] == {"type": "image"}
+    assert chat["image_tokens"].tolist() == [[[6.0, 7.0], [8.0, 9.0], [10.0, 11.0]]]
+    assert "image_tokens" not in CaptionChats(table())[2]
+
+
+@pytest.mark.parametrize(
+    ("max_turns", "lengths"), [(None, [6, 2]), (1, [2, 2, 2, 2]), (2, [4, 2, 2]), (3, [6, 2]), (9, [6, 2])]
+)
+def test_questions_are_cut_into_conversations_that_show_the_image_once(max_turns, lengths):
+    chats = QuestionChats(table(), max_turns)
+    assert len(chats) == len(lengths)
+    assert [len(chats[row]["messages"]) for row in range(len(chats))] == lengths
+    assert [shown(chats[row]) for row in range(len(chats))] == [[1] + [0] * (length - 1) for length in lengths]
+    texts = [text for row in range(len(chats)) for text in said(chats[row])]
+    pairs = [pair for row in range(2) for pair in zip(COLUMNS["questions"][row], COLUMNS["answers"][row], strict=True)]
+    assert texts == [text for pair in pairs for text in pair]
+
+
+def test_a_batch_learns_what_the_assistant_says():
+    processor = tiny.smolvlm_processor()
+    batch = ChatCollator(processor)([CaptionChats(table())[0], QuestionChats(table())[0]])
+    assert batch["pixel_values"].shape == (2, 3, 32, 32)
+    learnt = [processor.tokenizer.decode(row[row != -100]) for row in batch["labels"]]
+    assert learnt == ["a dog <|im_end|>", "a dog <|im_end|> the dog <|im_end|> red <|im_end|>"]
+
+
+def test_a_batch_of_cached_tokens_has_them_in_the_order_of_the_rows():
+    views = CaptionChats(table(cached=True)), QuestionChats(table(cached=True))
+    batch = ChatCollator(tiny.smolvlm_processor())([views[0][2], views[1][0]])
+    assert "pixel_values" not in batch
+    assert torch.equal(batch["image_tokens"], torch.arange(12.0).view(2, 3, 2).flip(0))
+    assert (batch["input_ids"] == tiny.IMAGE_TOKEN_ID).sum(dim=1).tolist() == [3, 3]
+
+
+def test_rows_of_both_kinds_are_no_batch():
+    with pytest.raises(ValueError, match="only 1 of 2 rows have 'image_tokens'"):
+        ChatCollator(tiny.smolvlm_processor())([CaptionChats(table(cached=True))[0], CaptionChats(table())[0]])
+    with pytest.raises(ValueError, match=r"the rows have no 'messages', only \['captions'\]"):
+        ChatCollator(tiny.smolvlm_processor())([{"captions": ["a dog"]}])
+
+
+def test_messages():
+    assert user_message("Who?", has_image=False)["content"] == [{"type": "text", "text": "Who?"}]
+    assert user_message("Who?", "a.jpg")["content"][0] == {"type": "image", "image": "a.jpg"}
+    assert assistant_message("A dog.")["role"] == "assistant"
+
+
+@pytest.mark.parametrize(
+    ("view", "columns", "message"),
+    [
+        (CaptionChats, ["captions", "image_id"], "neither 'image' nor 'image_tokens'"),
+        (CaptionChats, ["image", "image_id"], "lacks captions"),
+        (QuestionChats, ["questions", "answers"], "neither 'image' nor 'image_tokens'"),
+        (QuestionChats, ["image", "questions"], "lacks answers"),
+    ],
+)
+def test_tables_without_a_column_are_refused(view, columns, message):
+    with pytest.raises(ValueError, match=message):
+        view(table().select_columns(columns))
+
+
+def test_tables_that_make_no_sense_are_refused():
+    with pytest.raises(ValueError, match="there are no prompts"):
+        CaptionChats(table(), [])
+    with pytest.raises(ValueError, match="max_turns is 0"):
+        QuestionChats(table(), 0)
+    odd = datasets.Dataset.from_dict({"image_tokens": [[[0.0]]], "questions": [["a", "b"]], "answers": [["c"]]})
+    with pytest.raises(ValueError, match="row 0 has 2 questions and 1 answers"):
+        QuestionChats(odd)
+    empty = datasets.Dataset.from_dict({"image_tokens": [[[0.0]]], "questions": [[]], "answers": [[]]})
+    with pytest.raises(ValueError, match="holds no question"):
+        QuestionChats(empty)
