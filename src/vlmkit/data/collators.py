@@ -36,13 +36,15 @@ def group_id(image_id: str) -> int:
 class ContrastiveCollator:
     """Makes a batch of one image and one caption per row, for `Trainer(data_collator=...)`.
 
-    A row has `image_id`, an `image` or its cached features `image_pooled` (a vector), and `captions` (a list) or their
-    cached features `text_pooled` (one vector per caption). Where a row has both, the cached features are used.
-    Trainer needs `remove_unused_columns=False`, as the model does not know these columns.
+    A row has `image_id`, an `image` or its cached features, `image_pooled` (a vector) or `image_tokens` (an `(N, D)`
+    array), and `captions` (a list) or their cached features `text_pooled` (one vector per caption). Where a row has
+    both, the cached features are used. Trainer needs `remove_unused_columns=False`, as the model does not know these
+    columns.
 
     The batch holds what the processor returns, usually `pixel_values (B, C, H, W)`, `input_ids (B, T)` and
-    `attention_mask (B, T)`, or in their place `image_pooled (B, D_image)` and `text_pooled (B, D_text)`; and
-    `group_ids (B,)`, equal for equal images, so that a loss does not push an image away from its other captions.
+    `attention_mask (B, T)`, or in their place `image_pooled (B, D_image)` or `image_tokens (B, N, D)`, and
+    `text_pooled (B, D_text)`, all in float32; and `group_ids (B,)`, equal for equal images, so that a loss does not
+    push an image away from its other captions.
 
     Args:
         processor: called for what is not cached; its defaults must pad and truncate. Not needed if both are cached.
@@ -52,7 +54,8 @@ class ContrastiveCollator:
 
     Raises:
         ValueError: `caption` is unknown. On call: a column is missing or only in some rows, a row has no caption or
-            an empty one, a processor is needed and not given, or images are to be augmented but come as features.
+            an empty one, a processor is needed and not given, or images are to be augmented but come as features, or
+            come as two kinds of them.
         TypeError: on call: an `image_id` is not a string.
 
     Example:
@@ -75,11 +78,13 @@ class ContrastiveCollator:
         batch = {"group_ids": torch.tensor([group_id(image_id) for image_id in image_ids])}
         uncached: dict[str, list[Any]] = {}
 
-        image_pooled = image_features(rows, "image_pooled", self.augmentation)
-        if image_pooled is None:
+        features = {name: image_features(rows, name, self.augmentation) for name in ("image_pooled", "image_tokens")}
+        cached = {name: feature for name, feature in features.items() if feature is not None}
+        if len(cached) == 2:
+            raise ValueError("the rows hold both image_pooled and image_tokens; drop the column that the model ignores")
+        if not cached:
             uncached["images"] = images_of(rows, self.augmentation)
-        else:
-            batch["image_pooled"] = image_pooled
+        batch.update(cached)
 
         text_pooled = column(rows, "text_pooled")
         if text_pooled is None:
