@@ -45,8 +45,8 @@ class ModelArguments:
     lora_alpha: int = 128
     lora_dropout: float = 0.1
     use_dora: bool = False
-    cache_tokens: Literal["float16", "float32"] | None = field(
-        default="float16", metadata={"help": "run the vision tower once, and keep its tokens on disk; null: never"}
+    cache_tokens: Literal["float16", "float32", "no"] = field(
+        default="float16", metadata={"help": "run the vision tower once, and keep its tokens on disk"}
     )
     resume: bool = field(default=False, metadata={"help": "go on with a run that was killed"})
 
@@ -81,9 +81,10 @@ def main() -> None:
     with training_args.main_process_first():  # the others read what the first one wrote
         tables = load_chat_tables(data_args)
         model, processor = base_model(model_args, folder / "base")
-        if model_args.cache_tokens:
+        if model_args.cache_tokens != "no":
             model.vision_tower.to(training_args.device)
             tables = {name: cached(model, processor, split, model_args.cache_tokens) for name, split in tables.items()}
+    set_seed(training_args.seed)  # the same adapter, whether the base was made or found
     adapted = add_lora(model, model_args.lora_rank, model_args.lora_alpha, model_args.lora_dropout, model_args.use_dora)
     if training_args.should_log:
         print("the training is finished" if progress.finished else parameter_table(component_parameters(model)))

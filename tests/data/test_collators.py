@@ -64,6 +64,16 @@ def test_cached_features_need_no_processor():
     assert torch.equal(batch["text_pooled"], torch.tensor([[1.0, 2.0, 3.0]] * 2))
 
 
+def test_cached_image_tokens_beside_texts(processor):
+    tokens = np.arange(6, dtype=np.float16).reshape(3, 2)
+    rows = [row("a.jpg", image=None, image_tokens=tokens), row("b.jpg", image=None, image_tokens=tokens + 1)]
+    batch = ContrastiveCollator(processor)(rows)
+    assert batch.keys() == {"image_tokens", "input_ids", "attention_mask", "group_ids"}
+    assert batch["image_tokens"].dtype == torch.float32
+    assert batch["image_tokens"].tolist() == [tokens.tolist(), (tokens + 1).tolist()]
+    assert batch["input_ids"].tolist() == [[2], [2]]
+
+
 @pytest.mark.parametrize("convert", [np.asarray, torch.tensor, lambda values: np.asarray(values, dtype=np.float64)])
 def test_features_of_any_array_type_become_float32(convert):
     batch = ContrastiveCollator()([{name: v if name == "image_id" else convert(v) for name, v in cached().items()}])
@@ -113,9 +123,10 @@ def test_augmentation_gets_rgb_images():
     assert recorder.inputs["images"][0].size == (2, 2)
 
 
-def test_augmentation_of_cached_images_is_refused():
+@pytest.mark.parametrize("rows", [[cached()], [row(image_tokens=[[1.0]])]], ids=["pooled", "tokens"])
+def test_augmentation_of_cached_images_is_refused(rows):
     with pytest.raises(ValueError, match="augmentation together with cached features"):
-        ContrastiveCollator(augmentation=lambda image: image)([cached()])
+        ContrastiveCollator(augmentation=lambda image: image)(rows)
 
 
 def test_augmentation_with_cached_texts_only():
@@ -137,6 +148,8 @@ def test_augmentation_with_cached_texts_only():
         ([{"image_id": "a", "captions": ["one"]}], r"have no 'image', only \['captions', 'image_id'\].*remove_unused"),
         ([{"image": None, "captions": ["one"]}], "the rows have no 'image_id'"),
         ([cached(text_pooled=[])], r"image a\.jpg has no caption"),
+        ([row(image_tokens=[[1.0]]), row()], "only 1 of 2 rows have 'image_tokens'"),
+        ([cached(image_tokens=[[1.0]])], "the rows hold both image_pooled and image_tokens; drop the column"),
     ],
 )
 def test_unusable_rows(rows, message):

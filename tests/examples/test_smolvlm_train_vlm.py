@@ -1,0 +1,211 @@
+"""The second stage runs on folders, for a few steps."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tests.examples import smolvlm_runs
+from tests.examples.smolvlm_runs import SCRIPTS, run
+from transformers import AutoModel, AutoProcessor, TrainerCallback
+
+from vlmkit import SmolVLM, VlmkitSmolVLMProcessor
+from vlmkit.training import load_lora
+
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft's
+
+TINY = ["--aligner", "aligner", "--text", "lm", "--use_cpu", "--disable_tqdm", True, "--lora_rank", 2]
+DATA = ["--datasets", "flickr8k", "easy_vqa", "--data", "flickr8k", "--easy_vqa_folder", "easy_vqa"]
+# 24 captions, and 8 conversations of at most two questions: 16 updates in two epochs, a checkpoint within each.
+STEPS = ["--per_device_train_batch_size", 2, "--gradient_accumulation_steps", 2, "--num_train_epochs", 2]
+WHOLE = [*TINY, *DATA, *STEPS, "--max_turns", 2, "--save_steps", 3, "--warmup_steps", 2, "--eval_strategy", "epoch"]
+SHORT = ["--max_steps", 2, "--per_device_train_batch_size", 2, "--gradient_accumulation_steps", 1]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("smolvlm")
+    smolvlm_runs.write_photos(folder / "flickr8k")
+    smolvlm_runs.write_easy_vqa(folder / "easy_vqa")
+    smolvlm_runs.write_first_stage(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(place) -> str:
+    """What an uninterrupted run of two epochs prints; it lies in `whole`."""
+    return run(place, "train_vlm.py", *WHOLE, "--output_dir", "whole")
+
+
+def adapter(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "adapter_model.safetensors")
+
+
+def assert_same_adapter(one: Path, other: Path) -> None:
+    expected, found = adapter(one), adapter(other)
+    assert expected.keys() == found.keys()
+    for name, tensor in expected.items():
+        assert torch.equal(found[name], tensor), name
+
+
+def test_base_adapter_and_merged_model_load(place, trained):
+    base = SmolVLM.from_pretrained(place / "whole/base")
+    merged, report = AutoModel.from_pretrained(place / "whole/merged", output_loading_info=True)
+    assert not any(report.values()), report
+    assert type(AutoProcessor.from_pretrained(place / "whole/merged")) is VlmkitSmolVLMProcessor
+    adapted = load_lora(base, place / "whole").merge_and_unload()
+    torch.testing.assert_close(merged.state_dict(), adapted.state_dict(), rtol=1e-6, atol=1e-6)
+
+
+def test_the_base_is_stage_1_before_the_language_model(place, trained):
+    base, aligner = SmolVLM.from_pretrained(place / "whole/base"), AutoModel.from_pretrained(place / "aligner")
+    torch.testing.assert_close(base.connector.qformer.state_dict(), aligner.qformer.state_dict(), rtol=0, atol=0)
+    torch.testing.assert_close(base.vision_tower.state_dict(), aligner.vision_tower.state_dict(), rtol=0, atol=0)
+
+
+def test_what_is_trained(place, trained):
+    """Q-Former, adapter, and LoRA of every layer; nothing else."""
+    base = SmolVLM.from_pretrained(place / "whole/base").state_dict()
+    merged = SmolVLM.from_pretrained(place / "whole/merged").state_dict()
+    changed = {name for name, weight in merged.items() if not torch.equal(weight, base[name])}
+    assert {name for name in merged if name.startswith("connector.")} <= changed
+    layers = {name for name in merged if name.startswith("language_model.model.layers.") and "_proj" in name}
+    assert {name for name in changed if not name.startswith("connector.")} == layers
+
+
+def test_what_is_printed_and_written(place, trained):
+    assert trained.count("'eval_loss'") == 2  # on the captions: easy-VQA has no validation split
+    assert trained.count("flickr8k: ") == 4
+    assert trained.count("easy_vqa: ") == 4
+    card = (place / "whole/merged/README.md").read_text()
+    assert "## Training data\n\nflickr8k, easy_vqa\n" in card
+    assert 'pipeline("image-text-to-text"' in card
+    assert str(place) not in card + (place / "whole/merged/config.json").read_text()
+
+
+class Killed(BaseException):
+    """Not an error that anything handles."""
+
+
+class Kill(TrainerCallback):
+    """Stops a run at once after an update."""
+
+    def __init__(self, step: int):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            raise Killed
+
+
+@pytest.mark.parametrize("step", [2, 4, 14], ids=["before the first checkpoint", "within an epoch", "near the end"])
+def test_a_killed_run_ends_like_one_that_was_not(place, trained, step):
+    flags, folder = [*WHOLE, "--output_dir", f"killed_{step}"], place / f"killed_{step}"
+    with pytest.raises(Killed):
+        run(place, "train_vlm.py", *flags, callback=Kill(step))
+    assert not (folder / "merged").exists()
+    if step > 3:
+        with pytest.raises(SystemExit, match=f"killed_{step} holds a run: go on with --resume, or give another"):
+            run(place, "train_vlm.py", *flags)
+    run(place, "train_vlm.py", *flags, "--resume")
+    assert_same_adapter(folder, place / "whole")
+
+
+def test_a_killed_run_with_dora_and_images_instead_of_tokens(place):
+    flags = [*TINY, "--datasets", "flickr8k", "--data", "flickr8k", *STEPS, "--save_steps", 3, "--use_dora"]
+    flags += ["--cache_tokens", "no"]
+    run(place, "train_vlm.py", *flags, "--output_dir", "dora")
+    assert any("magnitude" in name for name in adapter(place / "dora"))
+    with pytest.raises(Killed):
+        run(place, "train_vlm.py", *flags, "--output_dir", "dora_killed", callback=Kill(5))
+    run(place, "train_vlm.py", *flags, "--output_dir", "dora_killed", "--resume")
+    assert_same_adapter(place / "dora_killed", place / "dora")
+
+
+def test_a_finished_run_is_only_merged_again(place, trained):
+    weights = place / "whole/merged/model.safetensors"
+    before = load_file(weights)
+    output = run(place, "train_vlm.py", *WHOLE, "--output_dir", "whole", "--resume")
+    assert "the training is finished" in output
+    assert "'loss'" not in output
+    assert all(torch.equal(tensor, before[name]) for name, tensor in load_file(weights).items())
+
+
+class Look(TrainerCallback):
+    """Keeps what the Trainer was about to run, and stops it before its first update."""
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.args, self.optimizer, self.model = args, kwargs["optimizer"], kwargs["model"]
+        self.rows = len(kwargs["train_dataloader"].dataset)
+        raise Killed
+
+
+def look(place: Path, *flags: object) -> Look:
+    seen = Look()
+    with pytest.raises(Killed):
+        run(place, "train_vlm.py", *flags, "--output_dir", "looked", callback=seen)
+    return seen
+
+
+def test_the_originals_recipe(place):
+    own = ["--aligner", "aligner", "--text", "lm", "--use_cpu", "--bf16", False]
+    seen = look(place, SCRIPTS / "vlm.yaml", *own, "--datasets", "flickr8k", "--data", "flickr8k")
+    args = seen.args
+    assert (args.per_device_train_batch_size, args.gradient_accumulation_steps) == (8, 4)
+    assert (args.lr_scheduler_type, args.warmup_steps, args.max_grad_norm) == ("cosine", 100, 1.0)
+    assert (args.num_train_epochs, args.weight_decay) == (5, 0.01)
+    [lora] = seen.model.peft_config.values()
+    assert (lora.r, lora.lora_alpha, lora.lora_dropout) == (64, 128, 0.1)
+    names = {parameter: name for name, parameter in seen.model.named_parameters()}
+    rates = {names[p]: group["initial_lr"] for group in seen.optimizer.param_groups for p in group["params"]}
+    qformer = {name for name in rates if ".qformer." in name or ".image_projection." in name}
+    assert {rates[name] for name in qformer} == {1e-4}
+    assert {rates[name] for name in rates.keys() - qformer} == {5e-4}
+    assert any(".mlp." in name for name in rates.keys() - qformer)
+
+
+@pytest.mark.parametrize("recipe", sorted(file.name for file in SCRIPTS.glob("vlm*.yaml")))
+def test_every_recipe_runs(place, recipe):
+    flags = [*TINY, *DATA, *SHORT, "--bf16", False, "--max_images", 3, "--tasks", "captions", "questions"]
+    run(place, "train_vlm.py", SCRIPTS / recipe, *flags, "--output_dir", f"run_{recipe}")
+    assert (place / f"run_{recipe}/merged/model.safetensors").is_file()
+
+
+@pytest.mark.parametrize(("tasks", "rows"), [(["captions"], 24), (["questions"], 8), (["captions", "questions"], 32)])
+def test_tasks(place, tasks, rows):
+    assert look(place, *TINY, *DATA, "--max_turns", 2, "--tasks", *tasks).rows == rows
+
+
+def test_drawn_scenes(place):
+    printed = run(place, "train_vlm.py", *TINY, *SHORT, "--datasets", "scenes", "--max_images", 4, "--output_dir", "s")
+    assert printed.count("scenes: ") == 4
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--datasets", "flickr8k", "imagenet"], "give some of coco, flickr8k, easy_vqa, scenes, each once"),
+        (["--datasets", "scenes", "scenes"], "each once"),
+        (["--datasets", "coco", "flickr8k"], "--data can hold coco or flickr8k, not both"),
+        (["--datasets", "scenes"], "drop --data flickr8k"),
+        (["--datasets", "easy_vqa"], "drop --data flickr8k"),
+        (["--tasks", "chess"], "--tasks are chess: give captions, questions, or both"),
+        (["--datasets", "flickr8k", "--tasks", "questions"], "flickr8k has no questions"),
+        (["--aligner", "lm"], "'llama' model, not of 'vlmkit_qformer_aligner'"),
+        (["--aligner", "nowhere"], "couldn't find them"),
+        (["--text", "vision"], "tokenizer"),
+        (["--lora_rank", 0], "the rank is 0"),
+        (["--qformer_learning_rate", 0], "the learning rate of"),
+        (["--cache_tokens", "int8"], "invalid choice: 'int8'"),
+    ],
+)
+def test_what_cannot_be_is_refused(place, flags, message):
+    with pytest.raises((SystemExit, ValueError, OSError)) as raised:
+        run(place, "train_vlm.py", *TINY, *SHORT, *DATA, "--output_dir", f"refused_{len(message)}", *flags)
+    assert message in str(raised.value)
+
+
+def test_a_validation_loss_without_a_validation_split_is_refused(place):
+    flags = ["--datasets", "easy_vqa", "--easy_vqa_folder", "easy_vqa", "--eval_strategy", "epoch"]
+    with pytest.raises(SystemExit, match="easy_vqa has no validation split: drop --eval_strategy"):
+        run(place, "train_vlm.py", *TINY, *SHORT, *flags, "--output_dir", "no_validation")
