@@ -70,7 +70,7 @@ class RunArguments:
 
 @dataclass
 class AlignerTrainingArguments(ContrastiveTrainingArguments):
-    """The original's recipe."""
+    """The original's recipe, with the learning rates of its code, which do better than those of its documentation."""
 
     output_dir: str = "runs/qformer"
     learning_rate: float = field(default=1e-5, metadata={"help": "of what comes from the text encoder"})

@@ -3,9 +3,9 @@ import torch
 from datasets import Dataset, Features, Image, List, Value
 from tests import tiny
 
-from vlmkit import DualEncoderModel
+from vlmkit import DualEncoderModel, QFormerAligner
 from vlmkit.metrics import retrieval_metrics
-from vlmkit.training import embed_table
+from vlmkit.training import cache_image_tokens, embed_table
 
 CAPTIONS = [["a red circle", "a star"], ["the dog runs on grass"], ["a cat", "the cat", "a small cat"]]
 
@@ -41,7 +41,37 @@ def test_keeps_the_models_mode_and_the_features_only_if_asked(table, tmp_path):
     assert len(list(tmp_path.glob("*.arrow"))) == 2
 
 
-def test_a_missing_column_is_named(table):
+@pytest.mark.parametrize("kind", ["image", "image_tokens"])
+def test_an_aligner_without_text_tower(table, tmp_path, kind):
+    torch.manual_seed(0)
+    model, processor = QFormerAligner(tiny.qformer_aligner_config()).train(), tiny.qformer_aligner_processor()
+    rows = table if kind == "image" else cache_image_tokens(model.vision_tower, processor, table, cache_dir=tmp_path)
+    embeds = embed_table(model, processor, rows, batch_size=2)
+    assert model.training
+    inputs = processor(
+        images=table["image"][:], text=[text for texts in CAPTIONS for text in texts], return_tensors="pt"
+    )
+    expected = model.eval()(**inputs)
+    torch.testing.assert_close(embeds.image_embeds, expected.image_embeds)
+    torch.testing.assert_close(embeds.text_embeds, expected.text_embeds)
+    assert embeds.text_groups.tolist() == [0, 0, 1, 2, 2, 2]
+    assert retrieval_metrics(*embeds, cutoffs=(3,))["text_to_image/recall@3"] == 1.0
+
+
+def test_only_two_towers_can_be_kept(table, tmp_path):
+    model = QFormerAligner(tiny.qformer_aligner_config())
+    with pytest.raises(ValueError, match="cache_dir is for models of two towers, and QFormerAligner is none"):
+        embed_table(model, tiny.qformer_aligner_processor(), table, cache_dir=tmp_path)
+
+
+@pytest.mark.parametrize("name", ["captions", "image"])
+def test_a_missing_column_is_named(table, name):
     model = DualEncoderModel(tiny.dual_encoder_config())
-    with pytest.raises(ValueError, match="no column 'captions'"):
-        embed_table(model, tiny.dual_encoder_processor(), table.remove_columns("captions"))
+    with pytest.raises(ValueError, match=f"no column '{name}'"):
+        embed_table(model, tiny.dual_encoder_processor(), table.remove_columns(name))
+
+
+def test_an_empty_table(table):
+    model = DualEncoderModel(tiny.dual_encoder_config())
+    with pytest.raises(ValueError, match="the table has no rows"):
+        embed_table(model, tiny.dual_encoder_processor(), table.select([]))

@@ -1,7 +1,7 @@
 """The embeddings of a whole table, as retrieval metrics take them."""
 
+from itertools import chain
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import torch
@@ -9,6 +9,7 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedModel, ProcessorMixin
 
+from vlmkit.data.columns import stack
 from vlmkit.training.feature_cache import cache_image_features, cache_text_features
 
 
@@ -39,29 +40,68 @@ def embed_table(
     """Embed every image and every caption of a table once; `retrieval_metrics(*embed_table(...))` scores them.
 
     Args:
-        model: a dual encoder; it runs where its weights are, in evaluation mode, and keeps its mode.
+        model: returns `image_embeds` and `text_embeds`; it runs where its weights are, in evaluation mode, and keeps
+            its mode.
         processor: the model's.
-        table: rows with `image` and `captions`.
+        table: rows with `captions`, and an `image` or, for a model that takes them, its cached `image_tokens`.
         batch_size: rows per forward pass.
-        cache_dir: where the towers' outputs are kept for a later call; not at all if not given.
+        cache_dir: where the outputs of a dual encoder's towers are kept for a later call; not at all if not given.
 
     Raises:
-        ValueError: the table lacks a column.
+        ValueError: the table lacks a column or has no rows, or the outputs of towers are to be kept that the model does
+            not have.
     """
-    with TemporaryDirectory() as folder:
-        place = folder if cache_dir is None else cache_dir
-        features = cache_image_features(model.vision_tower, processor, table, batch_size, place)
-        features = cache_text_features(model.text_tower, processor, features, batch_size, place)
-        image_pooled, text_pooled = list(features["image_pooled"]), list(features["text_pooled"])
+    for name in ("captions", "image_tokens" if "image_tokens" in table.column_names else "image"):
+        if name not in table.column_names:
+            raise ValueError(f"the table has no column {name!r}, only {table.column_names}")
+    if len(table) == 0:
+        raise ValueError("the table has no rows, so there is nothing to embed")
     training = model.training
-    outputs = model.eval()(
-        image_pooled=torch.stack(image_pooled).to(model.device),
-        text_pooled=torch.cat(text_pooled).to(model.device),
+    model.eval()
+    try:
+        if cache_dir is None:
+            image_embeds, text_embeds = _from_rows(model, processor, table, batch_size)
+        else:
+            image_embeds, text_embeds = _from_features(model, processor, table, batch_size, cache_dir)
+    finally:
+        model.train(training)
+    rows = torch.arange(len(table))
+    captions_of_row = torch.tensor([len(captions) for captions in table["captions"]])
+    return TableEmbeddings(image_embeds.cpu(), text_embeds.cpu(), rows, rows.repeat_interleave(captions_of_row))
+
+
+def _from_rows(
+    model: PreTrainedModel, processor: ProcessorMixin, table: Dataset, batch_size: int
+) -> tuple[Tensor, Tensor]:
+    """Some rows at a time, with all their captions."""
+    cached = "image_tokens" in table.column_names
+    columns = table.select_columns(["image_tokens" if cached else "image", "captions"])
+    image_embeds, text_embeds = [], []
+    for start in range(0, len(table), batch_size):
+        rows = columns[start : start + batch_size]
+        texts = list(chain.from_iterable(rows["captions"]))
+        if cached:
+            inputs = processor(text=texts, return_tensors="pt")
+            inputs["image_tokens"] = stack(rows["image_tokens"])
+        else:
+            inputs = processor(images=rows["image"], text=texts, return_tensors="pt")
+        outputs = model(**inputs.to(model.device, model.dtype), return_loss=False)
+        image_embeds.append(outputs.image_embeds)
+        text_embeds.append(outputs.text_embeds)
+    return torch.cat(image_embeds), torch.cat(text_embeds)
+
+
+def _from_features(
+    model: PreTrainedModel, processor: ProcessorMixin, table: Dataset, batch_size: int, cache_dir: str | Path
+) -> tuple[Tensor, Tensor]:
+    """All rows at once, from what the towers return, which is computed or read."""
+    if not hasattr(model, "text_tower"):
+        raise ValueError(f"cache_dir is for models of two towers, and {type(model).__name__} is none; leave it out")
+    features = cache_image_features(model.vision_tower, processor, table, batch_size, cache_dir)
+    features = cache_text_features(model.text_tower, processor, features, batch_size, cache_dir)
+    outputs = model(
+        image_pooled=torch.stack(list(features["image_pooled"])).to(model.device),
+        text_pooled=torch.cat(list(features["text_pooled"])).to(model.device),
         return_loss=False,
     )
-    model.train(training)
-    rows = torch.arange(len(table))
-    captions_of_row = torch.tensor([len(captions) for captions in text_pooled])
-    return TableEmbeddings(
-        outputs.image_embeds.cpu(), outputs.text_embeds.cpu(), rows, rows.repeat_interleave(captions_of_row)
-    )
+    return outputs.image_embeds, outputs.text_embeds
