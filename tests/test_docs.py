@@ -26,7 +26,7 @@ from transformers import BertConfig, BertModel, CLIPVisionConfig, CLIPVisionMode
 
 import vlmkit
 from tests import tiny
-from tests.conversion import multimodel_original
+from tests.conversion import multimodel_original, qformer_vlm_original
 from tests.data.flickr8k_folders import write_csv, write_images, write_lists
 from vlmkit.cifar100_classes import CIFAR100_CLASSES
 
@@ -134,6 +134,10 @@ def place(tmp_path_factory) -> Path:
     projection = {"projection.weight": torch.zeros(width, WIDTH), "projection.bias": torch.zeros(width)}
     torch.save(projection, folder / "checkpoints/vit_small_to_gpt2.pt")
     multimodel_original.write(folder, vision="openai/clip-vit-base-patch16", text="EleutherAI/gpt-neo-125m")
+    qformer_vlm_original.write(folder, base="HuggingFaceTB/SmolLM-135M-Instruct")
+    qformer_vlm_original.tokenizer().save_pretrained(folder / "HuggingFaceTB/SmolLM-135M-Instruct")
+    qformer_vlm_original.write_vision_model(folder / "google/vit-base-patch16-224")
+    tiny.tokenizer(pad_token="<pad>").save_pretrained(folder / "distilbert/distilbert-base-uncased")
     return folder
 
 
@@ -178,7 +182,7 @@ def used_flags() -> dict[str, set[str]]:
 
 def run_with_help(script: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if script == "vlmkit.conversion":
-        for converter in ("dual-encoder", "multimodel"):
+        for converter in ("dual-encoder", "multimodel", "qformer-vlm"):
             monkeypatch.setattr(sys, "argv", [script, converter, "--help"])
             with suppress(SystemExit):
                 runpy.run_module(script, run_name="__main__", alter_sys=True)

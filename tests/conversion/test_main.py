@@ -3,9 +3,16 @@
 import runpy
 
 import pytest
-from tests.conversion import dual_encoder_original, multimodel_original
+from tests.conversion import dual_encoder_original, multimodel_original, qformer_vlm_original
 
-from vlmkit import DualEncoderModel, DualEncoderProcessor, QFormerCaptioner, QFormerCaptionerProcessor
+from vlmkit import (
+    DualEncoderModel,
+    DualEncoderProcessor,
+    QFormerCaptioner,
+    QFormerCaptionerProcessor,
+    SmolVLM,
+    VlmkitSmolVLMProcessor,
+)
 
 
 @pytest.fixture(scope="module")
@@ -34,8 +41,8 @@ def converted(run, arguments, destination, capsys):
     said, _, code = capsys.readouterr().out.partition("\n\n")
     loaded = {}
     exec(code, loaded)
-    model, processor = loaded["model"], loaded["processor"]
-    assert f"Wrote a {type(model).__name__} and its processor to {destination}" in said
+    model, processor = loaded["model"], loaded.get("processor")
+    assert f"Wrote a {type(model).__name__}{' and its processor' if processor else ''} to {destination}" in said
     return model, processor
 
 
@@ -55,6 +62,19 @@ def test_converts_multimodel_and_tells_how_to_load(run, tmp_path, capsys):
     assert isinstance(processor, QFormerCaptionerProcessor)
 
 
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft asks for it
+@pytest.mark.parametrize("has_tokenizer", [True, False])
+def test_converts_vlm_training_and_tells_how_to_load(run, tmp_path, capsys, has_tokenizer):
+    options = qformer_vlm_original.write(tmp_path)
+    if has_tokenizer:
+        qformer_vlm_original.tokenizer().save_pretrained(options["base_model"])
+        options["vision_model"] = qformer_vlm_original.write_vision_model(tmp_path / "vit")
+    destination = tmp_path / "converted"
+    model, processor = converted(run, command("qformer-vlm", destination=destination, **options), destination, capsys)
+    assert isinstance(model, SmolVLM)
+    assert isinstance(processor, VlmkitSmolVLMProcessor if has_tokenizer else type(None))
+
+
 def test_prints_errors_without_a_traceback(run, source, tmp_path, capsys):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(SystemExit) as exit_info:
@@ -69,6 +89,7 @@ def test_prints_errors_without_a_traceback(run, source, tmp_path, capsys):
         ([], "command"),
         (["dual-encoder"], "--projection_file"),
         (["multimodel"], "--source"),
+        (["qformer-vlm"], "--base_model"),
         (["x"], "dual-encoder"),
     ],
 )

@@ -3,10 +3,11 @@
 from argparse import ArgumentParser
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from transformers import HfArgumentParser, PreTrainedModel
 
-from vlmkit.conversion import convert_dual_encoder, convert_multimodel
+from vlmkit.conversion import convert_dual_encoder, convert_multimodel, convert_qformer_vlm
 
 
 @dataclass
@@ -30,10 +31,26 @@ class MultiModelArguments:
     tokenizer: str | None = field(default=None, metadata={"help": "folder or hub id; default: GPT-Neo's"})
 
 
+@dataclass
+class QFormerVlmArguments:
+    """Convert a checkpoint of vlm-training."""
+
+    source: str = field(metadata={"help": "folder with qformer, adapter.pt and lora_adapter, as the original saves it"})
+    destination: str = field(metadata={"help": "folder to write, new or empty"})
+    base_model: str = field(metadata={"help": "folder or hub id of the language model that the LoRA was trained on"})
+    vision_model: str | None = field(
+        default=None, metadata={"help": "folder or hub id; default: none, images are given as tokens"}
+    )
+    text_tokenizer: str | None = field(
+        default=None, metadata={"help": "folder or hub id; default: none, the aligner has no processor"}
+    )
+
+
 # Name, arguments and function of each command; the fields are the function's parameters.
 COMMANDS: dict[str, tuple[type, Callable[..., PreTrainedModel]]] = {
     "dual-encoder": (DualEncoderArguments, convert_dual_encoder),
     "multimodel": (MultiModelArguments, convert_multimodel),
+    "qformer-vlm": (QFormerVlmArguments, convert_qformer_vlm),
 }
 
 
@@ -56,12 +73,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     _, convert = COMMANDS[options.pop("command")]
     try:
         model = convert(**options)
-    except (OSError, ValueError) as error:
+    except (ImportError, OSError, ValueError) as error:
         parser.exit(status=1, message=f"{error}\n")
-    folder = options["destination"]
-    print(f"Wrote a {type(model).__name__} and its processor to {folder}. To load it:\n")
-    print("import vlmkit\nfrom transformers import AutoModel, AutoProcessor\n")
-    print(f"model = AutoModel.from_pretrained({folder!r})\nprocessor = AutoProcessor.from_pretrained({folder!r})")
+    _tell_how_to_load(type(model).__name__, options["destination"])
+
+
+def _tell_how_to_load(name: str, folder: str) -> None:
+    """Print code for what was written, which is no processor where the checkpoint came without a tokenizer."""
+    parts = {"model": "AutoModel"}
+    if Path(folder, "processor_config.json").exists():
+        parts["processor"] = "AutoProcessor"
+    print(f"Wrote a {name}{' and its processor' if 'processor' in parts else ''} to {folder}. To load it:\n")
+    print(f"import vlmkit\nfrom transformers import {', '.join(parts.values())}\n")
+    print("\n".join(f"{part} = {auto}.from_pretrained({folder!r})" for part, auto in parts.items()))
 
 
 if __name__ == "__main__":

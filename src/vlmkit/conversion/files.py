@@ -1,5 +1,6 @@
 """What all converters share: reading other systems' files safely, and writing over nothing."""
 
+import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -52,6 +53,18 @@ def read_safetensors_file(file: Path, wanted: str) -> dict[str, Tensor]:
         return load_file(file)
     except SafetensorError as error:
         raise ValueError(f"{file} is truncated or damaged ({error}); copy it again") from error
+
+
+def read_json_file(file: Path, wanted: str) -> dict[str, Any]:
+    """The dictionary in a JSON file; arguments and errors are those of [`read_torch_file`]."""
+    _require(file, wanted)
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} is truncated or damaged ({error}); copy it again") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{file} holds no dictionary; give {wanted}")
+    return content
 
 
 def is_state_dict(state: object) -> bool:

@@ -26,11 +26,13 @@ from vlmkit.conversion.files import (
     read_torch_file,
     refuse_names,
 )
+from vlmkit.conversion.renaming import original_names, renamed_weights
 from vlmkit.models.qformer_captioner import QFormerCaptioner, QFormerCaptionerConfig, QFormerCaptionerProcessor
 from vlmkit.modules.towers import text_part, vision_part
 
 _PARTS = ("encoder", "decoder", "gpt_decoder")
 _WANTED = "a checkpoint.pth, or a folder with encoder, decoder and gpt_decoder.safetensors"
+_SIZES = "give vision_config and text_config of the backbones that it was trained with"
 _TOKENIZER = "EleutherAI/gpt-neo-125m"  # all models of this family have the same
 _START, _END = "<START>", "<END>"
 # What the original saves but does not use: CLIP's text side and a projection of its own; and what older versions of
@@ -39,7 +41,6 @@ _UNUSED = re.compile(
     r"clip\.(text_model\..+|text_projection\..+|visual_projection\..+|logit_scale)|query_proj\..+"
     r"|.+\.position_ids|.+\.attn\.attention\.(bias|masked_bias)"
 )
-# torch's attention keeps the projections of queries, keys and values in one.
 _PACKED = re.compile(r"((?:self|cross)_attention_layers\.\d+|decoder_cross_attn)\.([qkv])_proj\.(weight|bias)")
 _SUBLAYERS = ("self_attention", "self_feed_forward", "cross_attention", "cross_feed_forward")
 _CARD_DATA = (
@@ -152,24 +153,12 @@ def _num_rows(weights: dict[str, Tensor], name: str) -> int:
 
 def _translate(source: Path, weights: dict[str, Tensor], model: QFormerCaptioner) -> dict[str, Tensor]:
     """The checkpoint under the model's names, after a check of names and sizes."""
-    modules = _original_modules(model.config.num_qformer_layers)
-    origins = {name: _original_name(name, modules) for name in model.state_dict()}
+    state = model.state_dict()
+    origins = original_names(state, _original_modules(model.config.num_qformer_layers), _PACKED)
     needed = {name for name, _ in origins.values()}
     unexpected = {name for name in weights.keys() - needed if not _UNUSED.fullmatch(name)}
     refuse_names(source, "checkpoint of this captioner", needed - weights.keys(), unexpected, _WANTED)
-    translated = {}
-    for name, parameter in model.state_dict().items():
-        original, third = origins[name]
-        value, shape = weights[original], list(parameter.shape)
-        if third is not None:
-            shape[0] *= 3
-        if list(value.shape) != shape:
-            raise ValueError(
-                f"{original} is {tuple(value.shape)} in {source}, but the configuration needs {tuple(shape)}; give "
-                "vision_config and text_config of the backbones that it was trained with"
-            )
-        translated[name] = value if third is None else value.chunk(3)[third]
-    return translated
+    return renamed_weights(source, weights, state, origins, _SIZES)
 
 
 def _original_modules(num_layers: int) -> dict[str, str]:
@@ -195,15 +184,6 @@ def _original_modules(num_layers: int) -> dict[str, str]:
             modules[f"{ours}.{kind}_attention.attention."] = f"{kind}_attention_layers.{layer}."
             modules[f"{ours}.{kind}_feed_forward.feed_forward."] = f"ffn_layers.{2 * layer + position}."
     return modules
-
-
-def _original_name(name: str, modules: dict[str, str]) -> tuple[str, int | None]:
-    """The original's name of a weight, and which third of it (queries, keys, values) it is, if not the whole."""
-    start = max((module for module in modules if name.startswith(module)), key=len)
-    original = modules[start] + name.removeprefix(start)
-    if packed := _PACKED.fullmatch(original):
-        return f"{packed[1]}.in_proj_{packed[3]}", "qkv".index(packed[2])
-    return original, None
 
 
 def _image_processor(vision_config: Any) -> CLIPImageProcessor:
