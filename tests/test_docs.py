@@ -124,7 +124,8 @@ def place(tmp_path_factory) -> Path:
     CLIPVisionModel(clip).save_pretrained(folder / "openai/clip-vit-base-patch32")
     tiny.image_processor().save_pretrained(folder / "openai/clip-vit-base-patch32")
     LlamaForCausalLM(tiny.llama_config()).save_pretrained(folder / "HuggingFaceTB/SmolLM2-135M-Instruct")
-    tiny.tokenizer(bos_token="<unk>").save_pretrained(folder / "HuggingFaceTB/SmolLM2-135M-Instruct")
+    chat = {"bos_token": "<|im_start|>", "pad_token": "<|im_end|>"}
+    tiny.tokenizer(**chat).save_pretrained(folder / "HuggingFaceTB/SmolLM2-135M-Instruct")
 
     tiny.photo().save(folder / "photo.jpg")
     write_flickr8k(folder / "flickr8k")
