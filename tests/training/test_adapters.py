@@ -39,7 +39,8 @@ def test_all_linear_layers_of_the_language_model_but_the_head_are_adapted():
     names = {name for name, parameter in adapted.named_parameters() if parameter.requires_grad}
     connector = {name for name in names if name.startswith("base_model.model.connector.modules_to_save.default.")}
     assert len(connector) == len(list(new_model().connector.parameters()))
-    layers = {name.removeprefix("base_model.model.language_model.").partition(".lora_")[0] for name in names - connector}
+    prefix = "base_model.model.language_model."
+    layers = {name.removeprefix(prefix).partition(".lora_")[0] for name in names - connector}
     projections = ["self_attn." + name for name in ("q_proj", "k_proj", "v_proj", "o_proj")]
     projections += ["mlp." + name for name in ("gate_proj", "up_proj", "down_proj")]
     assert layers == {f"model.layers.{layer}.{name}" for layer in range(2) for name in projections}
@@ -98,7 +99,7 @@ def test_an_adapter_for_another_base_is_refused(sizes, tmp_path):
     new_model().save_pretrained(tmp_path / "its_base")
     trained(SmolVLM.from_pretrained(tmp_path / "its_base")).save_pretrained(tmp_path / "adapter")
     other = new_model(**sizes)
-    with pytest.raises(ValueError, match="adapter was trained on .*its_base, and does not fit") as error:
+    with pytest.raises(ValueError, match=r"adapter was trained on .*its_base, and does not fit") as error:
         load_lora(other, tmp_path / "adapter")
     assert "load it onto its own base" in str(error.value)
 

@@ -26,7 +26,7 @@ class CaptionCollator:
         processor: called with `text`, `images` unless their tokens are cached, `return_labels=True` and
             `return_tensors="pt"`; it adds the tokens at the caption's start and end, pads and truncates.
         caption: "first" takes the first caption of each row; "random" draws one with torch's random numbers, which
-            Trainer seeds and restores.
+            Trainer seeds; it restores them exactly where a checkpoint lies between epochs.
         augmentation: applied to each RGB image before the processor; none by default.
 
     Raises:

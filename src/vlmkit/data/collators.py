@@ -49,7 +49,7 @@ class ContrastiveCollator:
     Args:
         processor: called for what is not cached; its defaults must pad and truncate. Not needed if both are cached.
         caption: "first" takes the first caption of each row; "random" draws one with torch's random numbers, which
-            Trainer seeds and restores.
+            Trainer seeds; it restores them exactly where a checkpoint lies between epochs.
         augmentation: applied to each RGB image before the processor; none by default.
 
     Raises:

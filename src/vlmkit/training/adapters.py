@@ -74,7 +74,8 @@ def load_lora(model: PreTrainedModel, adapter: str | os.PathLike, is_trainable: 
         ) from error
     try:
         adapted = PeftModel.from_pretrained(model, folder, is_trainable=is_trainable)
-        if get_peft_model_state_dict(adapted, save_embedding_layers=False).keys() != names:  # peft would leave out what does not fit
+        own_names = get_peft_model_state_dict(adapted, save_embedding_layers=False).keys()
+        if own_names != names:  # peft would leave out what does not fit
             raise ValueError("its layers have other names, or are more or fewer")
     except (RuntimeError, ValueError) as error:
         base = PeftConfig.from_pretrained(folder).base_model_name_or_path
