@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 from PIL import Image
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 from transformers import (
     BertConfig,
     BertModel,
@@ -26,6 +26,8 @@ from vlmkit import (
     QFormerAlignerProcessor,
     QFormerCaptionerConfig,
     QFormerCaptionerProcessor,
+    VlmkitSmolVLMConfig,
+    VlmkitSmolVLMProcessor,
 )
 
 _WORDS = (
@@ -165,3 +167,51 @@ def qformer_aligner_inputs() -> dict[str, torch.Tensor]:
     """Three pairs; the texts differ in length and are padded on the right."""
     photos = [photo(seed=row) for row in range(len(SENTENCES))]
     return dict(qformer_aligner_processor()(images=photos, text=SENTENCES, return_tensors="pt"))
+
+
+def chat_tokenizer() -> PreTrainedTokenizerFast:
+    """One token per word and per line break; pads with the end of a turn, as SmolLM's does."""
+    special = ["<unk>", "<|im_start|>", "<|im_end|>"]
+    vocab = {word: row for row, word in enumerate([*special, "\n", "system", "user", "assistant", *WORDS])}
+    backend = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
+    backend.add_special_tokens([AddedToken(token, normalized=False) for token in special])
+    lines, words = pre_tokenizers.Split("\n", "isolated"), pre_tokenizers.Split(" ", "removed")
+    backend.pre_tokenizer = pre_tokenizers.Sequence([lines, words])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, unk_token="<unk>", eos_token="<|im_end|>", pad_token="<|im_end|>"
+    )
+
+
+def smolvlm_processor(**kwargs) -> VlmkitSmolVLMProcessor:
+    return VlmkitSmolVLMProcessor(image_processor(), chat_tokenizer(), **{"num_image_tokens": 3, **kwargs})
+
+
+IMAGE_TOKEN_ID = len(chat_tokenizer())  # the first after its words, of the 99 rows that the tiny language models have
+TURN_START, TURN_END = 1, 2
+CHAT_TOKENS = {"bos_token_id": TURN_START, "eos_token_id": TURN_END, "pad_token_id": TURN_END}
+
+
+def smolvlm_config(**kwargs) -> VlmkitSmolVLMConfig:
+    text = llama_config(**CHAT_TOKENS, tie_word_embeddings=True)
+    sizes = {"vision_config": vision_config(), "qformer_config": distilbert_config(), "text_config": text}
+    return VlmkitSmolVLMConfig(**{**sizes, "image_token_id": IMAGE_TOKEN_ID, "num_query_tokens": 3, **kwargs})
+
+
+def turn(role: str, text: str, *images: object) -> dict:
+    """What one says, behind images; `True` stands for one that is not given."""
+    parts = [{"type": "image"} if image is True else {"type": "image", "image": image} for image in images]
+    return {"role": role, "content": [*parts, {"type": "text", "text": text}]}
+
+
+def conversations() -> list[list[dict]]:
+    """About one image, about two in two turns, and about none."""
+    one = [turn("user", "is this a dog", photo()), turn("assistant", "a small red circle")]
+    first = [turn("user", "a photo", photo(seed=1)), turn("assistant", "a cat")]
+    second = [turn("user", "and this", photo(seed=2)), turn("assistant", "the dog runs on grass")]
+    none = [turn("system", "the"), turn("user", "is a tree green"), turn("assistant", "a tree")]
+    return [one, first + second, none]
+
+
+def smolvlm_inputs() -> dict[str, torch.Tensor]:
+    """Three conversations with one, two and no images, padded on the right."""
+    return dict(smolvlm_processor().apply_chat_template(conversations(), return_labels=True))

@@ -1,5 +1,8 @@
 """The second stage runs on folders, for a few steps."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -209,3 +212,14 @@ def test_a_validation_loss_without_a_validation_split_is_refused(place):
     flags = ["--datasets", "easy_vqa", "--easy_vqa_folder", "easy_vqa", "--eval_strategy", "epoch"]
     with pytest.raises(SystemExit, match="easy_vqa has no validation split: drop --eval_strategy"):
         run(place, "train_vlm.py", *TINY, *SHORT, *flags, "--output_dir", "no_validation")
+
+
+def test_two_processes_train_and_merge_once(place):
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    environment = {**os.environ, "HF_DATASETS_CACHE": str(place / "cache"), "OMP_NUM_THREADS": "1"}
+    flags = [*TINY, *DATA, *SHORT, "--ddp_backend", "gloo", "--output_dir", "two"]
+    command = [*torchrun, str(SCRIPTS / "train_vlm.py"), *map(str, flags)]
+    result = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-4000:]
+    assert result.stdout.count("written: two/merged") == 1
+    assert (place / "two/merged/model.safetensors").is_file()

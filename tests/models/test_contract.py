@@ -26,6 +26,7 @@ from transformers import (
 )
 
 from vlmkit.modules.freezing import Freezable
+from vlmkit.modules.given_tokens import GivenTokensConfig
 from vlmkit.registration import MODELS, Row
 
 
@@ -136,6 +137,28 @@ def qformer_aligner(name: str, lora: dict[str, Any] | None = None, **fields: Any
     return Case(name, config, tiny.qformer_aligner_processor, tiny.qformer_aligner_inputs, call, lora=lora)
 
 
+def smolvlm(name: str, lora: dict[str, Any] | None = None, **fields: Any) -> Case:
+    def config() -> PreTrainedConfig:
+        large = {
+            "vision_config": tiny.vision_config(initializer_range=0.5),
+            "qformer_config": tiny.distilbert_config(initializer_range=0.3),
+            "text_config": tiny.llama_config(**tiny.CHAT_TOKENS, initializer_range=0.3, tie_word_embeddings=True),
+        }
+        return tiny.smolvlm_config(**copy.deepcopy({**large, **fields}))
+
+    def inputs() -> dict[str, Tensor]:
+        batch = tiny.smolvlm_inputs()
+        if isinstance(fields.get("vision_config"), GivenTokensConfig):
+            pixels = batch.pop("pixel_values")
+            batch["image_tokens"] = pixels.mean(dim=1).view(len(pixels), 64, 16)  # of another model
+        return batch
+
+    def call() -> dict[str, Any]:
+        return {"images": [tiny.photo()], "text": ["is this a <image>"]}
+
+    return Case(name, config, tiny.smolvlm_processor, inputs, call, lora=lora)
+
+
 LORA_GPT2 = {
     "target_modules": r"text_tower\..*\.c_attn",
     "fan_in_fan_out": True,
@@ -145,6 +168,7 @@ LORA_BERT = {"target_modules": r"text_tower\..*\.query", "modules_to_save": ["vi
 LORA_BOTH = {**LORA_GPT2, "modules_to_save": ["vision_projection", "text_projection"]}
 LORA_LLAMA = {"target_modules": r"language_model\..*\.q_proj", "modules_to_save": ["image_projection", "qformer"]}
 LORA_QFORMER = {"target_modules": r"qformer\..*\.self_attention\..*\.q_proj", "modules_to_save": ["text_embeddings"]}
+LORA_CHAT = {"target_modules": r"language_model\..*\.(q_proj|c_attn)", "modules_to_save": ["connector"]}
 CASES = [
     dual_encoder("dual_encoder-paper"),
     dual_encoder("dual_encoder-trained", LORA_BOTH, **TRAINED, **CONTEXTUAL, learn_temperature=True),
@@ -199,6 +223,17 @@ CASES = [
         matching_loss_weight=1.0,
         freeze_vision=False,
     ),
+    smolvlm("smolvlm-llama", LORA_CHAT),
+    smolvlm(
+        "smolvlm-cnn-bert-gpt2",
+        {**LORA_CHAT, "fan_in_fan_out": True},
+        vision_config=SMALL_RESNET,
+        qformer_config=BertConfig(**{**BERT_SIZES, "hidden_size": 24}, vocab_size=99, initializer_range=0.3),
+        text_config=tiny.text_config(**tiny.CHAT_TOKENS, initializer_range=0.3),
+        cross_attention_frequency=1,
+        freeze_vision=False,
+    ),
+    smolvlm("smolvlm-given-tokens", LORA_CHAT, vision_config=GivenTokensConfig(hidden_size=16)),
 ]
 
 

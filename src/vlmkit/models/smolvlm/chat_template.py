@@ -47,8 +47,10 @@ def chat_template(tokenizer: PreTrainedTokenizerBase, image_token: str) -> str:
     """The template of conversations with images, by what the tokenizer knows.
 
     Args:
-        tokenizer: of a language model that has learnt ChatML (SmolLM, Qwen), or of any other with an end of text.
+        tokenizer: of a language model that has learnt ChatML, whose end of text is that of a turn (SmolLM-Instruct,
+            Qwen-Instruct), or of any other. Generation stops at the end of text.
         image_token: the placeholder.
     """
-    turns = _CHATML if {"<|im_start|>", "<|im_end|>"} <= tokenizer.get_vocab().keys() else _PLAIN
+    has_learnt = tokenizer.eos_token == "<|im_end|>" and "<|im_start|>" in tokenizer.get_vocab()
+    turns = _CHATML if has_learnt else _PLAIN
     return (_CONTENT + turns).replace("<image_token>", image_token)

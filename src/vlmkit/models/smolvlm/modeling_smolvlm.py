@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, Cache, GenerationConfig, GenerationMixin, PreTrainedModel
+from transformers import AutoModelForCausalLM, Cache, GenerationConfig, GenerationMixin, PreTrainedModel, StaticCache
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.processing_utils import Unpack
@@ -170,7 +170,8 @@ class SmolVLM(VlmkitModel, GenerationMixin):
         model.connector.qformer.load_state_dict(first.qformer.state_dict())
         model.language_model.load_state_dict(language_model.state_dict())
         model.generation_config = language_model.generation_config
-        model.generation_config.suppress_tokens = [image_token_id]  # a place without an image
+        suppressed = model.generation_config.suppress_tokens or []
+        model.generation_config.suppress_tokens = [*suppressed, image_token_id]  # a place without an image
         return model.eval()
 
     def get_input_embeddings(self) -> nn.Embedding:
@@ -253,19 +254,15 @@ class SmolVLM(VlmkitModel, GenerationMixin):
 
         Raises:
             TypeError: an unknown argument (the message names the nearest).
-            ValueError: no text or both kinds, images given twice, or more or fewer images than the texts have places
-                for.
+            ValueError: no text or both kinds, images given twice, more or fewer images than the texts have places for,
+                or a static cache for a language model that supports none.
         """
         self.refuse_arguments(kwargs.keys())
-        if (input_ids is None) == (inputs_embeds is None):
-            raise ValueError("give the texts, either as input_ids or as inputs_embeds")
+        inputs_embeds, is_place = self._text_embeds(input_ids, inputs_embeds)
+        if isinstance(past_key_values, StaticCache) and not self._can_compile_fullgraph:  # it would write nonsense
+            kind = type(self.language_model).__name__
+            raise ValueError(f"{kind} does not support static caches; use the dynamic one")
         image_embeds = self._image_embeds(pixel_values, image_tokens, mm_encoder_outputs)
-        if input_ids is not None:
-            inputs_embeds = self.get_input_embeddings()(input_ids)
-            is_place = input_ids.eq(self.config.image_token_id)
-        else:  # as transformers finds the places, too
-            place = torch.tensor(self.config.image_token_id, device=inputs_embeds.device)
-            is_place = inputs_embeds.eq(self.get_input_embeddings()(place)).all(dim=-1)
         if image_embeds is not None or inputs_embeds.shape[1] > 1:  # what is generated has no places
             inputs_embeds = merge_image_embeds(inputs_embeds, is_place, image_embeds, self.config.num_query_tokens)
         if use_cache is None:  # Trainer switches it off in the whole's configuration only
@@ -347,6 +344,15 @@ class SmolVLM(VlmkitModel, GenerationMixin):
             features = self.get_image_features(pixel_values, image_tokens, return_dict=True)
             kwargs["mm_encoder_outputs"] = {"image": features}
         return super().generate(inputs, generation_config, *args, **kwargs)
+
+    def _text_embeds(self, input_ids: Tensor | None, inputs_embeds: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The texts' tokens `(B, T, D)`, and which of them are an image's places `(B, T)`."""
+        table, token = self.get_input_embeddings(), self.config.image_token_id
+        if input_ids is not None and inputs_embeds is None:
+            return table(input_ids), input_ids.eq(token)
+        if inputs_embeds is not None and input_ids is None:  # as transformers finds the places, too
+            return inputs_embeds, inputs_embeds.eq(table(torch.tensor(token, device=inputs_embeds.device))).all(dim=-1)
+        raise ValueError("give the texts, either as input_ids or as inputs_embeds")
 
     def _image_embeds(
         self, pixel_values: Tensor | None, image_tokens: Tensor | None, mm_encoder_outputs: dict[str, Any] | None

@@ -38,8 +38,8 @@ class VlmkitSmolVLMProcessor(VlmkitProcessor):
             text.
         num_image_tokens: the model's `config.num_query_tokens`.
         image_token: the placeholder.
-        chat_template: Jinja; by default ChatML where the tokenizer has its tokens (SmolLM, Qwen), else lines of
-            "User: " and "Assistant: ".
+        chat_template: Jinja; by default ChatML where the tokenizer ends with its `<|im_end|>` (SmolLM-Instruct), else
+            lines of "User: " and "Assistant: ".
 
     Raises:
         ValueError: the tokenizer has neither a padding nor an end-of-text token, or `num_image_tokens` is below 1.

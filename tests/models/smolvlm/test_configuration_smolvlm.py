@@ -1,0 +1,126 @@
+import pytest
+import torch
+from huggingface_hub.errors import StrictDataclassFieldValidationError
+from tests import tiny
+from tests.models.smolvlm.large import TEXT
+from transformers import BertConfig, DistilBertConfig, GPT2Config, LlamaConfig, ViTConfig
+
+from vlmkit import SmolVLM, VlmkitSmolVLMConfig
+from vlmkit.modules.given_tokens import GivenTokensConfig
+
+SMOLLM_135M = 134_515_008  # parameters, by its model card 135 million
+
+
+def count(module: torch.nn.Module, trainable: bool = False) -> int:
+    return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad or not trainable)
+
+
+@pytest.fixture(scope="module")
+def original() -> SmolVLM:
+    """The default model, without memory."""
+    with torch.device("meta"):
+        return SmolVLM(VlmkitSmolVLMConfig())
+
+
+def test_defaults_are_the_originals():
+    config = VlmkitSmolVLMConfig()
+    vision, qformer, text = config.vision_config, config.qformer_config, config.text_config
+    assert isinstance(vision, ViTConfig)
+    assert (vision.hidden_size, vision.num_hidden_layers, vision.patch_size, vision.image_size) == (768, 12, 16, 224)
+    assert isinstance(qformer, DistilBertConfig)
+    assert (qformer.dim, qformer.n_layers, qformer.n_heads) == (768, 6, 12)
+    assert isinstance(text, LlamaConfig)
+    assert (text.hidden_size, text.num_hidden_layers, text.num_attention_heads) == (576, 30, 9)
+    assert (text.vocab_size, text.eos_token_id, text.pad_token_id) == (49153, 2, 2)
+    assert config.image_token_id == 49152
+    assert (config.num_query_tokens, config.cross_attention_frequency) == (32, 2)
+    assert config.num_cross_attention_heads is None
+    assert config.freeze_vision
+    assert config.tie_word_embeddings
+    assert config.keys_to_ignore_at_inference == ["past_key_values", "image_hidden_states"]
+
+
+def test_parameters_are_those_of_smollm_and_one_more_row(original):
+    width, mlp = 576, (768 * 576 + 576) + (576 * 576 + 576)
+    assert count(original.language_model) == SMOLLM_135M + width
+    assert count(original.connector.mlp) == mlp
+    assert isinstance(original.connector.image_projection, torch.nn.Identity)
+    assert count(original.vision_tower, trainable=True) == 0
+    assert count(original, trainable=True) == count(original.language_model) + count(original.connector)
+
+
+def test_parts_may_be_dictionaries():
+    config = VlmkitSmolVLMConfig(
+        vision_config={"model_type": "vlmkit_given_tokens", "hidden_size": 24},
+        qformer_config=BertConfig(hidden_size=24).to_dict(),
+        text_config={"model_type": "gpt2", "n_embd": 16},
+        image_token_id=50256,
+    )
+    assert isinstance(config.vision_config, GivenTokensConfig)
+    assert isinstance(config.qformer_config, BertConfig)
+    assert isinstance(config.text_config, GPT2Config)
+    assert (config.vision_config.hidden_size, config.qformer_config.hidden_size) == (24, 24)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_head_is_tied_where_the_language_models_is(tied, tmp_path):
+    text = tiny.llama_config(tie_word_embeddings=tied)
+    SmolVLM(tiny.smolvlm_config(text_config=text)).save_pretrained(tmp_path)
+    model = SmolVLM.from_pretrained(tmp_path)
+    assert model.config.tie_word_embeddings is tied
+    assert (model.get_output_embeddings().weight is model.get_input_embeddings().weight) is tied
+
+
+@pytest.mark.parametrize("field", ["num_query_tokens", "num_cross_attention_heads", "cross_attention_frequency"])
+@pytest.mark.parametrize("value", [0, -1])
+def test_a_number_below_1_is_refused(field, value):
+    with pytest.raises(ValueError, match=f"{field} is {value}; give 1 or more"):
+        tiny.smolvlm_config(**{field: value})
+
+
+@pytest.mark.parametrize("token", [-1, 99, 49152])
+def test_an_image_token_outside_the_vocabulary_is_refused(token):
+    message = f"image_token_id is {token}, but the language model knows 0 to 98 only; give one of these, or a text_con"
+    with pytest.raises(ValueError, match=message):
+        tiny.smolvlm_config(image_token_id=token)
+
+
+@pytest.mark.parametrize("token", [0, 98])
+def test_any_other_token_may_be_the_images(token):
+    assert tiny.smolvlm_config(image_token_id=token).image_token_id == token
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"num_cross_attention_heads": 3}, "3 heads do not divide a width of 16"),
+        ({"qformer_config": TEXT["gpt2"]}, "gpt2 is no text encoder that the Q-Former can start from"),
+        ({"qformer_config": tiny.distilbert_config(n_layers=1)}, "with 1 layers and cross_attention_frequency=2, none"),
+        ({"text_config": BertConfig(vocab_size=99)}, r"bert sees the words .* set text_config\.is_decoder=True"),
+        ({"vision_config": TEXT["gpt2"]}, "gpt2 is no image model"),
+    ],
+)
+def test_parts_of_the_wrong_kind_are_refused_when_the_model_is_built(fields, message):
+    config = tiny.smolvlm_config(**fields)
+    with pytest.raises(ValueError, match=message):
+        SmolVLM(config)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("num_query_tokens", "32"),
+        ("num_query_tokens", None),
+        ("num_cross_attention_heads", 2.0),
+        ("cross_attention_frequency", True),
+        ("image_token_id", "<image>"),
+        ("image_token_id", None),
+        ("freeze_vision", 1),
+        ("vision_config", 7),
+        ("qformer_config", "distilbert"),
+        ("text_config", "llama"),
+    ],
+)
+def test_a_wrong_type_is_refused(field, value):
+    with pytest.raises(StrictDataclassFieldValidationError, match=f"'{field}'"):
+        tiny.smolvlm_config(**{field: value})
