@@ -8,15 +8,18 @@ from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from safetensors import SafetensorError
+from torch import Tensor, nn
 from transformers import (
     AutoImageProcessor,
     AutoTokenizer,
     BaseImageProcessor,
+    Cache,
     GenerationConfig,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     ProcessorMixin,
+    StaticCache,
 )
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightRenaming
@@ -155,6 +158,73 @@ class VlmkitModel(CardMixin, PreTrainedModel):
             state_dict = {name if name in own else _renamed(name, renamings): state_dict[name] for name in state_dict}
         tied = {name: state_dict[source] for name, source in self.all_tied_weights_keys.items() if source in state_dict}
         return super().load_state_dict({**tied, **state_dict}, *args, **kwargs)
+
+
+class WritingModel(VlmkitModel):
+    """A model that writes by a causal language model of its own, `language_model`, which a subclass builds.
+
+    Args:
+        config: its configuration.
+        **unknown: see [`VlmkitModel`].
+    """
+
+    language_model: PreTrainedModel
+
+    def __init__(self, config: VlmkitConfig, **unknown: Any):
+        super().__init__(config, **unknown)
+        self.loss_type = "ForCausalLM"
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        """The language model's token table."""
+        return self.language_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
+        """Replace the language model's token table."""
+        self.language_model.set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> nn.Module:
+        """The language model's head."""
+        return self.language_model.get_output_embeddings()
+
+    def set_output_embeddings(self, value: nn.Module) -> None:
+        """Replace the language model's head."""
+        self.language_model.set_output_embeddings(value)
+
+    def get_decoder(self) -> PreTrainedModel:
+        """The language model without its head."""
+        return self.language_model.base_model
+
+    def _read(
+        self,
+        inputs_embeds: Tensor,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        use_cache: bool | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """The outputs of the language model's layers; arguments are those of a subclass's `forward`.
+
+        Raises:
+            ValueError: a static cache for a language model that supports none.
+        """
+        if isinstance(past_key_values, StaticCache) and not self._can_compile_fullgraph:  # it would write nonsense
+            kind = type(self.language_model).__name__
+            raise ValueError(f"{kind} does not support static caches; use the dynamic one")
+        if use_cache is None:  # Trainer switches it off in the whole's configuration only
+            use_cache = getattr(self.config, "use_cache", None)
+        if position_ids is None and attention_mask is not None and attention_mask.ndim == 2:
+            # Not every language model counts without the padding on the left.
+            position_ids = (attention_mask.cumsum(dim=1) - 1).clamp(min=0)[:, -inputs_embeds.shape[1] :]
+        return self.get_decoder()(
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            use_cache=use_cache,
+            return_dict=True,
+            **kwargs,
+        )
 
 
 class VlmkitProcessor(ShimMixin, ProcessorMixin):

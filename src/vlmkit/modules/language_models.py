@@ -1,5 +1,6 @@
 """Causal language models from their configuration."""
 
+import torch
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 
@@ -20,3 +21,25 @@ def causal_language_model(config: PreTrainedConfig) -> PreTrainedModel:
     if not (is_causal or getattr(model.config, "is_decoder", True)):
         raise ValueError(f"{config.model_type} sees the words that it shall predict; set text_config.is_decoder=True")
     return model
+
+
+@torch.no_grad()
+def check_plain_language_model(model: PreTrainedModel) -> None:
+    """Refuse a language model of which more would be needed than its layers, its cache and its linear head.
+
+    Args:
+        model: in evaluation mode.
+
+    Raises:
+        ValueError: it scales or caps its logits, has layers before its head, or no cache of keys and values.
+    """
+    input_ids = torch.arange(4, device=model.device)[None]
+    outputs, states = model(input_ids, use_cache=True), model.base_model(input_ids).last_hidden_state
+    kind = type(model).__name__
+    if outputs.get("past_key_values") is None:
+        raise ValueError(f"{kind} has no cache of keys and values; give a language model with attention")
+    if not torch.allclose(model.get_output_embeddings()(states), outputs.logits, rtol=1e-2, atol=1e-3):
+        raise ValueError(
+            f"{kind} makes its logits by more than a linear head: it scales or caps them, or has layers before the "
+            "head, which would be lost; give another language model, such as a Llama, SmolLM or Qwen"
+        )

@@ -11,14 +11,12 @@ from transformers import (
     Cache,
     GenerationConfig,
     GenerationMixin,
-    PreTrainedModel,
-    StaticCache,
 )
 from transformers import initialization as init
 from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
 
-from vlmkit.base import VlmkitModel
+from vlmkit.base import WritingModel
 from vlmkit.models.qformer_captioner.configuration_qformer_captioner import QFormerCaptionerConfig
 from vlmkit.models.qformer_captioner.qformer import ImageCrossAttention, ImageProjection, QFormer, QFormerFeatures
 from vlmkit.modules.language_models import causal_language_model
@@ -59,7 +57,7 @@ class QFormerCaptionerOutput(ModelOutput):
     query_attentions: tuple[Tensor, ...] | None = None
 
 
-class QFormerCaptioner(VlmkitModel, GenerationMixin):
+class QFormerCaptioner(WritingModel, GenerationMixin):
     """An image encoder, a Q-Former and a language model, which looks at the queries once, before its head.
 
     The patch tokens of the vision tower are projected to the language model's width; a global token and Q learned
@@ -107,7 +105,6 @@ class QFormerCaptioner(VlmkitModel, GenerationMixin):
         self.qformer = QFormer(*shape, config.num_qformer_layers, config.num_query_tokens, config.dropout)
         self.image_cross_attention = ImageCrossAttention(*shape, config.dropout)
         self.embedding_dropout = nn.Dropout(config.dropout)
-        self.loss_type = "ForCausalLM"
         self._can_compile_fullgraph = self.language_model._can_compile_fullgraph
         self.post_init()
 
@@ -150,26 +147,6 @@ class QFormerCaptioner(VlmkitModel, GenerationMixin):
         model.vision_tower.set_backbone(VisionTower.load_backbone(vision, model.config.vision_config, dtype=dtype))
         model.language_model = AutoModelForCausalLM.from_pretrained(text, config=model.config.text_config, dtype=dtype)
         return model.eval()
-
-    def get_input_embeddings(self) -> nn.Embedding:
-        """The language model's token table."""
-        return self.language_model.get_input_embeddings()
-
-    def set_input_embeddings(self, value: nn.Embedding) -> None:
-        """Replace the language model's token table."""
-        self.language_model.set_input_embeddings(value)
-
-    def get_output_embeddings(self) -> nn.Module:
-        """The language model's head."""
-        return self.language_model.get_output_embeddings()
-
-    def set_output_embeddings(self, value: nn.Module) -> None:
-        """Replace the language model's head."""
-        self.language_model.set_output_embeddings(value)
-
-    def get_decoder(self) -> PreTrainedModel:
-        """The language model without its head."""
-        return self.language_model.base_model
 
     @can_return_tuple
     def get_image_features(
@@ -239,7 +216,9 @@ class QFormerCaptioner(VlmkitModel, GenerationMixin):
         output_attentions = bool(kwargs.get("output_attentions") or self.config.output_attentions)
         features = QFormerFeatures()
         if image_key_values is None:
-            features = self.get_image_features(pixel_values, image_tokens, output_attentions=output_attentions)
+            features = self.get_image_features(
+                pixel_values, image_tokens, output_attentions=output_attentions, return_dict=True
+            )
             image_key_values = self._image_key_values(features.last_hidden_state)
         elif pixel_values is not None or image_tokens is not None:
             raise ValueError("give the images, or the image_key_values computed from them, but not both")
@@ -249,21 +228,8 @@ class QFormerCaptioner(VlmkitModel, GenerationMixin):
             raise ValueError(
                 f"{len(image_key_values)} images and {len(inputs_embeds)} texts; give one image for each text"
             )
-        if use_cache is None:  # Trainer switches it off in the whole's configuration only
-            use_cache = getattr(self.config, "use_cache", None)
-        if position_ids is None and attention_mask is not None and attention_mask.ndim == 2:
-            # Not every language model counts without the padding on the left.
-            position_ids = (attention_mask.cumsum(dim=1) - 1).clamp(min=0)[:, -inputs_embeds.shape[1] :]
-
-        outputs = self.get_decoder()(
-            inputs_embeds=self.embedding_dropout(inputs_embeds),
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            past_key_values=past_key_values,
-            use_cache=use_cache,
-            return_dict=True,
-            **kwargs,
-        )
+        embeddings = self.embedding_dropout(inputs_embeds)
+        outputs = self._read(embeddings, attention_mask, position_ids, past_key_values, use_cache, **kwargs)
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         hidden_states, cross_attentions = self.image_cross_attention(
             outputs.last_hidden_state[:, kept], tuple(image_key_values.unbind(dim=1)), output_attentions
@@ -311,24 +277,18 @@ class QFormerCaptioner(VlmkitModel, GenerationMixin):
             ValueError: no images or both kinds, no start token and no `input_ids`, a static cache for a language model
                 that supports none; or as `GenerationMixin.generate` raises.
         """
-        cache = self._option("cache_implementation", generation_config, kwargs)
-        is_static = "static" in str(cache) or isinstance(kwargs.get("past_key_values"), StaticCache)
-        if is_static and not self._can_compile_fullgraph:
-            raise ValueError(
-                f"{type(self.language_model).__name__} does not support static caches; use the dynamic one"
-            )
-        features = self.get_image_features(pixel_values, image_tokens)
+        features = self.get_image_features(pixel_values, image_tokens, return_dict=True)
         if inputs is None and kwargs.get("input_ids") is None and kwargs.get("inputs_embeds") is None:
-            if self._option("bos_token_id", generation_config, kwargs) is None:
+            if self._start_token(generation_config, kwargs) is None:
                 raise ValueError("no start token is known; set model.generation_config.bos_token_id, or give input_ids")
             kwargs["attention_mask"] = features.pooler_output.new_ones(len(features.pooler_output), 1, dtype=torch.long)
         image_key_values = self._image_key_values(features.last_hidden_state)
         return super().generate(inputs, generation_config, *args, image_key_values=image_key_values, **kwargs)
 
-    def _option(self, name: str, generation_config: GenerationConfig | None, options: dict[str, Any]) -> Any:
-        """What `generate` goes by: an argument, else the given configuration, else the model's own."""
-        given = [options.get(name), getattr(generation_config, name, None), getattr(self.generation_config, name)]
-        return next((value for value in given if value is not None), None)
+    def _start_token(self, generation_config: GenerationConfig | None, options: dict[str, Any]) -> int | None:
+        """What texts begin with: an argument of `generate`, else the given configuration's, else the model's own."""
+        given = [options.get("bos_token_id"), getattr(generation_config, "bos_token_id", None)]
+        return next((token for token in given if token is not None), self.generation_config.bos_token_id)
 
     def _image_key_values(self, queries: Tensor) -> Tensor:
         """What text attends to, from `(B, 1 + Q, D)`, as one tensor, which beam search can repeat."""

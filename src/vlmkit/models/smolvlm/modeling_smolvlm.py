@@ -7,18 +7,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, Cache, GenerationConfig, GenerationMixin, PreTrainedModel, StaticCache
+from transformers import AutoModelForCausalLM, Cache, GenerationConfig, GenerationMixin
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
 
-from vlmkit.base import VlmkitModel
+from vlmkit.base import WritingModel
 from vlmkit.models.qformer_aligner import QFormerAligner
 from vlmkit.models.smolvlm.configuration_smolvlm import VlmkitSmolVLMConfig
 from vlmkit.modules.connectors import QFormerConnector
 from vlmkit.modules.fusion import cached_images, merge_image_embeds
-from vlmkit.modules.language_models import causal_language_model
+from vlmkit.modules.language_models import causal_language_model, check_plain_language_model
 from vlmkit.modules.qformer import QFormer
 from vlmkit.modules.text_encoders import encoder_sizes
 from vlmkit.modules.towers import VisionTower, published_config, text_part, vision_part
@@ -54,7 +54,7 @@ class SmolVLMOutput(ModelOutput):
     attentions: tuple[Tensor, ...] | None = None
 
 
-class SmolVLM(VlmkitModel, GenerationMixin):
+class SmolVLM(WritingModel, GenerationMixin):
     """An image encoder, a Q-Former and a small language model, in whose texts the queries take the images' places.
 
     A text may have any number of images, or none. Each has `num_query_tokens` places, which hold `image_token_id`.
@@ -104,7 +104,6 @@ class SmolVLM(VlmkitModel, GenerationMixin):
             config.cross_attention_frequency,
             self.language_model.get_input_embeddings().embedding_dim,
         )
-        self.loss_type = "ForCausalLM"
         self._can_compile_fullgraph = self.language_model._can_compile_fullgraph
         self.post_init()
 
@@ -137,10 +136,12 @@ class SmolVLM(VlmkitModel, GenerationMixin):
 
         Raises:
             OSError: a model cannot be found.
-            ValueError: `aligner` or `text` is another kind of model, or `vision` has tokens of another width.
+            ValueError: `aligner` is another kind of model, `text` is one that is not supported (see
+                [`check_plain_language_model`]), or `vision` has tokens of another width.
         """
         first = QFormerAligner.from_pretrained(aligner, dtype=dtype)
         language_model = AutoModelForCausalLM.from_pretrained(text, dtype=dtype)
+        check_plain_language_model(language_model)
         if image_token_id >= language_model.get_input_embeddings().num_embeddings:
             language_model.resize_token_embeddings(image_token_id + 1)
         text_config = published_config(text, text_part)
@@ -173,26 +174,6 @@ class SmolVLM(VlmkitModel, GenerationMixin):
         suppressed = model.generation_config.suppress_tokens or []
         model.generation_config.suppress_tokens = [*suppressed, image_token_id]  # a place without an image
         return model.eval()
-
-    def get_input_embeddings(self) -> nn.Embedding:
-        """The language model's token table."""
-        return self.language_model.get_input_embeddings()
-
-    def set_input_embeddings(self, value: nn.Embedding) -> None:
-        """Replace the language model's token table."""
-        self.language_model.set_input_embeddings(value)
-
-    def get_output_embeddings(self) -> nn.Module:
-        """The language model's head."""
-        return self.language_model.get_output_embeddings()
-
-    def set_output_embeddings(self, value: nn.Module) -> None:
-        """Replace the language model's head."""
-        self.language_model.set_output_embeddings(value)
-
-    def get_decoder(self) -> PreTrainedModel:
-        """The language model without its head."""
-        return self.language_model.base_model
 
     @can_return_tuple
     def get_image_features(
@@ -259,27 +240,10 @@ class SmolVLM(VlmkitModel, GenerationMixin):
         """
         self.refuse_arguments(kwargs.keys())
         inputs_embeds, is_place = self._text_embeds(input_ids, inputs_embeds)
-        if isinstance(past_key_values, StaticCache) and not self._can_compile_fullgraph:  # it would write nonsense
-            kind = type(self.language_model).__name__
-            raise ValueError(f"{kind} does not support static caches; use the dynamic one")
         image_embeds = self._image_embeds(pixel_values, image_tokens, mm_encoder_outputs)
         if image_embeds is not None or inputs_embeds.shape[1] > 1:  # what is generated has no places
             inputs_embeds = merge_image_embeds(inputs_embeds, is_place, image_embeds, self.config.num_query_tokens)
-        if use_cache is None:  # Trainer switches it off in the whole's configuration only
-            use_cache = getattr(self.config, "use_cache", None)
-        if position_ids is None and attention_mask is not None and attention_mask.ndim == 2:
-            # Not every language model counts without the padding on the left.
-            position_ids = (attention_mask.cumsum(dim=1) - 1).clamp(min=0)[:, -inputs_embeds.shape[1] :]
-
-        outputs = self.get_decoder()(
-            inputs_embeds=inputs_embeds,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            past_key_values=past_key_values,
-            use_cache=use_cache,
-            return_dict=True,
-            **kwargs,
-        )
+        outputs = self._read(inputs_embeds, attention_mask, position_ids, past_key_values, use_cache, **kwargs)
         logits = loss = None
         if self.training and labels is not None:
             loss = self._loss_of_labelled(outputs.last_hidden_state, labels, **kwargs)
