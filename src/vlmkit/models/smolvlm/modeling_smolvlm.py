@@ -141,7 +141,6 @@ class SmolVLM(WritingModel, GenerationMixin):
         """
         first = QFormerAligner.from_pretrained(aligner, dtype=dtype)
         language_model = AutoModelForCausalLM.from_pretrained(text, dtype=dtype)
-        check_plain_language_model(language_model)
         if image_token_id >= language_model.get_input_embeddings().num_embeddings:
             language_model.resize_token_embeddings(image_token_id + 1)
         text_config = published_config(text, text_part)
@@ -156,6 +155,7 @@ class SmolVLM(WritingModel, GenerationMixin):
             cross_attention_frequency=first.config.cross_attention_frequency,
         )
         model = cls._from_config(config, dtype=dtype)
+        check_plain_language_model(language_model)
         if (width := model.vision_tower.hidden_size) != first.vision_tower.hidden_size:
             raise ValueError(
                 f"the tokens of {vision} are {width} wide, but the Q-Former in {aligner} was trained on a width of "
