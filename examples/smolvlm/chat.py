@@ -8,6 +8,7 @@ Every image is encoded once, and every token of the conversation is read once, h
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -34,13 +35,22 @@ def main() -> None:
     model = AutoModel.from_pretrained(arguments.model).to("cuda" if torch.cuda.is_available() else "cpu").eval()
     chat = Chat(model, AutoProcessor.from_pretrained(arguments.model))
     images = list(arguments.images)
+    if absent := [image for image in images if not is_there(image)]:
+        raise SystemExit(f"there is no image file {absent[0]}")
     while line := read("You: "):
         if line.startswith("/image "):
-            images.append(line.removeprefix("/image ").strip())
+            image = line.removeprefix("/image ").strip()
+            print(f"the next question shows {image}" if is_there(image) else f"there is no image file {image}")
+            images += [image] * is_there(image)
             continue
         print("SmolVLM: ", end="", flush=True)
         chat.ask(line, images, do_sample=arguments.do_sample, max_new_tokens=arguments.max_new_tokens)
         images = []
+
+
+def is_there(image: str) -> bool:
+    """Whether it is an existing file, or a URL."""
+    return image.startswith(("http://", "https://")) or Path(image).is_file()
 
 
 def read(prompt: str) -> str:

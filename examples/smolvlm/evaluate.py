@@ -70,7 +70,8 @@ def main() -> None:
                 model, processor, tables, table, arguments, folder / f"{name}_answers"
             )
     if not metrics:
-        raise SystemExit(f"nothing to score: {' '.join(data_args.datasets)} has no {' or '.join(data_args.tasks)}")
+        wanted = "captions" if isinstance(model, QFormerAligner) else " or ".join(data_args.tasks)
+        raise SystemExit(f"nothing to score: {' '.join(data_args.datasets)} has no {wanted}")
     (folder / "metrics.json").write_text(json.dumps(metrics, indent=2))
     print(f"\nwritten: {folder}")
 
@@ -125,20 +126,34 @@ def ask(
     **generation: Any,
 ) -> dict[str, list[str]]:
     """What the model says to a question about each of some rows' images: as it is, of the next row's, and of none."""
-    tokens = list(table["image_tokens"])
     shown = {
-        "model": [tokens[row][None] for row in rows],
-        "shuffled images": [tokens[(row + 1) % len(table)][None] for row in rows],
+        "model": rows,
+        "shuffled images": [(row + 1) % len(table) for row in rows],
         "no image": [None] * len(rows),
     }
-    replies = {}
-    for name in CONDITIONS:
-        chats = [
-            {"messages": [user_message(question, has_image=image is not None)], "image_tokens": image}
-            for question, image in zip(questions, shown[name], strict=True)
-        ]
-        replies[name] = reply_to_chats(model, processor, chats, batch_size, do_sample=False, **generation)
-    return replies
+    return {
+        name: reply_to_chats(
+            model, processor, Asked(table, shown[name], questions), batch_size, do_sample=False, **generation
+        )
+        for name in CONDITIONS
+    }
+
+
+@dataclass
+class Asked:
+    """Conversations of one question each, about the image of a row of a table or about none."""
+
+    table: Dataset
+    rows: Sequence[int | None]
+    questions: Sequence[str]
+
+    def __len__(self) -> int:
+        return len(self.questions)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        row, question = self.rows[index], self.questions[index]
+        tokens = None if row is None else self.table[row]["image_tokens"][None]
+        return {"messages": [user_message(question, has_image=row is not None)], "image_tokens": tokens}
 
 
 def write_csv(file: Path, columns: dict[str, Any]) -> None:

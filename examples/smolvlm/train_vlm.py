@@ -8,10 +8,12 @@ all, and `merged`, an ordinary model that needs no peft. A killed run goes on wi
 On two GPUs: torchrun --nproc_per_node 2 examples/smolvlm/train_vlm.py ...
 """
 
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+import torch
 from chat_data import CAPTIONED, ChatDataArguments, chats_of, load_chat_tables
 from common import held_out
 from datasets import DatasetDict
@@ -64,6 +66,7 @@ class VlmTrainingArguments(TableTrainingArguments):
     max_grad_norm: float = 1.0
     gradient_accumulation_steps: int = 4
     num_train_epochs: float = 5
+    per_device_eval_batch_size: int = field(default=4, metadata={"help": "evaluation computes all logits"})
     logging_steps: float = 10
     save_total_limit: int | None = 1
     label_names: list[str] | None = field(default_factory=lambda: ["labels"])
@@ -71,8 +74,16 @@ class VlmTrainingArguments(TableTrainingArguments):
 
 def main() -> None:
     """Train, save the adapter and the merged model, show what it says about held-out images."""
-    model_args, data_args, training_args = parse_arguments(ModelArguments, ChatDataArguments, VlmTrainingArguments)
-    folder = Path(training_args.output_dir)
+    has_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    model_args, data_args, training_args = parse_arguments(
+        ModelArguments, ChatDataArguments, VlmTrainingArguments, defaults={"bf16": has_bf16}
+    )
+    if training_args.n_gpu > 1:
+        raise SystemExit(
+            f"one process sees {training_args.n_gpu} GPUs: start one for each, torchrun --nproc_per_node gpu"
+        )
+    folder, push = Path(training_args.output_dir), training_args.push_to_hub
+    training_args.push_to_hub = False  # the adapter: what is published is the merged model
     progress = phase_progress(folder)
     if any(progress) and not model_args.resume:
         raise SystemExit(f"{folder} holds a run: go on with --resume, or give another --output_dir")
@@ -80,7 +91,10 @@ def main() -> None:
     set_seed(training_args.seed)
     with training_args.main_process_first():  # the others read what the first one wrote
         tables = load_chat_tables(data_args)
-        model, processor = base_model(model_args, folder / "base")
+        if training_args.process_index == 0:
+            write_base(model_args, folder / "base")
+        model = SmolVLM.from_pretrained(folder / "base")
+        processor = VlmkitSmolVLMProcessor.from_pretrained(folder / "base")
         if model_args.cache_tokens != "no":
             model.vision_tower.to(training_args.device)
             tables = {name: cached(model, processor, split, model_args.cache_tokens) for name, split in tables.items()}
@@ -95,17 +109,21 @@ def main() -> None:
         trainer.save_metrics("train", result.metrics)  # last: it marks the training as finished
         trainer.accelerator.wait_for_everyone()
     if training_args.process_index == 0:
-        finish(folder, processor, tables, data_args, training_args)
+        finish(folder, processor, tables, data_args, training_args, push)
 
 
-def base_model(arguments: ModelArguments, folder: Path) -> tuple[PreTrainedModel, ProcessorMixin]:
-    """What training starts from, saved, as the adapter alone is of no use."""
-    if not (folder / "config.json").exists():
-        processor = VlmkitSmolVLMProcessor.from_aligner_text_pretrained(arguments.aligner, arguments.text)
-        model = SmolVLM.from_aligner_text_pretrained(arguments.aligner, arguments.text, processor.image_token_id)
-        processor.save_pretrained(folder)
-        model.save_pretrained(folder)
-    return SmolVLM.from_pretrained(folder), VlmkitSmolVLMProcessor.from_pretrained(folder)
+def write_base(arguments: ModelArguments, folder: Path) -> None:
+    """Save what training starts from, as the adapter alone is of no use; a resumed run has it."""
+    if arguments.resume and folder.exists():
+        return
+    part = folder.with_suffix(".part")  # nothing half-written has the name `base`
+    processor = VlmkitSmolVLMProcessor.from_aligner_text_pretrained(arguments.aligner, arguments.text)
+    model = SmolVLM.from_aligner_text_pretrained(arguments.aligner, arguments.text, processor.image_token_id)
+    processor.save_pretrained(part)
+    model.save_pretrained(part)
+    if folder.exists():
+        shutil.rmtree(folder)
+    part.rename(folder)
 
 
 def cached(model: PreTrainedModel, processor: ProcessorMixin, tables: DatasetDict, dtype: str) -> DatasetDict:
@@ -151,6 +169,7 @@ def finish(
     tables: dict[str, DatasetDict],
     data_args: ChatDataArguments,
     training_args: VlmTrainingArguments,
+    push: bool,
 ) -> None:
     """Merge the adapter into an ordinary model, save and (with --push_to_hub) publish it, and show what it says."""
     base = SmolVLM.from_pretrained(folder / "base").to(training_args.device)
@@ -167,7 +186,7 @@ def finish(
             question, truth = (message["content"][-1]["text"] for message in chat["messages"])
             print(f"{name}: {question} -> {reply} ({truth})")
     print(f"written: {folder / 'merged'}")
-    if training_args.push_to_hub:
+    if push:
         model.push_to_hub(training_args.hub_model_id or folder.name)
         processor.push_to_hub(training_args.hub_model_id or folder.name)
 

@@ -120,6 +120,7 @@ class VlmkitModel(CardMixin, PreTrainedModel):
 
         Raises:
             OSError: nothing is found there, or the weights are truncated or damaged.
+            ValueError: a DoRA adapter is found there.
         """
         try:
             loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
@@ -129,6 +130,11 @@ class VlmkitModel(CardMixin, PreTrainedModel):
                 "download or save them again"
             ) from error
         model = loaded[0] if isinstance(loaded, tuple) else loaded
+        if any(getattr(adapter, "use_dora", False) for adapter in getattr(model, "peft_config", {}).values()):
+            raise ValueError(
+                f"transformers loses the magnitudes of a DoRA adapter, as that of {pretrained_model_name_or_path} is; "
+                "load its base, and put it on with peft.PeftModel.from_pretrained"
+            )
         for module in model.modules():  # transformers makes every loaded parameter trainable
             if isinstance(module, Freezable):
                 module.freeze()

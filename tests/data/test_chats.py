@@ -82,8 +82,23 @@ def test_a_batch_of_cached_tokens_has_them_in_the_order_of_the_rows():
     assert (batch["input_ids"] == tiny.IMAGE_TOKEN_ID).sum(dim=1).tolist() == [3, 3]
 
 
+def test_conversations_without_images_go_with_cached_ones():
+    text_only = {"messages": [user_message("a photo", has_image=False), assistant_message("a cat")]}
+    batch = ChatCollator(tiny.smolvlm_processor())([text_only, CaptionChats(table(cached=True))[0]])
+    assert (batch["input_ids"] == tiny.IMAGE_TOKEN_ID).sum(dim=1).tolist() == [0, 3]
+    assert len(batch["image_tokens"]) == 1
+
+
+def test_each_conversation_has_its_own_tokens():
+    """The sums alone may agree."""
+    more, fewer = CaptionChats(table(cached=True))[0], CaptionChats(table(cached=True))[2]
+    more["image_tokens"], fewer["image_tokens"] = more["image_tokens"].repeat(2, 1, 1), None
+    with pytest.raises(ValueError, match="conversation 0 has 1 image parts without an image, and image_tokens of 2"):
+        ChatCollator(tiny.smolvlm_processor())([more, fewer])
+
+
 def test_rows_of_both_kinds_are_no_batch():
-    with pytest.raises(ValueError, match="only 1 of 2 rows have 'image_tokens'"):
+    with pytest.raises(ValueError, match="some conversations hold images, and others image_tokens"):
         ChatCollator(tiny.smolvlm_processor())([CaptionChats(table(cached=True))[0], CaptionChats(table())[0]])
     with pytest.raises(ValueError, match=r"the rows have no 'messages', only \['captions'\]"):
         ChatCollator(tiny.smolvlm_processor())([{"captions": ["a dog"]}])

@@ -10,9 +10,11 @@ import torch
 from safetensors.torch import load_file
 from tests.examples import smolvlm_runs
 from tests.examples.smolvlm_runs import SCRIPTS, run
+from tests.local_hub import LocalHub
+from tests.subprocesses import run_python
 from transformers import AutoModel, AutoProcessor, TrainerCallback
 
-from vlmkit import SmolVLM, VlmkitSmolVLMProcessor
+from vlmkit import QFormerAligner, SmolVLM, VlmkitSmolVLMProcessor
 from vlmkit.training import load_lora
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft's
@@ -223,3 +225,36 @@ def test_two_processes_train_and_merge_once(place):
     assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-4000:]
     assert result.stdout.count("written: two/merged") == 1
     assert (place / "two/merged/model.safetensors").is_file()
+
+
+def test_another_run_does_not_start_from_the_base_of_a_killed_one(place, tmp_path):
+    flags = [*TINY, *SHORT, "--datasets", "flickr8k", "--data", "flickr8k", "--output_dir", "other"]
+    with pytest.raises(Killed):
+        run(place, "train_vlm.py", *flags, callback=Kill(1))
+    aligner = QFormerAligner.from_pretrained(place / "aligner")
+    torch.nn.init.ones_(aligner.qformer.query_tokens)
+    aligner.save_pretrained(tmp_path)
+    VlmkitSmolVLMProcessor.from_pretrained(place / "other/base").image_processor.save_pretrained(tmp_path)
+    run(place, "train_vlm.py", *flags, "--aligner", tmp_path)
+    assert (SmolVLM.from_pretrained(place / "other/base").connector.qformer.query_tokens == 1).all()
+    assert not (place / "other/base.part").exists()
+
+
+def test_what_is_pushed_is_the_merged_model_alone(place, tmp_path):
+    models = ["--aligner", place / "aligner", "--text", place / "lm", "--lora_rank", 2, "--use_cpu", "--max_images", 3]
+    data = ["--datasets", "easy_vqa", "--easy_vqa_folder", place / "easy_vqa"]
+    with LocalHub() as hub:
+        environment = {"HF_ENDPOINT": hub.url, "HF_TOKEN": "hf_dummy", "HF_HOME": str(tmp_path / "home")}
+        environment |= {"HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
+        flags = [*models, *data, *SHORT, "--push_to_hub", "--hub_model_id", "me/vlm", "--output_dir", tmp_path / "run"]
+        run_python(SCRIPTS / "train_vlm.py", *flags, **environment)
+    assert hub.repositories.keys() == {"me/vlm"}
+    pushed = tmp_path / "pushed"
+    pushed.mkdir()
+    for name, content in hub.repositories["me/vlm"].items():
+        (pushed / name).write_bytes(content)
+    assert not list(pushed.glob("adapter*"))
+    assert 'pipeline("image-text-to-text", model="me/vlm")' in (pushed / "README.md").read_text()
+    loaded, merged = AutoModel.from_pretrained(pushed), AutoModel.from_pretrained(tmp_path / "run/merged")
+    torch.testing.assert_close(loaded.state_dict(), merged.state_dict(), rtol=0, atol=0)
+    assert type(AutoProcessor.from_pretrained(pushed)) is VlmkitSmolVLMProcessor

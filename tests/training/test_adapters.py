@@ -84,6 +84,14 @@ def test_the_adapters_folder_alone_finds_its_base(tmp_path):
     torch.testing.assert_close(logits(loaded), logits(adapted), rtol=1e-4, atol=1e-5)
 
 
+def test_transformers_alone_must_not_load_dora(tmp_path):
+    new_model().save_pretrained(tmp_path / "base")
+    trained(SmolVLM.from_pretrained(tmp_path / "base"), use_dora=True).save_pretrained(tmp_path / "adapter")
+    for loading in (AutoModel, SmolVLM):
+        with pytest.raises(ValueError, match="transformers loses the magnitudes of a DoRA adapter"):
+            loading.from_pretrained(tmp_path / "adapter")
+
+
 def test_training_can_go_on(tmp_path):
     model = new_model()
     trained(copy.deepcopy(model)).save_pretrained(tmp_path)

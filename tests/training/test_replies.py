@@ -69,6 +69,6 @@ def test_what_cannot_be_replied_to_is_refused(model):
     with pytest.raises(ValueError, match="num_return_sequences is 2"):
         reply_to_chats(model, processor, chats(), num_return_sequences=2)
     answered = {"messages": [user_message("is this", has_image=False), assistant_message("a dog")]}
-    with pytest.raises(ValueError, match="conversation 3 ends with the assistant"):
+    with pytest.raises(ValueError, match="conversation 3 ends with 'assistant'"):
         reply_to_chats(model, processor, [*chats(), answered], batch_size=2, max_new_tokens=1)
     assert reply_to_chats(model, processor, []) == []

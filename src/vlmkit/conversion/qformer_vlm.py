@@ -33,6 +33,7 @@ from vlmkit.conversion.files import (
 from vlmkit.conversion.renaming import original_names, renamed_weights
 from vlmkit.models.qformer_aligner import QFormerAligner, QFormerAlignerConfig, QFormerAlignerProcessor
 from vlmkit.models.smolvlm import SmolVLM, VlmkitSmolVLMConfig, VlmkitSmolVLMProcessor
+from vlmkit.models.smolvlm.chat_template import knows_chatml
 from vlmkit.modules.given_tokens import GivenTokensConfig
 from vlmkit.modules.towers import VisionTower, published_config, vision_part
 
@@ -256,8 +257,7 @@ def _processor(
     image_processor: BaseImageProcessor, tokenizer: PreTrainedTokenizerBase, num_image_tokens: int
 ) -> VlmkitSmolVLMProcessor:
     """The chat processor, which puts images where the original had them if the tokenizer knows the original's turns."""
-    knows_turns = {"<|im_start|>", "<|im_end|>"} <= tokenizer.get_vocab().keys()
-    template = IMAGE_BEFORE_ANSWER if knows_turns else None
+    template = IMAGE_BEFORE_ANSWER if knows_chatml(tokenizer) else None
     return VlmkitSmolVLMProcessor(image_processor, tokenizer, num_image_tokens, chat_template=template)
 
 

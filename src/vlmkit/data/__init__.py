@@ -17,7 +17,14 @@ from vlmkit.cifar100_classes import CIFAR100_CLASSES, CIFAR100_SUPERCLASSES
 from vlmkit.data.augmentation import ImageAugmentation
 from vlmkit.data.caption_collator import CaptionCollator
 from vlmkit.data.chat_collator import ChatCollator
-from vlmkit.data.chats import CAPTION_PROMPTS, CaptionChats, QuestionChats, assistant_message, user_message
+from vlmkit.data.chats import (
+    CAPTION_PROMPTS,
+    CaptionChats,
+    QuestionChats,
+    assistant_message,
+    caption_chat,
+    user_message,
+)
 from vlmkit.data.cifar100 import load_cifar100
 from vlmkit.data.coco import load_coco_captions
 from vlmkit.data.collators import ContrastiveCollator, group_id
@@ -51,6 +58,7 @@ __all__ = [
     "UniqueGroupBatchSampler",
     "answer_baselines",
     "assistant_message",
+    "caption_chat",
     "caption_matches",
     "cut_mix",
     "group_id",

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 from transformers import ProcessorMixin
 
-from vlmkit.data.columns import column, required_column
+from vlmkit.data.columns import required_column
+
+_IMAGES = {"image", "path", "url", "image_url", "base64"}
 
 
 @dataclass
@@ -26,15 +28,41 @@ class ChatCollator:
         processor: with `apply_chat_template(..., return_labels=True)`.
 
     Raises:
-        ValueError: on call: a column is missing or only in some rows; or as the processor raises.
+        ValueError: on call: a row has no messages, or not one image or `image_tokens` for each of its image parts; or
+            as the processor raises.
     """
 
     processor: ProcessorMixin
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
         """Collate rows into a batch."""
-        messages, image_tokens = required_column(rows, "messages"), column(rows, "image_tokens")
+        messages, image_tokens = required_column(rows, "messages"), stacked_image_tokens(rows)
         batch = dict(self.processor.apply_chat_template(messages, return_labels=True))
-        if image_tokens is None:
-            return batch
-        return {**batch, "image_tokens": torch.cat([torch.as_tensor(tokens).float() for tokens in image_tokens])}
+        return batch if image_tokens is None else {**batch, "image_tokens": image_tokens}
+
+
+def stacked_image_tokens(chats: Sequence[dict[str, Any]]) -> Tensor | None:
+    """The cached tokens `(I, N, D)` of the images of conversations, in their order; `None` if there are none.
+
+    Args:
+        chats: see [`ChatCollator`].
+
+    Raises:
+        ValueError: a conversation has more or fewer of them than image parts without an image, or others have images.
+    """
+    stacked, has_images = [], False
+    for row, chat in enumerate(chats):
+        contents = [message["content"] for message in chat["messages"] if isinstance(message["content"], list)]
+        shown = [part for content in contents for part in content if str(part["type"]).startswith("image")]
+        num_bare = sum(all(part.get(name) is None for name in _IMAGES) for part in shown)
+        has_images |= num_bare < len(shown)
+        tokens = [] if chat.get("image_tokens") is None else chat["image_tokens"]
+        if len(tokens) != num_bare:
+            raise ValueError(
+                f"conversation {row} has {num_bare} image parts without an image, and image_tokens of {len(tokens)} "
+                "images; give one for each"
+            )
+        stacked += [torch.as_tensor(image).float() for image in tokens]
+    if stacked and has_images:
+        raise ValueError("some conversations hold images, and others image_tokens; a batch has the one or the other")
+    return torch.stack(stacked) if stacked else None

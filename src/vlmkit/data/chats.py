@@ -5,8 +5,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import datasets
+import torch
 from torch.utils.data import Dataset
 
+from vlmkit.data.columns import pick
 from vlmkit.data.pairs import CaptionPairs
 
 CAPTION_PROMPTS = (
@@ -49,6 +51,29 @@ def assistant_message(text: str) -> Message:
     return {"role": "assistant", "content": [{"type": "text", "text": text}]}
 
 
+def caption_chat(row: dict[str, Any], prompts: Sequence[str] = CAPTION_PROMPTS) -> dict[str, Any]:
+    """One row as a conversation: a request drawn from a list, and the first caption.
+
+    A stream becomes one of conversations by `stream.map(caption_chat, remove_columns=stream.column_names)`. Which
+    request an image gets depends on its `image_id` alone, and is the same in every epoch and process.
+
+    Args:
+        row: with `image` or cached `image_tokens`, `captions` (a list) and `image_id`.
+        prompts: the requests.
+
+    Raises:
+        ValueError: the row has no caption, or there are no prompts.
+
+    Example:
+        >>> row = {"image_id": "a.jpg", "captions": ["A dog.", "A puppy."], "image_tokens": [[0.0], [1.0]]}
+        >>> chat = caption_chat(row, ["What is it?"])
+        >>> [message["content"][-1]["text"] for message in chat["messages"]], chat["image_tokens"].shape
+        (['What is it?', 'A dog.'], torch.Size([1, 2, 1]))
+    """
+    _require_prompts(prompts)
+    return _caption_chat(row, prompts, row["image_id"])
+
+
 class CaptionChats(Dataset[dict[str, Any]]):
     """A view of a table with one conversation per image and caption: a request drawn from a list, and the caption.
 
@@ -70,8 +95,7 @@ class CaptionChats(Dataset[dict[str, Any]]):
 
     def __init__(self, table: datasets.Dataset, prompts: Sequence[str] = CAPTION_PROMPTS):
         _require_images(table)
-        if not prompts:
-            raise ValueError("there are no prompts; give at least one request for a caption")
+        _require_prompts(prompts)
         self.pairs = CaptionPairs(table)
         self.prompts = tuple(prompts)
 
@@ -84,7 +108,7 @@ class CaptionChats(Dataset[dict[str, Any]]):
     def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]:
         """Items by the batch, as `DataLoader` asks for them."""
         return [
-            _chat(row, [(random.Random(index).choice(self.prompts), row["captions"][0])])
+            _caption_chat(row, self.prompts, index)
             for index, row in zip(indices, self.pairs.__getitems__(indices), strict=True)
         ]
 
@@ -139,6 +163,17 @@ def _require_images(table: datasets.Dataset) -> None:
         raise ValueError(f"the table has neither 'image' nor 'image_tokens', only {table.column_names}")
 
 
+def _require_prompts(prompts: Sequence[str]) -> None:
+    if not prompts:
+        raise ValueError("there are no prompts; give at least one request for a caption")
+
+
+def _caption_chat(row: dict[str, Any], prompts: Sequence[str], seed: int | str) -> dict[str, Any]:
+    """The row's first caption, after the request that the seed draws."""
+    caption = pick(row["image_id"], row["captions"], "first")
+    return _chat(row, [(random.Random(seed).choice(prompts), caption)])
+
+
 def _chat(row: dict[str, Any], turns: Sequence[tuple[str, str]]) -> dict[str, Any]:
     """A conversation whose first message shows the row's image."""
     tokens = row.get("image_tokens")
@@ -146,4 +181,6 @@ def _chat(row: dict[str, Any], turns: Sequence[tuple[str, str]]) -> dict[str, An
     for question, answer in turns:
         messages.append(user_message(question, None if tokens is not None else row["image"], has_image=not messages))
         messages.append(assistant_message(answer))
-    return {"messages": messages} if tokens is None else {"messages": messages, "image_tokens": tokens[None]}
+    if tokens is None:
+        return {"messages": messages}
+    return {"messages": messages, "image_tokens": torch.as_tensor(tokens)[None]}

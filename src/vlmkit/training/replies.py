@@ -7,6 +7,8 @@ import torch
 from datasets.utils import tqdm
 from transformers import PreTrainedModel, ProcessorMixin
 
+from vlmkit.data.chat_collator import stacked_image_tokens
+
 
 @torch.no_grad()
 def reply_to_chats(
@@ -30,8 +32,8 @@ def reply_to_chats(
         A reply per conversation, without special tokens and surrounding space.
 
     Raises:
-        ValueError: `batch_size` is below 1, several replies per conversation are asked for, or a conversation does not
-            end with the user.
+        ValueError: `batch_size` is below 1, several replies per conversation are asked for, a conversation does not end
+            with the user, or has more or fewer images than image parts.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; give 1 or more")
@@ -54,8 +56,9 @@ def reply_to_chats(
 def _prompts(processor: ProcessorMixin, chats: Sequence[dict[str, Any]], first_row: int) -> Any:
     """The inputs of `generate` for a batch of conversations."""
     for row, chat in enumerate(chats, start=first_row):
-        if (role := chat["messages"][-1]["role"]) != "user":
-            raise ValueError(f"conversation {row} ends with the {role}; leave out what the model shall say")
+        role = chat["messages"][-1]["role"] if chat["messages"] else None
+        if role != "user":
+            raise ValueError(f"conversation {row} ends with {role!r}; it must end with what the user says")
     inputs = processor.apply_chat_template(
         [chat["messages"] for chat in chats],
         add_generation_prompt=True,
@@ -63,7 +66,6 @@ def _prompts(processor: ProcessorMixin, chats: Sequence[dict[str, Any]], first_r
         return_dict=True,
         return_tensors="pt",
     )
-    tokens = [torch.as_tensor(chat["image_tokens"]) for chat in chats if chat.get("image_tokens") is not None]
-    if tokens:
-        inputs["image_tokens"] = torch.cat(tokens).float()
+    if (image_tokens := stacked_image_tokens(chats)) is not None:
+        inputs["image_tokens"] = image_tokens
     return inputs

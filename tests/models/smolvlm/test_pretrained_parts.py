@@ -269,6 +269,15 @@ class TestPipeline:
         [answer] = chat(text=messages, return_full_text=False, **LENGTHS)
         assert answer["generated_text"].strip() == expected
 
+    def test_answers_the_same_in_batches(self, chat, folder):
+        chats = [
+            [tiny.turn("user", "is this a dog", PHOTOS[0])],
+            [tiny.turn("user", "a photo and this is a small red circle above the tree", *PHOTOS[:2])],
+        ]
+        answers = chat(text=chats, batch_size=2, return_full_text=False, **LENGTHS)
+        found = [answer[0]["generated_text"].strip() for answer in answers]
+        assert found == [self.expected(folder, messages) for messages in chats]
+
     def test_goes_on_with_a_conversation(self, chat, folder):
         first = [tiny.turn("user", "is this a dog", PHOTOS[0]), tiny.turn("assistant", "a cat")]
         messages = [*first, tiny.turn("user", "and this", PHOTOS[1])]

@@ -2,7 +2,7 @@ import pytest
 import torch
 from tests import tiny
 from tests.tiny import turn
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoProcessor, BatchFeature, PreTrainedTokenizerFast
 
 from vlmkit import VlmkitSmolVLMProcessor
@@ -180,26 +180,30 @@ class TestConversations:
             ([{"role": "user", "content": [{"text": "a"}]}], "the type of a part of message 0 is None"),
             ([{"role": "user", "content": [{"type": "text"}]}], r"message 0 \(user\) has a text part without a text"),
             ([{"role": "user", "content": [{"type": "text", "text": None}]}], "has a text part without a text; give"),
+            (
+                [{"role": "user", "content": ["a"]}],
+                "the content of message 0 .* give a text",
+            ),
+            (
+                [turn("user", "an <image> tag", PHOTO)],
+                r"message 0 \(user\) has <image> in its text; give images as parts",
+            ),
+            ([{"role": "user", "content": "<image>a"}], "message 0 .* has <image> in its text"),
         ],
     )
     def test_that_make_no_sense_are_refused(self, processor, conversation, message, return_labels):
         with pytest.raises(ValueError, match=message):
             processor.apply_chat_template(conversation, return_labels=return_labels)
 
-    @pytest.mark.parametrize(
-        "user",
-        [turn("user", "a", PHOTO, True), turn("user", "a <image>", PHOTO)],
-        ids=["image left out", "image token in the text"],
-    )
-    def test_with_more_places_than_images_are_refused(self, processor, user):
-        with pytest.raises(ValueError, match="Found total 2 <image> tokens and 1 images"):
-            processor.apply_chat_template([user, CHAT[1]], return_labels=True)
+    def test_with_more_places_than_images_are_refused(self, processor):
+        with pytest.raises(ValueError, match="text 0 has 2 <image>, but 1 images; give one image for each"):
+            processor.apply_chat_template([turn("user", "a", PHOTO, True), CHAT[1]], return_labels=True)
 
     def test_are_checked_each_by_itself(self, processor):
-        """The first has an image token too many, the second an image: their sums agree."""
+        """The first has a place too many, the second an image: their sums agree."""
         twice = {"role": "user", "content": [{"type": "image", "image": PHOTO, "path": PHOTO}]}
         with pytest.raises(ValueError, match="text 0 has 2 <image>, but 1 images; give one image for each"):
-            processor.apply_chat_template([[turn("user", "a <image>", PHOTO)], [twice]], **TO_ANSWER)
+            processor.apply_chat_template([[turn("user", "a", PHOTO, True)], [twice]], **TO_ANSWER)
 
 
 class TestLabels:
@@ -313,6 +317,13 @@ class TestProcessor:
         tokenizer = tiny.tokenizer()
         tokenizer.eos_token = None
         with pytest.raises(ValueError, match="has no pad_token and no eos_token"):
+            VlmkitSmolVLMProcessor(tiny.image_processor(), tokenizer)
+
+    def test_of_a_tokenizer_that_ends_prompts_is_refused(self):
+        tokenizer = tiny.chat_tokenizer()
+        end = processors.TemplateProcessing(single="$A <|im_end|>", special_tokens=[("<|im_end|>", tiny.TURN_END)])
+        tokenizer.backend_tokenizer.post_processor = end
+        with pytest.raises(ValueError, match=r"ends every text with <\|im_end\|>, prompts too; set"):
             VlmkitSmolVLMProcessor(tiny.image_processor(), tokenizer)
 
     def test_is_the_same_after_loading(self, processor, tmp_path):

@@ -43,6 +43,11 @@ _PLAIN = """
 """
 
 
+def knows_chatml(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether a tokenizer has the tokens of ChatML, and its texts end as ChatML's turns do."""
+    return tokenizer.eos_token == "<|im_end|>" and "<|im_start|>" in tokenizer.get_vocab()
+
+
 def chat_template(tokenizer: PreTrainedTokenizerBase, image_token: str) -> str:
     """The template of conversations with images, by what the tokenizer knows.
 
@@ -51,6 +56,5 @@ def chat_template(tokenizer: PreTrainedTokenizerBase, image_token: str) -> str:
             Qwen-Instruct), or of any other. Generation stops at the end of text.
         image_token: the placeholder.
     """
-    has_learnt = tokenizer.eos_token == "<|im_end|>" and "<|im_start|>" in tokenizer.get_vocab()
-    turns = _CHATML if has_learnt else _PLAIN
+    turns = _CHATML if knows_chatml(tokenizer) else _PLAIN
     return (_CONTENT + turns).replace("<image_token>", image_token)

@@ -34,15 +34,16 @@ class VlmkitSmolVLMProcessor(VlmkitProcessor):
 
     Args:
         image_processor: any; timm's is translated to one that can be saved.
-        tokenizer: of the language model; `image_token` is added to it. Without a padding token, it pads with its end of
-            text.
+        tokenizer: of the language model; `image_token` is added to it, and it pads on the left from now on. Without a
+            padding token, it pads with its end of text.
         num_image_tokens: the model's `config.num_query_tokens`.
         image_token: the placeholder.
         chat_template: Jinja; by default ChatML where the tokenizer ends with its `<|im_end|>` (SmolLM-Instruct), else
             lines of "User: " and "Assistant: ".
 
     Raises:
-        ValueError: the tokenizer has neither a padding nor an end-of-text token, or `num_image_tokens` is below 1.
+        ValueError: the tokenizer has neither a padding nor an end-of-text token, or puts the latter behind every text;
+            or `num_image_tokens` is below 1.
 
     Example:
         >>> processor = VlmkitSmolVLMProcessor.from_aligner_text_pretrained(
@@ -70,6 +71,10 @@ class VlmkitSmolVLMProcessor(VlmkitProcessor):
     ):
         if num_image_tokens < 1:
             raise ValueError(f"num_image_tokens is {num_image_tokens}; give the model's num_query_tokens")
+        if tokenizer.eos_token_id is not None and tokenizer("a")["input_ids"][-1] == tokenizer.eos_token_id:
+            kind = type(tokenizer).__name__
+            raise ValueError(f"{kind} ends every text with {tokenizer.eos_token}, prompts too; set add_eos_token=False")
+        tokenizer.padding_side = "left"  # pipelines ask the tokenizer
         tokenizer.add_tokens(AddedToken(image_token, special=True, normalized=False), special_tokens=True)
         super().__init__(image_processor, tokenizer)
         self.chat_template = chat_template or default_chat_template(tokenizer, image_token)
@@ -110,10 +115,10 @@ class VlmkitSmolVLMProcessor(VlmkitProcessor):
                 `return_dict`, `return_tensors`, `processor_kwargs`.
 
         Raises:
-            ValueError: an unknown role or part, an empty message, a turn of the assistant without text, nothing to
-                learn from, more or fewer images than image parts with images, or an image cut by truncation.
+            ValueError: an unknown role or part, an empty message, a turn of the assistant without text, `image_token`
+                in a text, nothing to learn from, more or fewer images than image parts, or an image cut by truncation.
         """
-        conversation = _checked(conversation)
+        conversation = _checked(conversation, self.image_token)
         if not return_labels:
             return super().apply_chat_template(conversation, *args, **kwargs)
         processor_kwargs = {"padding_side": "right", **(kwargs.pop("processor_kwargs", None) or {})}
@@ -140,14 +145,14 @@ class VlmkitSmolVLMProcessor(VlmkitProcessor):
         """
         if images is None and isinstance(text, list):  # the model will count its image_tokens
             text = [sample.replace(self.image_token, "image") if isinstance(sample, str) else sample for sample in text]
-        super().validate_inputs(images=images, text=text, **kwargs)
-        if text is not None and isinstance(images, list) and isinstance(images[0], (list, tuple)):
+        elif isinstance(text, list) and isinstance(images, list) and images and isinstance(images[0], (list, tuple)):
             # Each text's own; the sums alone, which transformers compares, may agree.
             for row, (own, sample) in enumerate(zip(images, text, strict=False)):
                 if (found := sample.count(self.image_token)) != len(own):
                     raise ValueError(
                         f"text {row} has {found} {self.image_token}, but {len(own)} images; give one image for each"
                     )
+        super().validate_inputs(images=images, text=text, **kwargs)
 
     def replace_image_token(self, image_inputs: dict[str, Any], image_idx: int, **kwargs: Any) -> str:
         """The placeholders of an image."""
@@ -169,7 +174,7 @@ class VlmkitSmolVLMProcessor(VlmkitProcessor):
         return MultiModalData(num_image_tokens=[self.num_image_tokens] * num_images, num_image_patches=[1] * num_images)
 
 
-def _checked(conversation: Sequence[Any]) -> Sequence[Any]:
+def _checked(conversation: Sequence[Any], image_token: str) -> Sequence[Any]:
     """Refuse what the template would write nonsense of, and drop what parts do not have, which tables hold as `None`.
 
     Raises:
@@ -178,23 +183,32 @@ def _checked(conversation: Sequence[Any]) -> Sequence[Any]:
     if not conversation:
         raise ValueError("a conversation is empty; give at least one message")
     if all(isinstance(message, dict) for message in conversation):
-        return [_checked_message(number, message) for number, message in enumerate(conversation)]
+        return [_checked_message(number, message, image_token) for number, message in enumerate(conversation)]
     if all(isinstance(messages, (list, tuple)) for messages in conversation):
-        return [_checked(messages) for messages in conversation]
+        return [_checked(messages, image_token) for messages in conversation]
     raise ValueError(f"{conversation!r:.80} is no list of messages {{'role', 'content'}}, nor of such lists; give one")
 
 
-def _checked_message(number: int, message: dict[str, Any]) -> dict[str, Any]:
+def _checked_message(number: int, message: dict[str, Any], image_token: str) -> dict[str, Any]:
     role, content = message.get("role"), message.get("content")
     one_of(f"the role of message {number}", role, ROLES)
     if not content:
         raise ValueError(f"message {number} ({role}) is empty; drop it")
     parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+    if not isinstance(parts, list | tuple) or not all(isinstance(part, dict) for part in parts):
+        raise ValueError(
+            f"the content of message {number} ({role}) is {content!r:.80}; give a text, or a list of parts"
+        )
     parts = [{name: value for name, value in part.items() if value is not None} for part in parts]
     for part in parts:
         one_of(f"the type of a part of message {number}", part.get("type"), PARTS)
         if part["type"] == "text" and not isinstance(part.get("text"), str):
             raise ValueError(f"message {number} ({role}) has a text part without a text; give it one, or drop it")
+        if image_token in part.get("text", ""):
+            raise ValueError(
+                f'message {number} ({role}) has {image_token} in its text; give images as parts {{"type": "image"}}, '
+                "and write anything else in another way"
+            )
     if role == "assistant" and not "".join(part.get("text", "") for part in parts).strip():
         raise ValueError(f"message {number} (assistant) has no text; give what it shall say, or drop it")
     return {**message, "content": content if isinstance(content, str) else parts}
