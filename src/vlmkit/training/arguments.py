@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,12 @@ class TableTrainingArguments(TrainingArguments):
     """
 
     report_to: str = "none"
-    dataloader_pin_memory: bool = field(default_factory=torch.cuda.is_available)  # without a GPU it only warns
     remove_unused_columns: bool = False
+
+    def __post_init__(self) -> None:
+        """Pin no memory without a GPU, where torch would only warn."""
+        self.dataloader_pin_memory &= torch.cuda.is_available()
+        super().__post_init__()
 
 
 @dataclass
