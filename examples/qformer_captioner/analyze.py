@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from common import image_files, readable
 from PIL import Image
 from transformers import AutoModel, AutoProcessor, PreTrainedModel, ProcessorMixin
 
@@ -20,6 +19,7 @@ from vlmkit.analysis.caption_plots import similarity_figure, word_heatmap_figure
 from vlmkit.analysis.parameters import component_parameters, parameter_table
 from vlmkit.analysis.token_similarity import discriminative_power, token_similarity
 from vlmkit.analysis.word_heatmaps import WordMap, join_words, word_heatmaps
+from vlmkit.data import decodable_image_files, find_image_files
 from vlmkit.images import rgb_images, seen_image
 from vlmkit.training import freeze_lower_blocks, parse_arguments
 
@@ -44,7 +44,9 @@ class AnalysisArguments:
 def main() -> None:
     """Caption each image, look where each word came from, and draw it."""
     [arguments] = parse_arguments(AnalysisArguments)
-    files, _ = readable(image_files(arguments.images))
+    files, broken = decodable_image_files(find_image_files(arguments.images))
+    for file, reason in broken.items():
+        print(f"skipped {file}: {reason}")
     # The language model returns attentions as well, which it cannot with its default implementation.
     model = AutoModel.from_pretrained(arguments.model, attn_implementation={"text_config": "eager"})
     model = model.to("cuda" if torch.cuda.is_available() else "cpu").eval()

@@ -11,13 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from common import image_files, readable, table_of_files
-from PIL import Image
+from common import table_of_files
 from transformers import AutoModel, AutoProcessor
 
 import vlmkit  # noqa: F401 (registers the Auto classes)
 from vlmkit.analysis.caption_plots import caption_gallery
-from vlmkit.images import rgb_images
+from vlmkit.data import decodable_image_files, find_image_files, thumbnail
 from vlmkit.training import caption_table, parse_arguments
 
 
@@ -40,7 +39,9 @@ class CaptionArguments:
 def main() -> None:
     """Read, caption, write."""
     [arguments] = parse_arguments(CaptionArguments)
-    files, broken = readable(image_files(arguments.images))
+    files, broken = decodable_image_files(find_image_files(arguments.images))
+    for file, reason in broken.items():
+        print(f"skipped {file}: {reason}")
     model = AutoModel.from_pretrained(arguments.model).to("cuda" if torch.cuda.is_available() else "cpu").eval()
     processor = AutoProcessor.from_pretrained(arguments.model)
     torch.manual_seed(arguments.seed)
@@ -72,13 +73,6 @@ def main() -> None:
     for row in rows:
         print(f"{row['image']}: {row['caption']}")
     print(f"\n{len(rows)} captioned, {len(skipped)} skipped: {folder}")
-
-
-def thumbnail(file: Path, side: int = 320) -> Image.Image:
-    """A small copy, so that a gallery of photographs fits in memory."""
-    small = rgb_images(file)
-    small.thumbnail((side, side))
-    return small
 
 
 if __name__ == "__main__":

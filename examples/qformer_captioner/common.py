@@ -1,4 +1,4 @@
-"""What the scripts share: data, settings of training, and images from files."""
+"""What the scripts share: data and settings of training."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -6,12 +6,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from datasets import Dataset, DatasetDict, Features, Image, Value
-from PIL import Image as PILImage
 
 from vlmkit.data import load_coco_captions, load_flickr8k, load_scenes
 from vlmkit.training import TableTrainingArguments
 
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
 SCORES = ("bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l", "cider")
 
 
@@ -75,44 +73,6 @@ def first_rows(tables: DatasetDict, count: int | None) -> DatasetDict:
 def held_out(tables: DatasetDict) -> Dataset:
     """The test split, or of data sets without one (COCO) the validation split."""
     return tables["test"] if "test" in tables else tables["validation"]
-
-
-def image_files(places: Sequence[str]) -> list[Path]:
-    """Files, of whatever name, and the image files in folders, in the order of their names.
-
-    Raises:
-        SystemExit: a place does not exist, or there is no image at all.
-    """
-    files: list[Path] = []
-    for place in map(Path, places):
-        if not place.exists():
-            raise SystemExit(f"{place} does not exist; give image files or folders of them")
-        if place.is_file():
-            files.append(place)
-        else:
-            files += sorted(file for file in place.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
-    if not files:
-        raise SystemExit(
-            f"no image in {', '.join(places)}; files must end in one of {', '.join(sorted(IMAGE_SUFFIXES))}"
-        )
-    return files
-
-
-def readable(files: Sequence[Path]) -> tuple[list[Path], dict[Path, str]]:
-    """The files that can be decoded, and the reason for each that cannot."""
-    good, broken = [], {}
-    for file in files:
-        try:
-            with PILImage.open(file) as image:
-                image.load()
-        except (OSError, ValueError, SyntaxError, PILImage.DecompressionBombError) as error:
-            broken[file] = f"{type(error).__name__}: {error}"
-            print(f"skipped {file}: {broken[file]}")
-        else:
-            good.append(file)
-    if not good:
-        raise SystemExit(f"none of the {len(files)} images can be read")
-    return good, broken
 
 
 def table_of_files(files: Sequence[Path]) -> Dataset:

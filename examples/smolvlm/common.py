@@ -1,54 +1,131 @@
-"""What the scripts share: data, and images from files."""
+"""What the scripts share: data, and how far a run has come."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from datasets import Dataset, DatasetDict
-from PIL import Image as PILImage
+from datasets import Dataset, DatasetDict, Image
+from transformers import PreTrainedModel, ProcessorMixin
 
-from vlmkit.data import load_coco_captions, load_flickr8k, load_scenes
-from vlmkit.images import rgb_images
+from vlmkit.data import load_coco_captions, load_flickr8k, load_scenes, stream_image_text
+from vlmkit.training import PhaseProgress, cache_image_tokens, phase_progress
 
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
+CAPTIONED = ("coco", "flickr8k")
+DATA_KINDS = (*CAPTIONED, "web")  # what --data can hold
+SHUFFLE_BUFFER = 1000  # rows of a stream, of which the next one is drawn
+
+Tables = dict[str, Any]  # by split; the training split of web is an IterableDataset, all others are tables
 
 
 @dataclass
-class DataArguments:
+class SourceArguments:
+    """Where images and captions come from, and how many of them."""
+
+    data: str | None = field(
+        default=None, metadata={"help": "folder or hub id of coco or flickr8k; folder or pattern of web's shards"}
+    )
+    image_folder: str | None = field(default=None, metadata={"help": "of the images, where --data is a captions file"})
+    max_images: int | None = field(default=None, metadata={"help": "first images of each split of each data set"})
+    on_error: Literal["raise", "skip"] = field(default="raise", metadata={"help": "what to do with faulty rows"})
+    num_held_out: int = field(default=500, metadata={"help": "first images of web, to score on"})
+
+
+@dataclass
+class DataArguments(SourceArguments):
     """Which images and captions."""
 
-    dataset: Literal["coco", "flickr8k", "scenes"] = field(
-        default="scenes", metadata={"help": "scenes are drawn, and need no data"}
+    dataset: Literal["coco", "flickr8k", "scenes", "web"] = field(
+        default="scenes", metadata={"help": "scenes are drawn, and need no data; web is streamed"}
     )
-    data: str | None = field(default=None, metadata={"help": "folder or hub id of coco or flickr8k"})
-    image_folder: str | None = field(default=None, metadata={"help": "of the images, where --data is a captions file"})
-    max_images: int | None = field(default=None, metadata={"help": "first images of each split"})
-    on_error: Literal["raise", "skip"] = field(default="raise", metadata={"help": "what to do with faulty rows"})
 
 
-def load_tables(arguments: DataArguments) -> DatasetDict:
-    """The data set that was asked for, with a split to train on and one to score on.
+def check_source(datasets: Sequence[str], source: SourceArguments) -> None:
+    """Refuse flags that do not go together with the data sets.
 
     Raises:
-        SystemExit: data and data set do not go together, or there is no such split.
+        SystemExit: a flag is missing, or is of no use.
     """
-    if arguments.dataset == "scenes":
-        if arguments.data is not None:
-            raise SystemExit(
-                f"--dataset scenes draws its images: drop --data {arguments.data}, or name the --dataset that it holds"
-            )
-        return first_rows(load_scenes(), arguments.max_images)
-    if arguments.dataset == "flickr8k":
-        return first_rows(load_flickr8k(arguments.data, on_error=arguments.on_error), arguments.max_images)
-    if arguments.data is None:
-        raise SystemExit("--dataset coco needs --data: a folder, a captions file or a hub id")
-    tables = load_coco_captions(
-        arguments.data, arguments.image_folder, max_images=arguments.max_images, on_error=arguments.on_error
-    )
-    if "train" not in tables or len(tables) == 1:
-        raise SystemExit(f"{arguments.data} needs a split to train on and another to score on, not {', '.join(tables)}")
+    held = [name for name in DATA_KINDS if name in datasets]
+    if len(held) > 1:
+        raise SystemExit(f"--data can hold {' or '.join(held)}, not both")
+    if source.data is not None and not held:
+        raise SystemExit(f"drop --data {source.data}, or name the data set that it holds: {', '.join(DATA_KINDS)}")
+    if source.data is None and held and held != ["flickr8k"]:
+        kinds = {"coco": "a folder, a captions file or a hub id", "web": "a folder of shards, or a pattern of them"}
+        raise SystemExit(f"{held[0]} needs --data: {kinds[held[0]]}")
+    if source.image_folder is not None and held != ["coco"]:
+        raise SystemExit(f"drop --image_folder {source.image_folder}: it goes with a captions file of coco")
+    if source.max_images is not None and held == ["web"]:
+        raise SystemExit(f"web is streamed: drop --max_images {source.max_images}, and give --max_steps")
+
+
+def check_streaming(datasets: Sequence[str], max_steps: int, cache_tokens: str) -> None:
+    """Refuse a training on web that needs a table.
+
+    Raises:
+        SystemExit: it shall go on for epochs, or keep the tokens of all images.
+    """
+    if "web" not in datasets:
+        return
+    if max_steps <= 0:
+        raise SystemExit("web is streamed and has no length: give --max_steps")
+    if cache_tokens != "no":
+        raise SystemExit(f"web is streamed, and --cache_tokens {cache_tokens} needs a table: give --cache_tokens no")
+
+
+def load_tables(dataset: str, source: SourceArguments, training: bool = True) -> Tables:
+    """The splits of a data set.
+
+    Args:
+        dataset: its name.
+        source: where it is.
+        training: whether there must be a split to train on beside the one to score on.
+
+    Raises:
+        SystemExit: there is no such split.
+    """
+    if dataset == "web":
+        return stream_tables(source)
+    loaders = {
+        "coco": lambda: load_coco_captions(source.data, source.image_folder, source.max_images, source.on_error),
+        "flickr8k": lambda: load_flickr8k(source.data, on_error=source.on_error),
+        "scenes": load_scenes,
+    }
+    tables = first_rows(loaders[dataset](), source.max_images)
+    scored = {"validation", "test"} & set(tables)
+    if training and not ("train" in tables and scored):
+        raise SystemExit(f"{source.data} needs a split to train on and another to score on, not {', '.join(tables)}")
+    if not scored and len(tables) > 1:
+        raise SystemExit(f"{source.data} has neither a split validation nor test, only {', '.join(tables)}")
     return tables
+
+
+def stream_tables(source: SourceArguments) -> Tables:
+    """The first images of web as a table to score on, and an endless stream of the others to train on.
+
+    Endless, as the parts that several processes read differ in length, and the longer ones would wait for ever.
+
+    Raises:
+        SystemExit: there are no others.
+    """
+    stream = stream_image_text(source.data, source.on_error)
+    encoded = stream.cast_column("image", Image(decode=False))
+    rows = list(encoded.take(source.num_held_out + 1))
+    if len(rows) <= source.num_held_out:
+        raise SystemExit(f"{source.data} holds {len(rows)} usable images: give a --num_held_out below that")
+    validation = Dataset.from_list(rows[:-1], encoded.features).cast_column("image", Image())
+    # Filtered last: that decodes the images, and a buffer of encoded ones is smaller.
+    shuffled = stream.repeat(None).shuffle(seed=0, buffer_size=SHUFFLE_BUFFER)
+    # Not stream.skip(): the workers of a DataLoader would skip rows of all shards, and train on the held-out ones.
+    ids = set(validation["image_id"])
+    train = shuffled.filter(is_not_in, input_columns="image_id", fn_kwargs={"ids": ids})
+    return {"train": train, "validation": validation}
+
+
+def is_not_in(image_id: str, ids: Set[str]) -> bool:
+    """Whether an image is none of some others; a function, as the workers of a DataLoader may pickle it."""
+    return image_id not in ids
 
 
 def first_rows(tables: DatasetDict, count: int | None) -> DatasetDict:
@@ -58,51 +135,36 @@ def first_rows(tables: DatasetDict, count: int | None) -> DatasetDict:
     return DatasetDict({name: table.select(range(min(count, len(table)))) for name, table in tables.items()})
 
 
-def held_out(tables: DatasetDict) -> Dataset:
-    """The test split, or of data sets without one (COCO) the validation split."""
-    return tables["test"] if "test" in tables else tables["validation"]
+def held_out(tables: Mapping[str, Dataset]) -> Dataset:
+    """The test split, of data sets without one (COCO) the validation split, else the only one."""
+    for name in ("test", "validation"):
+        if name in tables:
+            return tables[name]
+    [table] = tables.values()
+    return table
 
 
-def image_files(places: Sequence[str]) -> list[Path]:
-    """Files, of whatever name, and the image files in folders, in the order of their names.
+def data_name(dataset: str, data: str | None) -> str:
+    """What a model card calls a data set."""
+    if data is not None and dataset in DATA_KINDS:
+        return Path(data).name
+    return "drawn scenes" if dataset == "scenes" else dataset
+
+
+def cached_tables(model: PreTrainedModel, processor: ProcessorMixin, tables: Tables, dtype: str) -> Tables:
+    """Tables with the tokens of the frozen vision tower in place of images."""
+    return {
+        name: cache_image_tokens(model.vision_tower, processor, table, dtype=dtype) for name, table in tables.items()
+    }
+
+
+def progress_of(folder: Path, resume: bool) -> PhaseProgress:
+    """How far the run in a folder has come.
 
     Raises:
-        SystemExit: a place does not exist, or there is no image at all.
+        SystemExit: it has begun, and is not to be resumed.
     """
-    files: list[Path] = []
-    for place in map(Path, places):
-        if not place.exists():
-            raise SystemExit(f"{place} does not exist; give image files or folders of them")
-        if place.is_file():
-            files.append(place)
-        else:
-            files += sorted(file for file in place.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
-    if not files:
-        raise SystemExit(
-            f"no image in {', '.join(places)}; files must end in one of {', '.join(sorted(IMAGE_SUFFIXES))}"
-        )
-    return files
-
-
-def readable(files: Sequence[Path]) -> tuple[list[Path], dict[Path, str]]:
-    """The files that can be decoded, and the reason for each that cannot."""
-    good, broken = [], {}
-    for file in files:
-        try:
-            with PILImage.open(file) as image:
-                image.load()
-        except (OSError, ValueError, SyntaxError, PILImage.DecompressionBombError) as error:
-            broken[file] = f"{type(error).__name__}: {error}"
-            print(f"skipped {file}: {broken[file]}")
-        else:
-            good.append(file)
-    if not good:
-        raise SystemExit(f"none of the {len(files)} images can be read")
-    return good, broken
-
-
-def thumbnail(file: Path, side: int = 320) -> PILImage.Image:
-    """A small copy, so that a collage of photographs fits in memory."""
-    small = rgb_images(str(file))
-    small.thumbnail((side, side))
-    return small
+    progress = phase_progress(folder)
+    if any(progress) and not resume:
+        raise SystemExit(f"{folder} holds a run: go on with --resume, or give another --output_dir")
+    return progress

@@ -18,8 +18,8 @@ from typing import Any, Literal
 
 import torch
 from chat_data import ChatDataArguments, load_chat_tables
-from common import held_out
-from datasets import Dataset, DatasetDict
+from common import Tables, held_out
+from datasets import Dataset
 from scores import score_retrieval
 from transformers import AutoModel, AutoProcessor, PreTrainedModel, ProcessorMixin
 
@@ -53,7 +53,7 @@ def main() -> None:
     folder = Path(arguments.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     metrics: dict[str, Any] = {}
-    for name, tables in load_chat_tables(data_args).items():
+    for name, tables in load_chat_tables(data_args, training=False).items():
         table = cache_image_tokens(model.vision_tower, processor, held_out(tables))
         if isinstance(model, QFormerAligner):
             if "captions" in table.column_names:
@@ -95,7 +95,7 @@ def score_captions(
 def score_answers(
     model: PreTrainedModel,
     processor: ProcessorMixin,
-    tables: DatasetDict,
+    tables: Tables,
     table: Dataset,
     arguments: EvaluationArguments,
     file: Path,

@@ -11,12 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from common import image_files, readable, thumbnail
 from transformers import AutoModel, AutoProcessor
 
 import vlmkit  # noqa: F401 (registers the Auto classes)
 from vlmkit.analysis.caption_plots import caption_gallery
-from vlmkit.data import CAPTION_PROMPTS, user_message
+from vlmkit.data import CAPTION_PROMPTS, decodable_image_files, find_image_files, thumbnail, user_message
 from vlmkit.training import parse_arguments, reply_to_chats
 
 
@@ -39,7 +38,9 @@ class GenerationArguments:
 def main() -> None:
     """Read, ask, write."""
     [arguments] = parse_arguments(GenerationArguments)
-    files, broken = readable(image_files(arguments.images))
+    files, broken = decodable_image_files(find_image_files(arguments.images))
+    for file, reason in broken.items():
+        print(f"skipped {file}: {reason}")
     model = AutoModel.from_pretrained(arguments.model).to("cuda" if torch.cuda.is_available() else "cpu").eval()
     processor = AutoProcessor.from_pretrained(arguments.model)
     torch.manual_seed(arguments.seed)

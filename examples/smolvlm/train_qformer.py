@@ -1,6 +1,6 @@
 """Stage 1: train a Q-Former to match images with their captions.
 
-    python examples/smolvlm/train_qformer.py examples/smolvlm/qformer_code.yaml --dataset coco --data coco
+    python examples/smolvlm/train_qformer.py examples/smolvlm/qformer_code.yaml --data coco
 
 Flags after the YAML file win. The vision tower stays as it is; what the Q-Former takes over from the text encoder
 learns at one rate, what is new at another. A killed run goes on with --resume from the end of its last whole epoch, and
@@ -12,8 +12,19 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from common import DataArguments, held_out, load_tables
-from datasets import Dataset, DatasetDict
+from common import (
+    DataArguments,
+    Tables,
+    cached_tables,
+    check_source,
+    check_streaming,
+    data_name,
+    held_out,
+    load_tables,
+    progress_of,
+)
+from datasets import Dataset
+from scores import CUTOFFS, score_retrieval
 from torchvision.transforms import v2
 from transformers import AutoModel, PreTrainedModel, ProcessorMixin, set_seed
 
@@ -21,19 +32,16 @@ from vlmkit import QFormerAligner, QFormerAlignerProcessor
 from vlmkit.analysis.parameters import component_parameters, parameter_table
 from vlmkit.analysis.plots import similarity_grid
 from vlmkit.data import CaptionPairs, ContrastiveCollator
-from vlmkit.metrics import chance_recall, compute_retrieval_metrics, retrieval_metrics
+from vlmkit.metrics import compute_retrieval_metrics
 from vlmkit.training import (
     ContrastiveTrainingArguments,
     EvalCollatorTrainer,
     TableEmbeddings,
-    cache_image_tokens,
     embed_table,
     optimizer_with_part_rates,
     parse_arguments,
-    phase_progress,
 )
 
-CUTOFFS = (1, 5, 10)
 NEW_PARTS = {"query_tokens", "image_attention", "image_projection", "matching_head", "captioning_head", "logit_scale"}
 
 
@@ -61,8 +69,8 @@ class RunArguments:
     caption: Literal["first", "random"] = field(
         default="random", metadata={"help": "of each image, which comes once in an epoch"}
     )
-    cache_tokens: Literal["float16", "float32"] | None = field(
-        default=None, metadata={"help": "run the vision tower once, and keep its tokens on disk"}
+    cache_tokens: Literal["float16", "float32", "no"] = field(
+        default="no", metadata={"help": "run the vision tower once, and keep its tokens on disk"}
     )
     augmentation: bool = field(default=False, metadata={"help": "shift, enlarge and recolour images in training"})
     resume: bool = field(default=False, metadata={"help": "go on with a run that was killed"})
@@ -86,6 +94,8 @@ class AlignerTrainingArguments(ContrastiveTrainingArguments):
     save_total_limit: int | None = 1
     logging_steps: float = 50
     label_names: list[str] | None = field(default_factory=lambda: ["group_ids"])  # what compute_metrics gets
+    # Of a stream, each process reads its own shards.
+    accelerator_config: dict | str | None = field(default_factory=lambda: {"dispatch_batches": False})
 
 
 def main() -> None:
@@ -94,22 +104,22 @@ def main() -> None:
         ModelArguments, DataArguments, RunArguments, AlignerTrainingArguments
     )
     folder = Path(training_args.output_dir)
-    progress = phase_progress(folder)
-    if any(progress) and not run_args.resume:
-        raise SystemExit(f"{folder} holds a run: go on with --resume, or give another --output_dir")
-    if run_args.cache_tokens and run_args.augmentation:
+    progress = progress_of(folder, run_args.resume)
+    check_source([data_args.dataset], data_args)
+    check_streaming([data_args.dataset], training_args.max_steps, run_args.cache_tokens)
+    if run_args.cache_tokens != "no" and run_args.augmentation:
         raise SystemExit("--augmentation changes images in every epoch, --cache_tokens encodes them once: drop one")
 
     set_seed(training_args.seed)
     model, processor = new_model(model_args)
     with training_args.main_process_first():  # the others read what the first one computed
-        photographs = tables = load_tables(data_args)
+        photographs = tables = load_tables(data_args.dataset, data_args)
         for name, table in tables.items():
             if name != "train" and len(table) < CUTOFFS[-1]:
                 raise SystemExit(f"{len(table)} images in {name} are too few for Recall@{CUTOFFS[-1]}; give more")
-        if run_args.cache_tokens:
+        if run_args.cache_tokens != "no":
             model.vision_tower.to(training_args.device)
-            tables = cached(model, processor, tables, run_args.cache_tokens)
+            tables = cached_tables(model, processor, tables, run_args.cache_tokens)
     if training_args.should_log:
         print("the training is finished" if progress.finished else parameter_table(component_parameters(model)))
     if not progress.finished:
@@ -118,8 +128,8 @@ def main() -> None:
         model = AutoModel.from_pretrained(folder).to(training_args.device)
         embeds = embed_table(model, processor, held_out(tables), training_args.per_device_eval_batch_size)
         draw_similarity(embeds, held_out(photographs), folder / "similarity.png")
-        metrics = score(embeds)
-        model.describe(data=Path(data_args.data).name if data_args.data else "drawn scenes", metrics=metrics)
+        metrics = score_retrieval(embeds)
+        model.describe(data=data_name(data_args.dataset, data_args.data), metrics=metrics)
         model.save_pretrained(folder)
         (folder / "test_metrics.json").write_text(json.dumps(metrics, indent=2))
         print(f"\nwritten: {folder}")
@@ -135,17 +145,10 @@ def new_model(arguments: ModelArguments) -> tuple[QFormerAligner, QFormerAligner
     return model, QFormerAlignerProcessor.from_vision_text_pretrained(vision, text)
 
 
-def cached(model: PreTrainedModel, processor: ProcessorMixin, tables: DatasetDict, dtype: str) -> DatasetDict:
-    """Tables with the tokens of the frozen vision tower in place of images."""
-    return DatasetDict(
-        {name: cache_image_tokens(model.vision_tower, processor, table, dtype=dtype) for name, table in tables.items()}
-    )
-
-
 def train(
     model: PreTrainedModel,
     processor: ProcessorMixin,
-    tables: DatasetDict,
+    tables: Tables,
     run_args: RunArguments,
     training_args: AlignerTrainingArguments,
     checkpoint: str | None,
@@ -186,21 +189,6 @@ def image_changes(augmentation: bool) -> v2.Transform | None:
     bilinear = v2.InterpolationMode.BILINEAR
     moves = v2.RandomAffine(degrees=0, translate=(0.1, 0.1), scale=(1.0, 1.4), interpolation=bilinear)
     return v2.Compose([moves, v2.ColorJitter(0.2, 0.2, 0.2)])
-
-
-def score(embeds: TableEmbeddings) -> dict[str, float]:
-    """Recall of both directions, printed beside that of chance."""
-    metrics = retrieval_metrics(*embeds, cutoffs=CUTOFFS)
-    num_images, num_captions = len(embeds.image_embeds), len(embeds.text_embeds)
-    chances = {"image_to_text": (num_captions, embeds.text_groups.bincount()), "text_to_image": (num_images, 1)}
-    print(f"\n{f'{num_images:,} held-out images, {num_captions:,} captions':40}{'recall':>9}{'chance':>9}")
-    recalls = {}
-    for direction, (num_candidates, num_matches) in chances.items():
-        for k in CUTOFFS:
-            name = f"{direction}/recall@{k}"
-            recalls[name] = metrics[name]
-            print(f"{name:40}{metrics[name]:9.1%}{chance_recall(num_candidates, num_matches, k):9.1%}")
-    return recalls
 
 
 def draw_similarity(embeds: TableEmbeddings, table: Dataset, path: Path, count: int = 8) -> None:

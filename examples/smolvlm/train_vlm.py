@@ -1,6 +1,6 @@
 """Stage 2: teach a language model to see through the Q-Former of stage 1.
 
-    python examples/smolvlm/train_vlm.py examples/smolvlm/vlm.yaml --aligner runs/qformer --datasets coco --data coco
+    python examples/smolvlm/train_vlm.py examples/smolvlm/vlm.yaml --data coco
 
 Flags after the YAML file win. The vision tower stays as it is; Q-Former and adapter are trained whole, the language
 model by LoRA (or --use_dora). The output folder gets `base` (what training starts from), the adapter with Q-Former and
@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from chat_data import CAPTIONED, ChatDataArguments, chats_of, load_chat_tables
-from common import held_out
-from datasets import DatasetDict
+from chat_data import ChatDataArguments, chats_of, load_chat_tables
+from common import Tables, cached_tables, check_streaming, data_name, held_out, progress_of
 from peft import PeftModel
-from transformers import PreTrainedModel, ProcessorMixin, Trainer, set_seed
+from transformers import ProcessorMixin, Trainer, set_seed
 
 from vlmkit import SmolVLM, VlmkitSmolVLMProcessor
 from vlmkit.analysis.parameters import component_parameters, parameter_table
@@ -26,11 +25,9 @@ from vlmkit.data import ChatCollator
 from vlmkit.training import (
     TableTrainingArguments,
     add_lora,
-    cache_image_tokens,
     load_lora,
     optimizer_with_part_rates,
     parse_arguments,
-    phase_progress,
     reply_to_chats,
 )
 
@@ -70,6 +67,8 @@ class VlmTrainingArguments(TableTrainingArguments):
     logging_steps: float = 10
     save_total_limit: int | None = 1
     label_names: list[str] | None = field(default_factory=lambda: ["labels"])
+    # Of a stream, each process reads its own shards.
+    accelerator_config: dict | str | None = field(default_factory=lambda: {"dispatch_batches": False})
 
 
 def main() -> None:
@@ -84,9 +83,8 @@ def main() -> None:
         )
     folder, push = Path(training_args.output_dir), training_args.push_to_hub
     training_args.push_to_hub = False  # the adapter: what is published is the merged model
-    progress = phase_progress(folder)
-    if any(progress) and not model_args.resume:
-        raise SystemExit(f"{folder} holds a run: go on with --resume, or give another --output_dir")
+    progress = progress_of(folder, model_args.resume)
+    check_streaming(data_args.datasets, training_args.max_steps, model_args.cache_tokens)
 
     set_seed(training_args.seed)
     with training_args.main_process_first():  # the others read what the first one wrote
@@ -97,7 +95,8 @@ def main() -> None:
         processor = VlmkitSmolVLMProcessor.from_pretrained(folder / "base")
         if model_args.cache_tokens != "no":
             model.vision_tower.to(training_args.device)
-            tables = {name: cached(model, processor, split, model_args.cache_tokens) for name, split in tables.items()}
+            dtype = model_args.cache_tokens
+            tables = {name: cached_tables(model, processor, split, dtype) for name, split in tables.items()}
     set_seed(training_args.seed)  # the same adapter, whether the base was made or found
     adapted = add_lora(model, model_args.lora_rank, model_args.lora_alpha, model_args.lora_dropout, model_args.use_dora)
     if training_args.should_log:
@@ -126,17 +125,10 @@ def write_base(arguments: ModelArguments, folder: Path) -> None:
     part.rename(folder)
 
 
-def cached(model: PreTrainedModel, processor: ProcessorMixin, tables: DatasetDict, dtype: str) -> DatasetDict:
-    """Tables with the tokens of the frozen vision tower in place of images."""
-    return DatasetDict(
-        {name: cache_image_tokens(model.vision_tower, processor, table, dtype=dtype) for name, table in tables.items()}
-    )
-
-
 def new_trainer(
     model: PeftModel,
     processor: ProcessorMixin,
-    tables: dict[str, DatasetDict],
+    tables: dict[str, Tables],
     data_args: ChatDataArguments,
     training_args: VlmTrainingArguments,
 ) -> Trainer:
@@ -166,7 +158,7 @@ def new_trainer(
 def finish(
     folder: Path,
     processor: ProcessorMixin,
-    tables: dict[str, DatasetDict],
+    tables: dict[str, Tables],
     data_args: ChatDataArguments,
     training_args: VlmTrainingArguments,
     push: bool,
@@ -174,7 +166,7 @@ def finish(
     """Merge the adapter into an ordinary model, save and (with --push_to_hub) publish it, and show what it says."""
     base = SmolVLM.from_pretrained(folder / "base").to(training_args.device)
     model = load_lora(base, folder).merge_and_unload().eval()
-    model.describe(data=", ".join(Path(data_args.data).name if name in CAPTIONED else name for name in tables))
+    model.describe(data=", ".join(data_name(name, data_args.data) for name in tables))
     model.save_pretrained(folder / "merged")
     processor.save_pretrained(folder / "merged")
     for name, split in tables.items():

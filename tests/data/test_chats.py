@@ -2,8 +2,17 @@ import datasets
 import pytest
 import torch
 from tests import tiny
+from tests.subprocesses import run_python
 
-from vlmkit.data import CAPTION_PROMPTS, CaptionChats, ChatCollator, QuestionChats, assistant_message, user_message
+from vlmkit.data import (
+    CAPTION_PROMPTS,
+    CaptionChats,
+    ChatCollator,
+    QuestionChats,
+    assistant_message,
+    caption_chat,
+    user_message,
+)
 
 COLUMNS = {
     "image_id": ["a.jpg", "b.jpg"],
@@ -44,6 +53,51 @@ def test_requests_vary_with_the_caption_and_are_the_same_in_every_epoch():
     first, second = ([said(chat)[0] for chat in CaptionChats(rows.with_format("torch"))] for _ in range(2))
     assert first == second
     assert set(first) == set(CAPTION_PROMPTS)
+
+
+def test_a_row_becomes_a_conversation_of_its_first_caption():
+    row = table()[0]
+    chat = caption_chat(row)
+    assert said(chat)[1] == "a dog"
+    assert shown(chat) == [1, 0]
+    assert chat["messages"][0]["content"][0]["image"] is row["image"]
+    cached = caption_chat(table(cached=True)[0])
+    assert said(cached) == said(chat)
+    assert cached["image_tokens"].shape == (1, 3, 2)
+
+
+def test_the_request_for_a_rows_caption_depends_on_its_image():
+    rows = [{"image_id": f"{number}.jpg", "captions": ["x"], "image_tokens": [[0.0]]} for number in range(60)]
+    requests = [said(caption_chat(row))[0] for row in rows]
+    assert requests == [said(caption_chat(row))[0] for row in rows]
+    assert set(requests) == set(CAPTION_PROMPTS)
+    assert {said(caption_chat(row, ["Which?"]))[0] for row in rows} == {"Which?"}
+    code = "from vlmkit.data import caption_chat\nfor number in range(60):\n    "
+    code += "row = {'image_id': f'{number}.jpg', 'captions': ['x'], 'image_tokens': [[0.0]]}\n    "
+    code += "print(caption_chat(row)['messages'][0]['content'][-1]['text'])"
+    assert run_python("-c", code).splitlines() == requests
+
+
+def test_a_stream_becomes_one_of_conversations():
+    stream = table().to_iterable_dataset()
+    chats = list(stream.map(caption_chat, remove_columns=stream.column_names))
+    assert [said(chat)[1] for chat in chats] == ["a dog", "a red star"]
+    assert ChatCollator(tiny.smolvlm_processor())(chats)["pixel_values"].shape == (2, 3, 32, 32)
+
+
+def test_a_row_without_a_caption_is_refused():
+    row = {"image_id": "a.jpg", "captions": [], "image_tokens": [[0.0]]}
+    with pytest.raises(ValueError, match=r"image a\.jpg has no caption"):
+        caption_chat(row)
+    with pytest.raises(ValueError, match="there are no prompts"):
+        caption_chat({**row, "captions": ["x"]}, [])
+
+
+def test_tokens_may_be_lists():
+    rows = table(cached=True).with_format(None)
+    expected = [[[0.0, 1.0], [2.0, 3.0], [4.0, 5.0]]]
+    assert CaptionChats(rows)[0]["image_tokens"].tolist() == expected
+    assert QuestionChats(rows)[0]["image_tokens"].tolist() == expected
 
 
 def test_cached_tokens_stand_beside_the_messages():

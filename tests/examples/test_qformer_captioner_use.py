@@ -2,9 +2,7 @@
 
 import csv
 import json
-import runpy
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +15,6 @@ from tests.examples.qformer_captioner_runs import (
     BLOCKS,
     ODD_WORDS,
     RECIPE,
-    SCRIPTS,
     SPLITS,
     TABLE,
     TOKENS,
@@ -99,17 +96,6 @@ def test_captions_are_drawn_from_a_seed(place, album):
     assert captions(1) != first
 
 
-def test_pictures_are_turned_as_they_say(tmp_path):
-    exif = Image.Exif()
-    exif[0x0112] = 6  # a quarter turn
-    tiny.photo(48, 40).save(tmp_path / "turned.jpg", exif=exif)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(SCRIPTS)
-        thumbnail = runpy.run_path(str(SCRIPTS / "caption.py"), run_name="caption")["thumbnail"]
-    sys.modules.pop("common", None)
-    assert thumbnail(tmp_path / "turned.jpg", side=24).size == (20, 24)
-
-
 def test_images_that_are_none(place, album):
     (place / "empty").mkdir()
     (place / "broken").mkdir()
@@ -121,7 +107,7 @@ def test_images_that_are_none(place, album):
         (["album/notes.txt"], "none of the 1 images can be read"),
     ):
         for script in ("caption.py", "analyze.py"):
-            with pytest.raises(SystemExit, match=message):
+            with pytest.raises((OSError, ValueError), match=message):
                 run(place, script, "--model", "run", "--images", *images, "--output_dir", "nothing")
     assert not (place / "nothing").exists()
 

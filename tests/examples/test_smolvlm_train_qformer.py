@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from PIL import Image
 from safetensors.torch import load_file
 from tests.data import coco_folders
@@ -184,6 +185,13 @@ def test_the_originals_recipes(place, recipe, inherited, new):
     assert (config.num_query_tokens, config.temperature, config.learn_temperature) == (32, 0.07, False)
 
 
+def test_stage_2_goes_on_with_what_the_recipe_of_stage_1_writes():
+    stage_1, stage_2 = (yaml.safe_load((SCRIPTS / name).read_text()) for name in ("qformer_code.yaml", "vlm.yaml"))
+    assert stage_2["aligner"] == stage_1["output_dir"]
+    assert (stage_2["datasets"], stage_2["data"]) == ([stage_1["dataset"]], stage_1["data"])
+    assert stage_1["vision"] == "google/vit-base-patch16-224"
+
+
 def test_all_that_is_new_learns_at_the_rate_of_what_is_new(place):
     flags = ["--matching_loss_weight", 1, "--captioning_loss_weight", 0.5, "--learn_temperature"]
     rate_of = rates(look(place, *TINY, *RATES, *flags))
@@ -219,7 +227,7 @@ def test_drawn_scenes(place):
 
 def test_coco(place, tmp_path):
     flags = ["--vision", "vision", "--text", "text", "--dataset", "coco", "--use_cpu", *SHORT, "--output_dir", "coco"]
-    with pytest.raises(SystemExit, match="--dataset coco needs --data: a folder"):
+    with pytest.raises(SystemExit, match="coco needs --data: a folder"):
         run(place, "train_qformer.py", *flags)
     coco_folders.write_published(tmp_path, "2017")
     with pytest.raises(SystemExit, match="2 images in validation are too few for Recall@10; give more"):
@@ -236,7 +244,7 @@ def test_coco(place, tmp_path):
         (["--new_learning_rate", 0], "the learning rate of 'qformer.query_tokens' is 0.0; give a positive number"),
         (["--caption", "last"], "invalid choice: 'last'"),
         (["--data", "nowhere"], "nowhere"),
-        (["--dataset", "scenes"], "--dataset scenes draws its images: drop --data flickr8k"),
+        (["--dataset", "scenes"], "drop --data flickr8k, or name the data set that it holds: coco, flickr8k, web"),
         (["--max_images", 4], "4 images in validation are too few for Recall@10; give more"),
         (["--text", "vision"], "vit is no text encoder that the Q-Former can start from"),
     ],

@@ -30,6 +30,7 @@ from vlmkit.data.coco import load_coco_captions
 from vlmkit.data.collators import ContrastiveCollator, group_id
 from vlmkit.data.easy_vqa import load_easy_vqa
 from vlmkit.data.flickr8k import load_flickr8k
+from vlmkit.data.image_files import decodable_image_files, find_image_files, thumbnail
 from vlmkit.data.image_pairs import ImagePairs, SetEpochCallback
 from vlmkit.data.image_text_shards import stream_image_text
 from vlmkit.data.mixing import MixedPairs, cut_mix, mix_up
@@ -61,6 +62,8 @@ __all__ = [
     "caption_chat",
     "caption_matches",
     "cut_mix",
+    "decodable_image_files",
+    "find_image_files",
     "group_id",
     "load_cifar100",
     "load_coco_captions",
@@ -69,6 +72,7 @@ __all__ = [
     "load_scenes",
     "mix_up",
     "stream_image_text",
+    "thumbnail",
     "true_captions",
     "user_message",
 ]

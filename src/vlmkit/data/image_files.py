@@ -1,0 +1,71 @@
+"""A user's own images: files, and folders of them."""
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from vlmkit.images import rgb_images
+
+_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
+
+
+def find_image_files(places: Iterable[str | os.PathLike]) -> list[Path]:
+    """Files, of whatever name, and the image files in folders, in the order of their names.
+
+    Args:
+        places: files and folders; of a folder, the files that end in .jpg, .jpeg, .png, .bmp or .webp.
+
+    Raises:
+        FileNotFoundError: a place does not exist.
+        ValueError: there is no image at all.
+    """
+    places, files = list(map(Path, places)), []
+    for place in places:
+        if not place.exists():
+            raise FileNotFoundError(f"{place} does not exist; give image files or folders of them")
+        if place.is_file():
+            files.append(place)
+        else:
+            files += sorted(file for file in place.iterdir() if file.suffix.lower() in _SUFFIXES)
+    if not files:
+        where = ", ".join(map(str, places)) or "an empty list"
+        raise ValueError(f"no image in {where}; files must end in one of {', '.join(sorted(_SUFFIXES))}")
+    return files
+
+
+def decodable_image_files(files: Sequence[Path]) -> tuple[list[Path], dict[Path, str]]:
+    """The files that can be decoded, and the reason for each that cannot.
+
+    Args:
+        files: image files.
+
+    Raises:
+        ValueError: none can be decoded.
+    """
+    good, broken = [], {}
+    for file in files:
+        try:
+            with Image.open(file) as image:
+                image.load()
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            broken[file] = f"{type(error).__name__}: {error}"
+        else:
+            good.append(file)
+    if not good:
+        reasons = "; ".join(f"{file}: {reason}" for file, reason in list(broken.items())[:3])
+        raise ValueError(f"none of the {len(files)} images can be read ({reasons})")
+    return good, broken
+
+
+def thumbnail(file: str | os.PathLike, side: int = 320) -> Image.Image:
+    """A small RGB copy of an image file, so that a page of photographs fits in memory.
+
+    Args:
+        file: the image.
+        side: length of its longer side, in pixels, if it is longer.
+    """
+    small = rgb_images(os.fspath(file))
+    small.thumbnail((side, side))
+    return small
