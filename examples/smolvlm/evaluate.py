@@ -10,9 +10,9 @@ others and without images; only what it gains over these can come from looking. 
 
 import csv
 import json
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -41,6 +41,7 @@ class EvaluationArguments:
     num_beams: int = field(default=1, metadata={"help": "of captions"})
     max_new_tokens: int = 30
     prompt: str = field(default=CAPTION_PROMPTS[0], metadata={"help": "that asks for a caption"})
+    max_questions: int | None = field(default=None, metadata={"help": "of each data set, drawn at random"})
     dtype: Literal["float32", "bfloat16"] = "float32"
 
 
@@ -101,12 +102,18 @@ def score_answers(
     file: Path,
 ) -> dict[str, dict[str, float]]:
     """The accuracy of the answers of each condition, and of guesses from the question alone."""
-    questions, answers = (list(chain.from_iterable(table[name])) for name in ("questions", "answers"))
-    rows = [row for row, asked in enumerate(table["questions"]) for _ in asked]
-    replies = ask(
-        model, processor, table, rows, questions, arguments.batch_size, max_new_tokens=arguments.max_new_tokens
-    )
-    replies.update(answer_baselines(tables["train"], table))
+    asked = [
+        (row, *pair)
+        for row, pairs in enumerate(zip(table["questions"], table["answers"], strict=True))
+        for pair in zip(*pairs, strict=True)
+    ]
+    count = min(arguments.max_questions or len(asked), len(asked))
+    chosen = sorted(random.Random(0).sample(range(len(asked)), count))
+    rows, questions, answers = (list(column) for column in zip(*(asked[place] for place in chosen), strict=True))
+    generation = {"max_new_tokens": arguments.max_new_tokens}
+    replies = ask(model, processor, table, rows, questions, arguments.batch_size, **generation)
+    for name, guesses in answer_baselines(tables["train"], table).items():
+        replies[name] = [guesses[place] for place in chosen]
     metrics = {name: vqa_accuracy(guesses, answers) for name, guesses in replies.items()}
     print(f"\n{f'{len(questions):,} questions':26} accuracy")
     for name, values in metrics.items():

@@ -87,6 +87,15 @@ def test_each_condition_shows_what_it_says(place, evaluated):
     assert len({tuple(row[name] for row in written) for name in CONDITIONS}) == 3  # the images do matter
 
 
+def test_some_questions_are_answered_as_among_all(place, evaluated):
+    flags = ["--model", "model", *DATA, "--tasks", "questions", "--max_new_tokens", 4, "--max_questions", 4]
+    run(place, "evaluate.py", *flags, "--output_dir", "some")
+    some, every = (rows(place / f"{folder}/easy_vqa_answers.csv") for folder in ("some", "evaluation"))
+    assert len(some) == 4
+    assert len(every) == 6
+    assert [row for row in every if row in some] == some
+
+
 def test_scores_of_stage_1(place):
     printed = run(place, "evaluate.py", "--model", "aligner", *DATA, "--output_dir", "stage_1")
     metrics = json.loads((place / "stage_1/metrics.json").read_text())
