@@ -21,8 +21,8 @@ def find_image_files(places: Iterable[str | os.PathLike]) -> list[Path]:
         FileNotFoundError: a place does not exist.
         ValueError: there is no image at all.
     """
-    places, files = list(map(Path, places)), []
-    for place in places:
+    paths, files = [Path(place) for place in places], []
+    for place in paths:
         if not place.exists():
             raise FileNotFoundError(f"{place} does not exist; give image files or folders of them")
         if place.is_file():
@@ -30,7 +30,7 @@ def find_image_files(places: Iterable[str | os.PathLike]) -> list[Path]:
         else:
             files += sorted(file for file in place.iterdir() if file.suffix.lower() in _SUFFIXES)
     if not files:
-        where = ", ".join(map(str, places)) or "an empty list"
+        where = ", ".join(map(str, paths)) or "an empty list"
         raise ValueError(f"no image in {where}; files must end in one of {', '.join(sorted(_SUFFIXES))}")
     return files
 
