@@ -28,6 +28,7 @@ from vlmkit.training import (
     load_lora,
     optimizer_with_part_rates,
     parse_arguments,
+    refuse_several_gpus,
     reply_to_chats,
 )
 
@@ -77,10 +78,7 @@ def main() -> None:
     model_args, data_args, training_args = parse_arguments(
         ModelArguments, ChatDataArguments, VlmTrainingArguments, defaults={"bf16": has_bf16}
     )
-    if training_args.n_gpu > 1:
-        raise SystemExit(
-            f"one process sees {training_args.n_gpu} GPUs: start one for each, torchrun --nproc_per_node gpu"
-        )
+    refuse_several_gpus(training_args)  # the images of a batch are in one row, whatever its texts have
     folder, push = Path(training_args.output_dir), training_args.push_to_hub
     training_args.push_to_hub = False  # the adapter: what is published is the merged model
     progress = progress_of(folder, model_args.resume)

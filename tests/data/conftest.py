@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 from tests.data.flickr8k_folders import CAPTIONS, write_csv, write_images, write_lists
+from tests.data.image_text_folders import write_folders, write_tars
 
 
 @pytest.fixture
@@ -17,3 +18,20 @@ def folder(bare) -> Path:
     write_csv(bare / "captions.txt", CAPTIONS)
     write_lists(bare / "official_splits")
     return bare
+
+
+@pytest.fixture
+def tars(tmp_path) -> Path:
+    """Shards of images and captions."""
+    return write_tars(tmp_path / "tars" / "cc3m")
+
+
+@pytest.fixture
+def folders(tmp_path) -> Path:
+    """The same in folders of files."""
+    return write_folders(tmp_path / "folders" / "cc3m")
+
+
+@pytest.fixture(params=["tars", "folders"])
+def source(request) -> Path:
+    return request.getfixturevalue(request.param)

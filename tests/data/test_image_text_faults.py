@@ -20,28 +20,10 @@ from tests.data.image_text_folders import (
     sample_files,
     shard_files,
     write_folder,
-    write_folders,
     write_tar,
-    write_tars,
 )
 
 from vlmkit.data import stream_image_text
-
-
-@pytest.fixture
-def tars(tmp_path) -> Path:
-    return write_tars(tmp_path / "tars" / "cc3m")
-
-
-@pytest.fixture
-def folders(tmp_path) -> Path:
-    return write_folders(tmp_path / "folders" / "cc3m")
-
-
-@pytest.fixture(params=["tars", "folders"])
-def source(request) -> Path:
-    return request.getfixturevalue(request.param)
-
 
 SECOND = key(0, 1)
 # What becomes of the files of the second sample, what the message says, and how the fault is counted.

@@ -25,9 +25,7 @@ from tests.data.image_text_folders import (
     key,
     shard_files,
     write_folder,
-    write_folders,
     write_tar,
-    write_tars,
 )
 from torch.utils.data import DataLoader
 from transformers import Trainer
@@ -36,22 +34,6 @@ from vlmkit import QFormerCaptioner
 from vlmkit.data import CaptionCollator, ContrastiveCollator, stream_image_text
 from vlmkit.data.image_text_layouts import find_shards
 from vlmkit.training.arguments import TableTrainingArguments
-
-
-@pytest.fixture
-def tars(tmp_path) -> Path:
-    return write_tars(tmp_path / "tars" / "cc3m")
-
-
-@pytest.fixture
-def folders(tmp_path) -> Path:
-    return write_folders(tmp_path / "folders" / "cc3m")
-
-
-@pytest.fixture(params=["tars", "folders"])
-def source(request) -> Path:
-    return request.getfixturevalue(request.param)
-
 
 # What is read
 

@@ -68,6 +68,21 @@ def write_easy_vqa(folder: Path) -> None:
         (folder / split / "questions.json").write_text(json.dumps(questions))
 
 
+class Killed(BaseException):
+    """Not an error that anything handles."""
+
+
+class Kill(TrainerCallback):
+    """Stops a run at once after an update."""
+
+    def __init__(self, step: int):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            raise Killed
+
+
 def run(place: Path, script: str, *flags: object, callback: TrainerCallback | None = None) -> str:
     """Run a script with flags, maybe with one more callback in each Trainer, and return what it prints."""
     printed = io.StringIO()

@@ -12,7 +12,16 @@ import yaml
 from PIL import Image
 from safetensors.torch import load_file
 from tests.data import coco_folders
-from tests.examples.smolvlm_runs import CAPTIONS_PER_IMAGE, SCRIPTS, SPLITS, run, write_models, write_photos
+from tests.examples.smolvlm_runs import (
+    CAPTIONS_PER_IMAGE,
+    SCRIPTS,
+    SPLITS,
+    Kill,
+    Killed,
+    run,
+    write_models,
+    write_photos,
+)
 from transformers import AutoModel, AutoProcessor, DistilBertModel, TrainerCallback
 
 from vlmkit import QFormerAligner, QFormerAlignerProcessor
@@ -93,21 +102,6 @@ def test_the_similarity_grid_is_an_image(place, trained):
         assert image.format == "PNG"
         assert min(image.size) > 500
         assert len(image.convert("RGB").getcolors(2**20)) > 100
-
-
-class Killed(BaseException):
-    """Not an error that anything handles."""
-
-
-class Kill(TrainerCallback):
-    """Stops a run at once after an update."""
-
-    def __init__(self, step: int):
-        self.step = step
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step == self.step:
-            raise Killed
 
 
 def kill_and_resume(place: Path, step: int, whole: str, *flags: object) -> Path:

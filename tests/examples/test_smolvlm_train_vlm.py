@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tests.examples import smolvlm_runs
-from tests.examples.smolvlm_runs import SCRIPTS, run
+from tests.examples.smolvlm_runs import SCRIPTS, Kill, Killed, run
 from tests.local_hub import LocalHub
 from tests.subprocesses import run_python
 from transformers import AutoModel, AutoProcessor, TrainerCallback
@@ -86,21 +86,6 @@ def test_what_is_printed_and_written(place, trained):
     assert "## Training data\n\nflickr8k, easy_vqa\n" in card
     assert 'pipeline("image-text-to-text"' in card
     assert str(place) not in card + (place / "whole/merged/config.json").read_text()
-
-
-class Killed(BaseException):
-    """Not an error that anything handles."""
-
-
-class Kill(TrainerCallback):
-    """Stops a run at once after an update."""
-
-    def __init__(self, step: int):
-        self.step = step
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step == self.step:
-            raise Killed
 
 
 @pytest.mark.parametrize("step", [2, 4, 14], ids=["before the first checkpoint", "within an epoch", "near the end"])

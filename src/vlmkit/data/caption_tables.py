@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from datasets import Dataset, DatasetDict, Features, Image, List, Value, concatenate_datasets, load_dataset
 
-from vlmkit.data.checks import CaptionRow, Faults, group_captions, undecodable
+from vlmkit.data.checks import CaptionRow, Faults, file_state, group_captions, undecodable
 
 _ID_COLUMNS = ("image_id", "filename", "file_name", "image_name")
 
@@ -43,7 +43,7 @@ def from_files(listed: Mapping[str, Sequence[ListedImage]], faults: Faults) -> t
         splits[split] = []
         for image_id, path, captions in images:
             try:
-                state = _state(path)
+                state = file_state(path)
             except FileNotFoundError:
                 faults.add("absent image", f"image {path} is absent", FileNotFoundError)
                 continue
@@ -52,12 +52,6 @@ def from_files(listed: Mapping[str, Sequence[ListedImage]], faults: Faults) -> t
             states.append(state)
     table = Dataset.from_dict({"image": paths, "state": states}, Features({"image": Image(), "state": Value("string")}))
     return table.remove_columns("state"), splits  # having been a column, the state stays in the fingerprint
-
-
-def _state(path: Path) -> str:
-    """What changes if a file is replaced: its size in bytes and its time of change in nanoseconds."""
-    stat = path.stat()
-    return f"{stat.st_size} {stat.st_mtime_ns}"
 
 
 def from_datasets(source: str, faults: Faults, repeats: bool = False) -> tuple[Dataset, dict[str, list[Photo]]]:

@@ -5,6 +5,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from datasets.utils import tqdm
@@ -142,3 +143,13 @@ def _decoding_error(encoded: Mapping[str, Any] | None) -> str | None:
     except Exception as error:  # a broken file makes PIL raise nearly anything
         return f"{type(error).__name__}: {error}"
     return None
+
+
+def file_state(path: Path) -> str:
+    """What changes if a file is replaced: its size in bytes and its time of change in nanoseconds.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+    stat = path.stat()
+    return f"{stat.st_size} {stat.st_mtime_ns}"

@@ -9,7 +9,7 @@ from typing import Any
 
 from datasets import Dataset, DatasetDict, Features, Image, List, Value
 
-from vlmkit.data.checks import undecodable
+from vlmkit.data.checks import file_state, undecodable
 
 _FEATURES = Features(
     {
@@ -119,9 +119,8 @@ def _is_question(entry: Any) -> bool:
 
 
 def _states(paths: Sequence[Path]) -> list[str]:
-    """What changes if a file is replaced: the size in bytes and the time of change in nanoseconds."""
+    """What changes if a file is replaced."""
     try:
-        stats = [path.stat() for path in paths]
+        return [file_state(path) for path in paths]
     except FileNotFoundError as error:
         raise FileNotFoundError(f"image {error.filename} is absent, of which questions ask; copy it again") from error
-    return [f"{stat.st_size} {stat.st_mtime_ns}" for stat in stats]

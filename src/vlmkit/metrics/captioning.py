@@ -1,8 +1,7 @@
 """Caption metrics: BLEU, ROUGE-L and CIDEr without Java, with the values of pycocoevalcap."""
 
-import reprlib
 import warnings
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Literal, TypeAlias
 
@@ -11,12 +10,14 @@ import numpy as np
 from vlmkit.metrics import ptb
 from vlmkit.metrics.bleu import bleu
 from vlmkit.metrics.caption_tokenizer import tokenize
+from vlmkit.metrics.checks import check_list, check_strings
 from vlmkit.metrics.cider import cider
 from vlmkit.metrics.ngrams import Words, caption_ngrams
 from vlmkit.metrics.rouge import rouge_l
 from vlmkit.validation import one_of
 
 Tokenizer: TypeAlias = Literal["simple", "ptb"]
+_ADVICE = "give one prediction and one list of references per image"
 
 
 def caption_metrics(
@@ -75,33 +76,20 @@ def caption_metrics(
 
 
 def _check_captions(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> None:
-    _check_list("predictions", predictions)
-    _check_list("references", references)
+    check_list("predictions", predictions, _ADVICE)
+    check_list("references", references, _ADVICE)
     if len(predictions) == 0 or len(predictions) != len(references):
         raise ValueError(
             f"{len(predictions)} predictions and {len(references)} lists of references; give one of each per image, "
             "for at least one image"
         )
-    _check_strings("predictions", predictions)
+    check_strings("predictions", predictions, "caption")
     for image, captions in enumerate(references):
         name = f"references[{image}]"
-        _check_list(name, captions)
+        check_list(name, captions, _ADVICE)
         if len(captions) == 0:
             raise ValueError(f"{name} is empty; give the image a reference or leave it out")
-        _check_strings(name, captions)
-
-
-def _check_list(name: str, values: object) -> None:
-    if isinstance(values, str | Mapping) or not isinstance(values, Collection):
-        raise TypeError(
-            f"{name} is {reprlib.repr(values)}, not a list; give one prediction and one list of references per image"
-        )
-
-
-def _check_strings(name: str, captions: Sequence[str]) -> None:
-    for index, caption in enumerate(captions):
-        if not isinstance(caption, str):
-            raise TypeError(f"{name}[{index}] is {reprlib.repr(caption)}, not a string; give the decoded caption")
+        check_strings(name, captions, "caption")
 
 
 def _words(

@@ -1,6 +1,7 @@
 """Checks that the metrics share."""
 
-from collections.abc import Sequence
+import reprlib
+from collections.abc import Collection, Mapping, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -47,3 +48,16 @@ def check_cutoffs(cutoffs: Sequence[int], num_candidates: int) -> None:
                 f"cut-off k={k} is outside 1..{num_candidates}, the number of candidates; choose k in that range or "
                 "evaluate on more candidates"
             )
+
+
+def check_list(name: str, values: object, advice: str) -> None:
+    """Check that something is a list, and neither a string nor a dictionary."""
+    if isinstance(values, str | Mapping) or not isinstance(values, Collection):
+        raise TypeError(f"{name} is {reprlib.repr(values)}, not a list; {advice}")
+
+
+def check_strings(name: str, values: Sequence[str], kind: str) -> None:
+    """Check that a list holds strings, which are of some kind, such as captions."""
+    for index, value in enumerate(values):
+        if not isinstance(value, str):
+            raise TypeError(f"{name}[{index}] is {reprlib.repr(value)}, not a string; give the decoded {kind}")

@@ -1,12 +1,14 @@
 """Accuracy of answers to questions about images, as in VQA."""
 
 import re
-import reprlib
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
+from vlmkit.metrics.checks import check_list, check_strings
+
+_ADVICE = "give one prediction and the answers per question"
 # Agreement with three of the other people who answered counts fully.
 _FULL_AGREEMENT = 3
 
@@ -97,17 +99,17 @@ def vqa_accuracy(predictions: Sequence[str], answers: Sequence[str | Sequence[st
         >>> vqa_accuracy(["boat"], [["ship"] * 8 + ["a boat", "boat"]])
         {'accuracy': 0.6, 'accuracy/other': 0.6}
     """
-    _check_list("predictions", predictions)
-    _check_list("answers", answers)
+    check_list("predictions", predictions, _ADVICE)
+    check_list("answers", answers, _ADVICE)
     if len(predictions) == 0 or len(predictions) != len(answers):
         raise ValueError(
             f"{len(predictions)} predictions and {len(answers)} questions with answers; give one of each per question, "
             "for at least one question"
         )
+    check_strings("predictions", predictions, "answer")
     scores: list[float] = []
     types: list[str] = []
     for question, (prediction, given) in enumerate(zip(predictions, answers, strict=True)):
-        _check_string(f"predictions[{question}]", prediction)
         wanted = [normalize_answer(answer) for answer in _answer_list(f"answers[{question}]", given)]
         scores.append(_agreement(normalize_answer(prediction), wanted))
         types.append(_answer_type(wanted))
@@ -140,21 +142,8 @@ def _answer_list(name: str, given: str | Sequence[str]) -> Sequence[str]:
     """The answers of one question."""
     if isinstance(given, str):
         return [given]
-    _check_list(name, given)
+    check_list(name, given, _ADVICE)
     if len(given) == 0:
         raise ValueError(f"{name} is empty; give the question an answer or leave it out")
-    for index, answer in enumerate(given):
-        _check_string(f"{name}[{index}]", answer)
+    check_strings(name, given, "answer")
     return given
-
-
-def _check_list(name: str, values: object) -> None:
-    if isinstance(values, str | Mapping) or not isinstance(values, Collection):
-        raise TypeError(
-            f"{name} is {reprlib.repr(values)}, not a list; give one prediction and the answers per question"
-        )
-
-
-def _check_string(name: str, answer: object) -> None:
-    if not isinstance(answer, str):
-        raise TypeError(f"{name} is {reprlib.repr(answer)}, not a string; give the decoded answer")

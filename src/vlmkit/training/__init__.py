@@ -6,6 +6,7 @@ from vlmkit.training.arguments import (
     TableTrainingArguments,
     parse_arguments,
     parse_phases,
+    refuse_several_gpus,
 )
 from vlmkit.training.block_freezing import freeze_lower_blocks
 from vlmkit.training.captioning import caption_table
@@ -38,5 +39,6 @@ __all__ = [
     "parse_arguments",
     "parse_phases",
     "phase_progress",
+    "refuse_several_gpus",
     "reply_to_chats",
 ]

@@ -41,10 +41,19 @@ class ContrastiveTrainingArguments(TableTrainingArguments):
     def __post_init__(self) -> None:
         """Refuse several GPUs in one process."""
         super().__post_init__()
-        if self.n_gpu > 1:
-            raise ValueError(
-                f"one process sees {self.n_gpu} GPUs; start one for each: torchrun --nproc_per_node gpu ..."
-            )
+        refuse_several_gpus(self)
+
+
+def refuse_several_gpus(training_args: TrainingArguments) -> None:
+    """Refuse to spread a batch over several GPUs of one process, row by row, where its rows belong together.
+
+    Raises:
+        ValueError: the process sees several GPUs.
+    """
+    if training_args.n_gpu > 1:
+        raise ValueError(
+            f"one process sees {training_args.n_gpu} GPUs; start one for each: torchrun --nproc_per_node gpu ..."
+        )
 
 
 def parse_arguments(
