@@ -29,7 +29,7 @@ from transformers.loss.loss_utils import ForCausalLMLoss
 
 from retrieval_memory import resident_bytes
 from vlmkit import QFormerAligner, QFormerAlignerConfig, SmolVLM, VlmkitSmolVLMConfig
-from vlmkit.training import add_lora
+from vlmkit.training import adapt_backbones
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 _PREFIX_LENGTH, _NUM_LABELS = 36, 20  # with 32 places of an image between them: 88 positions
@@ -68,7 +68,7 @@ def build_aligner(num_layers: int | None) -> QFormerAligner:
 
 def build_adapted(num_layers: int | None) -> nn.Module:
     """Stage 2, with the original's LoRA."""
-    return add_lora(SmolVLM(model_config(num_layers)))
+    return adapt_backbones(SmolVLM(model_config(num_layers)))
 
 
 def build_batch(config: VlmkitSmolVLMConfig, batch_size: int) -> dict[str, Tensor]:

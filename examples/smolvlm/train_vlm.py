@@ -24,7 +24,7 @@ from vlmkit.analysis.parameters import component_parameters, parameter_table
 from vlmkit.data import ChatCollator
 from vlmkit.training import (
     TableTrainingArguments,
-    add_lora,
+    adapt_backbones,
     load_lora,
     optimizer_with_part_rates,
     parse_arguments,
@@ -96,7 +96,13 @@ def main() -> None:
             dtype = model_args.cache_tokens
             tables = {name: cached_tables(model, processor, split, dtype) for name, split in tables.items()}
     set_seed(training_args.seed)  # the same adapter, whether the base was made or found
-    adapted = add_lora(model, model_args.lora_rank, model_args.lora_alpha, model_args.lora_dropout, model_args.use_dora)
+    adapted = adapt_backbones(
+        model,
+        text="dora" if model_args.use_dora else "lora",
+        rank=model_args.lora_rank,
+        alpha=model_args.lora_alpha,
+        dropout=model_args.lora_dropout,
+    )
     if training_args.should_log:
         print("the training is finished" if progress.finished else parameter_table(component_parameters(model)))
     trainer = new_trainer(adapted, processor, tables, data_args, training_args)

@@ -30,7 +30,14 @@ from vlmkit.models.qformer_captioner import (
     QFormerCaptionerOutput,
     QFormerCaptionerProcessor,
 )
-from vlmkit.models.smolvlm import SmolVLM, SmolVLMOutput, VlmkitSmolVLMConfig, VlmkitSmolVLMProcessor
+from vlmkit.models.smolvlm import (
+    SmolVLM,
+    SmolVLMOutput,
+    VlmkitSmolVLMConfig,
+    VlmkitSmolVLMImageProcessor,
+    VlmkitSmolVLMImageProcessorPil,
+    VlmkitSmolVLMProcessor,
+)
 from vlmkit.modules.given_tokens import GivenTokensConfig
 from vlmkit.registration import register
 
@@ -60,6 +67,8 @@ __all__ = [
     "SmolVLM",
     "SmolVLMOutput",
     "VlmkitSmolVLMConfig",
+    "VlmkitSmolVLMImageProcessor",
+    "VlmkitSmolVLMImageProcessorPil",
     "VlmkitSmolVLMProcessor",
     "__version__",
 ]

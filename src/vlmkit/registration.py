@@ -3,14 +3,28 @@
 from dataclasses import dataclass
 
 import transformers
-from transformers import AutoConfig, AutoModel, AutoProcessor, PreTrainedConfig, PreTrainedModel, ProcessorMixin
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModel,
+    AutoProcessor,
+    PreTrainedConfig,
+    PreTrainedModel,
+    ProcessorMixin,
+)
 
 from vlmkit.hub import SHIM_NAME
 from vlmkit.models.dual_encoder import DualEncoderConfig, DualEncoderModel, DualEncoderProcessor
 from vlmkit.models.paired_cifar import PairedCifarAligner, PairedCifarAlignerConfig, PairedCifarAlignerProcessor
 from vlmkit.models.qformer_aligner import QFormerAligner, QFormerAlignerConfig, QFormerAlignerProcessor
 from vlmkit.models.qformer_captioner import QFormerCaptioner, QFormerCaptionerConfig, QFormerCaptionerProcessor
-from vlmkit.models.smolvlm import SmolVLM, VlmkitSmolVLMConfig, VlmkitSmolVLMProcessor
+from vlmkit.models.smolvlm import (
+    SmolVLM,
+    VlmkitSmolVLMConfig,
+    VlmkitSmolVLMImageProcessor,
+    VlmkitSmolVLMImageProcessorPil,
+    VlmkitSmolVLMProcessor,
+)
 from vlmkit.modules.given_tokens import GivenTokensConfig, GivenTokensModel
 
 
@@ -44,9 +58,14 @@ MODELS = (
 
 
 def register() -> None:
-    """Register every row, and the backbone that is none; a second call changes nothing."""
+    """Register every row, the backbone and the image processor that are none; a second call changes nothing."""
     AutoConfig.register(GivenTokensConfig.model_type, GivenTokensConfig, exist_ok=True)
     AutoModel.register(GivenTokensConfig, GivenTokensModel, exist_ok=True)
+    AutoImageProcessor.register(
+        VlmkitSmolVLMConfig,
+        image_processor_classes={"torchvision": VlmkitSmolVLMImageProcessor, "pil": VlmkitSmolVLMImageProcessorPil},
+        exist_ok=True,
+    )
     for row in MODELS:
         AutoConfig.register(row.config.model_type, row.config, exist_ok=True)
         AutoProcessor.register(row.config, row.processor, exist_ok=True)

@@ -106,6 +106,16 @@ class TestAttention:
         assert outputs.dtype == torch.bfloat16
         torch.testing.assert_close(outputs.float(), expected, rtol=0.1, atol=0.05)
 
+    def test_may_have_no_biases(self, implementation):
+        ours = Attention(config(implementation), WIDTH, HEADS, bias=False).eval()
+        theirs = nn.MultiheadAttention(WIDTH, HEADS, bias=False, batch_first=True).eval()
+        projections = zip((ours.q_proj, ours.k_proj, ours.v_proj), theirs.in_proj_weight.chunk(3), strict=True)
+        for projection, weight in projections:
+            projection.load_state_dict({"weight": weight})
+        ours.out_proj.load_state_dict(theirs.out_proj.state_dict())
+        x, others = tokens(3), tokens(7)
+        torch.testing.assert_close(ours(x, ours.key_values(others))[0], theirs(x, others, others)[0])
+
     def test_heads_that_do_not_divide_the_width_are_refused(self):
         with pytest.raises(ValueError, match="3 heads do not divide a width of 16; choose a divisor of it"):
             Attention(config(), WIDTH, 3)

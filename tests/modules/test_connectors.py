@@ -2,70 +2,257 @@ import pytest
 import torch
 from tests import tiny
 from torch import nn
-from torch.nn.functional import linear, relu
+from torch.nn.functional import gelu, linear, relu, silu
+from transformers import Idefics3Config
+from transformers.models.idefics3.modeling_idefics3 import Idefics3Connector
 
-from vlmkit.modules.connectors import QFormerConnector
+from vlmkit.modules.connectors import (
+    MLPConnector,
+    PerceiverConnector,
+    PixelShuffleConnector,
+    QFormerConnector,
+    flat_token_mask,
+)
 from vlmkit.modules.text_encoders import encoder_sizes
 
 CONFIG = tiny.smolvlm_config()  # tells which attention is computed how
 SIZES = encoder_sizes(tiny.distilbert_config())
 
 
-def connector(vision_size: int = 24, num_cross_heads: int | None = None, cross_frequency: int = 2) -> QFormerConnector:
+def filled(module: nn.Module) -> nn.Module:
+    """In evaluation, with weights that leave nothing near zero."""
     torch.manual_seed(0)
-    made = QFormerConnector(CONFIG, vision_size, SIZES, 3, num_cross_heads, cross_frequency, 20).eval()
     with torch.no_grad():
-        for name, parameter in made.named_parameters():
+        for name, parameter in module.named_parameters():
             parameter.normal_(mean=float(name.endswith("norm.weight")), std=0.3)
+    return module.eval()
+
+
+def connector(vision_size: int = 24, num_cross_heads: int | None = None, cross_frequency: int = 2) -> QFormerConnector:
+    return filled(QFormerConnector(CONFIG, vision_size, SIZES, 3, num_cross_heads, cross_frequency, 20))
+
+
+def perceiver() -> PerceiverConnector:
+    return filled(PerceiverConnector(CONFIG, 24, 20, 32, num_latents=3, depth=2, num_heads=4))
+
+
+def mlp() -> MLPConnector:
+    return filled(MLPConnector(24, 20))
+
+
+def pixel_shuffle(factor: int = 2) -> PixelShuffleConnector:
+    return filled(PixelShuffleConnector(24, 20, factor))
+
+
+CONNECTORS = pytest.mark.parametrize("make", [connector, perceiver, mlp, pixel_shuffle])
+
+
+def padded(*images: torch.Tensor, rows: int, columns: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Grids of tokens `(h, w, D)` in the corner of larger ones: tokens `(B, rows * columns, D)` and `token_mask`."""
+    tokens = torch.randn(len(images), rows, columns, images[0].shape[-1]) * 10  # that nobody may see
+    mask = torch.zeros(len(images), rows, columns, dtype=torch.bool)
+    for row, image in enumerate(images):
+        height, width = image.shape[:2]
+        tokens[row, :height, :width], mask[row, :height, :width] = image, True
+    return tokens.flatten(1, 2), mask
+
+
+@CONNECTORS
+class TestEveryConnector:
+    @pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+    def test_a_padded_image_is_as_the_image_alone(self, make, implementation, monkeypatch):
+        monkeypatch.setattr(CONFIG, "_attn_implementation", implementation)
+        made, images = make(), [torch.randn(4, 6, 24), torch.randn(2, 4, 24), torch.randn(4, 2, 24)]
+        embeds, embed_mask = made(*padded(*images, rows=4, columns=6))
+        for row, image in enumerate(images):
+            alone, all_real = made(image.flatten(0, 1)[None], torch.ones(1, *image.shape[:2], dtype=torch.bool))
+            ours = embeds[row] if embed_mask is None else embeds[row, embed_mask[row]]
+            assert all_real is None or all_real.all()
+            torch.testing.assert_close(ours, alone[0])
+
+    def test_a_mask_without_padding_changes_nothing(self, make):
+        made, tokens = make(), torch.randn(2, 16, 24)
+        embeds, embed_mask = made(tokens, torch.ones(2, 4, 4, dtype=torch.bool))
+        assert embed_mask is None or embed_mask.all()
+        torch.testing.assert_close(embeds, made(tokens)[0])
+        assert made(tokens)[1] is None
+
+    def test_every_image_is_read_by_itself(self, make):
+        made, tokens = make(), torch.randn(2, 16, 24)
+        embeds, _ = made(tokens)
+        assert embeds.shape == (2, {mlp: 16, pixel_shuffle: 4}.get(make, 3), 20)
+        torch.testing.assert_close(embeds[1:], made(tokens[1:])[0])
+        assert (embeds[0] - embeds[1]).abs().max() > 1e-2
+
+    def test_gradients_reach_every_parameter_and_no_padding(self, make):
+        made = make().train()
+        tokens, mask = padded(torch.randn(4, 4, 24), torch.randn(2, 2, 24), rows=4, columns=4)
+        embeds, embed_mask = made(tokens.requires_grad_(), mask)
+        (embeds if embed_mask is None else embeds[embed_mask]).square().sum().backward()
+        assert all(parameter.grad.isfinite().all() for parameter in made.parameters())
+        for name, parameter in made.named_parameters():  # a bias of all keys changes no softmax
+            assert parameter.grad.abs().sum() > 0 or name.endswith("k_proj.bias")
+        assert torch.equal(tokens.grad.abs().sum(dim=-1) > 0, mask.flatten(1))
+
+    def test_half_precision(self, make):
+        made = make()
+        tokens, mask = padded(torch.randn(4, 4, 24), torch.randn(2, 2, 24), rows=4, columns=4)
+        embeds, embed_mask = made.to(torch.bfloat16)(tokens.to(torch.bfloat16), mask)
+        assert embeds.dtype == torch.bfloat16
+        assert embeds.isfinite().all()
+        assert embed_mask is None or embed_mask.dtype == torch.bool
+
+    def test_a_mask_of_more_tokens_is_refused(self, make):
+        with pytest.raises(ValueError, match="12 tokens do not fill the grid of 4 x 4 that token_mask lays out; give"):
+            make()(torch.randn(1, 12, 24), torch.ones(1, 4, 4, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("make", [connector, perceiver, mlp])
+def test_class_tokens_are_real(make):
+    made, image, prefix = make(), torch.randn(2, 3, 24), torch.randn(1, 1, 24)
+    tokens, mask = padded(image, rows=3, columns=4)
+    embeds, embed_mask = made(torch.cat([prefix, tokens], dim=1), mask)
+    alone, _ = made(torch.cat([prefix, image.flatten(0, 1)[None]], dim=1))
+    torch.testing.assert_close(embeds if embed_mask is None else embeds[embed_mask][None], alone)
+    assert (embeds - made(torch.cat([-prefix, tokens], dim=1), mask)[0]).abs().max() > 1e-2
+
+
+def test_a_flat_mask_is_row_by_row_behind_what_stands_in_front():
+    mask = torch.tensor([[[1, 1, 0], [1, 1, 0]], [[1, 1, 1], [0, 0, 0]]]).bool()
+    assert flat_token_mask(mask, 6).int().tolist() == [[1, 1, 0, 1, 1, 0], [1, 1, 1, 0, 0, 0]]
+    assert flat_token_mask(mask, 8).int().tolist() == [[1, 1, 1, 1, 0, 1, 1, 0], [1, 1, 1, 1, 1, 0, 0, 0]]
+    with pytest.raises(ValueError, match="5 tokens do not fill the grid of 2 x 3 that token_mask lays out"):
+        flat_token_mask(mask, 5)
+
+
+def test_perceiver_is_a_gated_mlp_and_a_resampler():
+    made, tokens = perceiver(), torch.randn(2, 5, 24)
+    weights = made.modality_projection.state_dict()
+    hidden = silu(linear(tokens, weights["gate_proj.weight"])) * linear(tokens, weights["up_proj.weight"])
+    assert hidden.shape == (2, 5, 32)
+    expected = made.resampler(linear(hidden, weights["down_proj.weight"]))
+    torch.testing.assert_close(made(tokens)[0], expected)
+
+
+def test_mlp_is_two_layers_with_an_exact_gelu_between_them():
+    made, tokens = mlp(), torch.randn(2, 5, 24)
+    weights = made.state_dict()
+    hidden = gelu(linear(tokens, weights["mlp.0.weight"], weights["mlp.0.bias"]))
+    torch.testing.assert_close(made(tokens)[0], linear(hidden, weights["mlp.2.weight"], weights["mlp.2.bias"]))
+
+
+def identity(factor: int, width: int = 1) -> PixelShuffleConnector:
+    """Shows what is put together."""
+    made = PixelShuffleConnector(width, factor**2 * width, factor)
+    nn.init.eye_(made.projection.weight)
     return made
 
 
-def test_is_a_projection_a_qformer_and_two_layers_with_a_relu_between_them():
-    made, tokens = connector(), torch.randn(2, 5, 24)
-    weights = made.state_dict()
-    projected = linear(tokens, weights["image_projection.weight"], weights["image_projection.bias"])
-    queries = made.qformer(image_states=projected).queries
-    hidden = relu(linear(queries, weights["mlp.0.weight"], weights["mlp.0.bias"]))
-    expected = linear(hidden, weights["mlp.2.weight"], weights["mlp.2.bias"])
-    assert queries.shape == (2, 3, 16)
-    assert made(tokens).shape == (2, 3, 20)
-    assert (hidden == 0).float().mean() > 0.1
-    torch.testing.assert_close(made(tokens), expected)
+class TestPixelShuffleConnector:
+    def test_squares_of_a_grid_are_put_together(self):
+        grid = torch.tensor([[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11], [12, 13, 14, 15]]).float()
+        embeds, mask = identity(2)(grid.view(1, 16, 1))
+        assert embeds.tolist() == [[[0, 1, 4, 5], [2, 3, 6, 7], [8, 9, 12, 13], [10, 11, 14, 15]]]
+        assert mask is None
+
+    def test_a_grid_may_be_wide(self):
+        tokens, mask = torch.arange(12.0).view(1, 12, 1), torch.ones(1, 2, 6, dtype=torch.bool)
+        embeds, _ = identity(2)(tokens, mask)
+        assert embeds.tolist() == [[[0, 1, 6, 7], [2, 3, 8, 9], [4, 5, 10, 11]]]
+
+    def test_features_of_a_token_stay_together(self):
+        embeds, _ = identity(2, width=2)(torch.tensor([[[0.0, 0.5], [1.0, 1.5], [2.0, 2.5], [3.0, 3.5]]]))
+        assert embeds.tolist() == [[[0, 0.5, 1, 1.5, 2, 2.5, 3, 3.5]]]
+
+    def test_padding_is_zeros_and_a_square_of_it_is_none(self):
+        mask = torch.tensor([[[1, 1, 1, 0], [1, 1, 1, 0], [0, 0, 0, 0], [0, 0, 0, 0]]]).bool()
+        embeds, embed_mask = identity(2)(torch.arange(1.0, 17).view(1, 16, 1), mask)
+        assert embeds.tolist() == [[[1, 2, 5, 6], [3, 0, 7, 0], [0, 0, 0, 0], [0, 0, 0, 0]]]
+        assert embed_mask.tolist() == [[True, True, False, False]]
+
+    @pytest.mark.parametrize("factor", [1, 2, 3])
+    def test_is_idefics3s(self, factor):
+        sizes = {
+            "vision_config": {"hidden_size": 24},
+            "text_config": tiny.llama_config(hidden_size=20, num_attention_heads=2),
+        }
+        theirs = Idefics3Connector(Idefics3Config(**sizes, scale_factor=factor))
+        made, tokens = pixel_shuffle(factor), torch.randn(2, 36, 24)
+        theirs.modality_projection.proj.load_state_dict(made.projection.state_dict())
+        torch.testing.assert_close(made(tokens)[0], theirs(tokens))
+
+    @pytest.mark.parametrize(
+        ("num_tokens", "factor", "message"),
+        [
+            (197, 2, "197 tokens do not fill a square grid; give the tokens of all patches, and no class token"),
+            (49, 2, "a grid of 7 x 7 tokens is no multiple of pixel_shuffle_factor=2; choose a factor that divides"),
+            (4, 4, "a grid of 2 x 2 tokens is no multiple of pixel_shuffle_factor=4"),
+        ],
+    )
+    def test_tokens_that_form_no_squares_are_refused(self, num_tokens, factor, message):
+        with pytest.raises(ValueError, match=message):
+            pixel_shuffle(factor)(torch.randn(1, num_tokens, 24))
+
+    def test_a_mask_that_does_not_fit_is_refused(self):
+        with pytest.raises(ValueError, match=r"17 tokens do not fill the grid of 4 x 4 .* and no class token"):
+            pixel_shuffle()(torch.randn(1, 17, 24), torch.ones(1, 4, 4, dtype=torch.bool))
+        with pytest.raises(ValueError, match="a grid of 4 x 3 tokens is no multiple of pixel_shuffle_factor=2"):
+            pixel_shuffle()(torch.randn(1, 12, 24), torch.ones(1, 4, 3, dtype=torch.bool))
+
+    def test_a_factor_below_one_is_refused(self):
+        with pytest.raises(ValueError, match="pixel_shuffle_factor is 0; it must be at least 1"):
+            pixel_shuffle(0)
 
 
-def test_projects_where_the_widths_differ_only():
-    assert isinstance(connector(vision_size=16).image_projection, nn.Identity)
-    assert connector(vision_size=24).image_projection.weight.shape == (16, 24)
-    assert connector(vision_size=16)(torch.randn(2, 5, 16)).shape == (2, 3, 20)
+class TestQFormerConnector:
+    def test_is_a_projection_a_qformer_and_two_layers_with_a_relu_between_them(self):
+        made, tokens = connector(), torch.randn(2, 5, 24)
+        weights = made.state_dict()
+        projected = linear(tokens, weights["image_projection.weight"], weights["image_projection.bias"])
+        queries = made.qformer(image_states=projected).queries
+        hidden = relu(linear(queries, weights["mlp.0.weight"], weights["mlp.0.bias"]))
+        expected = linear(hidden, weights["mlp.2.weight"], weights["mlp.2.bias"])
+        assert queries.shape == (2, 3, 16)
+        assert made(tokens)[0].shape == (2, 3, 20)
+        assert (hidden == 0).float().mean() > 0.1
+        torch.testing.assert_close(made(tokens)[0], expected)
 
+    def test_projects_where_the_widths_differ_only(self):
+        assert isinstance(connector(vision_size=16).image_projection, nn.Identity)
+        assert connector(vision_size=24).image_projection.weight.shape == (16, 24)
+        assert connector(vision_size=16)(torch.randn(2, 5, 16))[0].shape == (2, 3, 20)
 
-def test_every_image_is_read_by_itself_whatever_its_number_of_tokens():
-    made = connector()
-    small, large = torch.randn(2, 5, 24), torch.randn(1, 9, 24)
-    torch.testing.assert_close(made(small)[1:], made(small[1:]))
-    assert made(large).shape == (1, 3, 20)
-    assert (made(small)[0] - made(small)[1]).abs().max() > 1e-2
-    torch.testing.assert_close(made(large), made(large.flip(dims=[1])))  # the vision tower knows where a token is
+    def test_every_image_is_read_by_itself_whatever_its_number_of_tokens(self):
+        made = connector()
+        small, large = torch.randn(2, 5, 24), torch.randn(1, 9, 24)
+        torch.testing.assert_close(made(small)[0][1:], made(small[1:])[0])
+        assert made(large)[0].shape == (1, 3, 20)
+        assert (made(small)[0][0] - made(small)[0][1]).abs().max() > 1e-2
+        torch.testing.assert_close(
+            made(large)[0], made(large.flip(dims=[1]))[0]
+        )  # the vision tower knows where a token is
 
+    def test_heads_to_the_image_are_the_text_encoders_unless_given(self):
+        tokens = torch.randn(1, 5, 24)
+        torch.testing.assert_close(connector()(tokens)[0], connector(num_cross_heads=SIZES.num_heads)(tokens)[0])
+        assert not torch.allclose(connector()(tokens)[0], connector(num_cross_heads=4)(tokens)[0], atol=1e-3)
 
-def test_heads_to_the_image_are_the_text_encoders_unless_given():
-    tokens = torch.randn(1, 5, 24)
-    torch.testing.assert_close(connector()(tokens), connector(num_cross_heads=SIZES.num_heads)(tokens))
-    assert not torch.allclose(connector()(tokens), connector(num_cross_heads=4)(tokens), atol=1e-3)
+    @pytest.mark.parametrize(("frequency", "layers"), [(1, [0, 1, 2, 3]), (2, [1, 3]), (3, [1])])
+    def test_layers_that_look_at_the_image(self, frequency, layers):
+        parts = connector(cross_frequency=frequency).qformer.layers
+        assert [row for row, layer in enumerate(parts) if layer.image_attention is not None] == layers
 
+    def test_all_that_it_has_is_used(self):
+        made = connector().train()
+        made(torch.randn(2, 5, 24))[0].sum().backward()
+        assert all(parameter.grad is not None for parameter in made.parameters())
 
-@pytest.mark.parametrize(("frequency", "layers"), [(1, [0, 1, 2, 3]), (2, [1, 3]), (3, [1])])
-def test_layers_that_look_at_the_image(frequency, layers):
-    parts = connector(cross_frequency=frequency).qformer.layers
-    assert [row for row, layer in enumerate(parts) if layer.image_attention is not None] == layers
+    def test_heads_that_do_not_divide_the_width_are_refused(self):
+        with pytest.raises(ValueError, match="5 heads do not divide a width of 16"):
+            connector(num_cross_heads=5)
 
-
-def test_all_that_it_has_is_used():
-    made = connector().train()
-    made(torch.randn(2, 5, 24)).sum().backward()
-    assert all(parameter.grad is not None for parameter in made.parameters())
-
-
-def test_heads_that_do_not_divide_the_width_are_refused():
-    with pytest.raises(ValueError, match="5 heads do not divide a width of 16"):
-        connector(num_cross_heads=5)
+    def test_padding_is_masked_in_every_layer_that_looks_at_the_image(self):
+        made, tokens, mask = connector(cross_frequency=1), torch.randn(1, 5, 24), torch.tensor([[[True, True, False]]])
+        expected = made(tokens[:, :4])[0]  # two class tokens in front
+        torch.testing.assert_close(made(tokens, mask)[0], expected)
+        assert not torch.allclose(made(tokens)[0], expected, atol=1e-2)

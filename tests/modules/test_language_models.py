@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from tests import tiny
+from torch import nn
 from transformers import (
     AutoModelForCausalLM,
     BertConfig,
@@ -15,7 +17,7 @@ from transformers import (
     Qwen3Config,
 )
 
-from vlmkit.modules.language_models import check_plain_language_model
+from vlmkit.modules.language_models import check_plain_language_model, decoder_layers
 
 WIDTH = {"hidden_size": 32, "vocab_size": 64, "num_hidden_layers": 2, "initializer_range": 0.5}
 SIZES = {**WIDTH, "num_attention_heads": 4, "intermediate_size": 64}
@@ -53,3 +55,24 @@ def test_others_are_refused(config, message):
     torch.manual_seed(0)
     with pytest.raises(ValueError, match=message):
         check_plain_language_model(AutoModelForCausalLM.from_config(config).eval())
+
+
+@pytest.mark.parametrize(
+    ("config", "path"),
+    [
+        (tiny.llama_config(), "model.layers"),
+        (tiny.text_config(), "transformer.h"),
+        (tiny.gpt_neo_config(), "transformer.h"),
+    ],
+    ids=lambda value: getattr(value, "model_type", ""),
+)
+def test_the_layers_of_a_decoder_with_and_without_its_head(config, path):
+    model = AutoModelForCausalLM.from_config(config)
+    assert decoder_layers(model) is decoder_layers(model.base_model) is model.get_submodule(path)
+    assert len(decoder_layers(model)) == 2
+
+
+@pytest.mark.parametrize("module", [nn.Linear(2, 2), nn.ModuleList([nn.Linear(2, 2)])], ids=["layer", "list"])
+def test_what_has_no_layers(module):
+    with pytest.raises(ValueError, match=rf"{type(module).__name__} has no list of .* give a causal language model"):
+        decoder_layers(module)

@@ -28,6 +28,7 @@ from vlmkit.data.chats import (
 from vlmkit.data.cifar100 import load_cifar100
 from vlmkit.data.coco import load_coco_captions
 from vlmkit.data.collators import ContrastiveCollator, group_id
+from vlmkit.data.detailed_scenes import load_detailed_scenes
 from vlmkit.data.easy_vqa import load_easy_vqa
 from vlmkit.data.flickr8k import load_flickr8k
 from vlmkit.data.image_files import decodable_image_files, find_image_files, thumbnail
@@ -67,6 +68,7 @@ __all__ = [
     "group_id",
     "load_cifar100",
     "load_coco_captions",
+    "load_detailed_scenes",
     "load_easy_vqa",
     "load_flickr8k",
     "load_scenes",

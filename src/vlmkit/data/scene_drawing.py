@@ -34,7 +34,7 @@ def draw_scene(scene: Scene, image_size: int, rng: random.Random) -> Image.Image
         radius = RADII[thing["size"]]
         outline = [
             ((thing["x"] + radius * x) * side / 100, (thing["y"] + radius * y) * side / 100)
-            for x, y in _OUTLINES[thing["shape"]]
+            for x, y in OUTLINES[thing["shape"]]
         ]
         mask = Image.new("L", (side, side))
         ImageDraw.Draw(mask).polygon(outline, fill=255)
@@ -50,7 +50,7 @@ def _ring(*radii: float, corners: int) -> Outline:
 
 
 # Each fills most of the square from -1 to 1, so that a large star is about as large as a large circle.
-_OUTLINES: dict[str, Outline] = {
+OUTLINES: dict[str, Outline] = {
     "circle": _ring(1.0, corners=64),
     "square": [(-0.9, -0.9), (0.9, -0.9), (0.9, 0.9), (-0.9, 0.9)],
     "triangle": [(0.0, -0.95), (1.0, 0.85), (-1.0, 0.85)],

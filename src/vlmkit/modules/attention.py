@@ -22,6 +22,7 @@ class Attention(nn.Module):
         hidden_size: width D of the tokens, a multiple of `num_heads`.
         num_heads: heads of width D / num_heads.
         dropout: of the attention probabilities, in training.
+        bias: whether the four projections have biases.
 
     Raises:
         ValueError: `hidden_size` is no multiple of `num_heads`.
@@ -29,17 +30,19 @@ class Attention(nn.Module):
 
     is_causal = False  # transformers' attention functions read it
 
-    def __init__(self, config: PreTrainedConfig, hidden_size: int, num_heads: int, dropout: float = 0.0):
+    def __init__(
+        self, config: PreTrainedConfig, hidden_size: int, num_heads: int, dropout: float = 0.0, bias: bool = True
+    ):
         super().__init__()
         if hidden_size % num_heads:
             raise ValueError(f"{num_heads} heads do not divide a width of {hidden_size}; choose a divisor of it")
         self.config = config
         self.head_dim = hidden_size // num_heads
         self.dropout = dropout
-        self.q_proj = nn.Linear(hidden_size, hidden_size)
-        self.k_proj = nn.Linear(hidden_size, hidden_size)
-        self.v_proj = nn.Linear(hidden_size, hidden_size)
-        self.out_proj = nn.Linear(hidden_size, hidden_size)
+        self.q_proj = nn.Linear(hidden_size, hidden_size, bias=bias)
+        self.k_proj = nn.Linear(hidden_size, hidden_size, bias=bias)
+        self.v_proj = nn.Linear(hidden_size, hidden_size, bias=bias)
+        self.out_proj = nn.Linear(hidden_size, hidden_size, bias=bias)
 
     def key_values(self, key_states: Tensor, value_states: Tensor | None = None) -> KeyValues:
         """What is attended to, projected once for any number of calls.

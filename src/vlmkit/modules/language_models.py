@@ -1,6 +1,7 @@
 """Causal language models from their configuration."""
 
 import torch
+from torch import nn
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 
@@ -21,6 +22,30 @@ def causal_language_model(config: PreTrainedConfig) -> PreTrainedModel:
     if not (is_causal or getattr(model.config, "is_decoder", True)):
         raise ValueError(f"{config.model_type} sees the words that it shall predict; set text_config.is_decoder=True")
     return model
+
+
+def decoder_layers(decoder: PreTrainedModel) -> nn.ModuleList:
+    """The layers of a language model, from the lowest.
+
+    Args:
+        decoder: with or without its head.
+
+    Raises:
+        ValueError: it has no list of as many modules as its configuration counts layers.
+
+    Example:
+        >>> from transformers import GPT2Config, GPT2Model
+        >>> decoder = GPT2Model(GPT2Config(n_embd=16, n_layer=5, n_head=2))
+        >>> decoder_layers(decoder) is decoder.h
+        True
+    """
+    num_layers = getattr(getattr(decoder, "config", None), "num_hidden_layers", None)
+    for module in decoder.modules() if num_layers else ():
+        if isinstance(module, nn.ModuleList) and len(module) == num_layers:
+            return module
+    raise ValueError(
+        f"{type(decoder).__name__} has no list of `config.num_hidden_layers` layers; give a causal language model"
+    )
 
 
 @torch.no_grad()

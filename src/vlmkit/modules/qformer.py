@@ -77,9 +77,16 @@ class ImageAttention(nn.Module):
         self.cross_attention = AttentionBlock(config, hidden_size, num_heads, "post", _CROSS_EPS)
         self.feed_forward = FeedForwardBlock(hidden_size, 4 * hidden_size, "post", _CROSS_EPS)
 
-    def forward(self, queries: Tensor, image_states: Tensor) -> Tensor:
-        """From queries `(B, Q, D)` and an image `(B, N, D)` to `(B, Q, D)`."""
-        queries, _ = self.cross_attention(queries, self.cross_attention.attention.key_values(image_states))
+    def forward(self, queries: Tensor, image_states: Tensor, image_mask: Tensor | None = None) -> Tensor:
+        """From queries `(B, Q, D)` to `(B, Q, D)`.
+
+        Args:
+            queries: `(B, Q, D)`.
+            image_states: `(B, N, D)`.
+            image_mask: `(B, 1, 1, N)`, added to the scores.
+        """
+        key_values = self.cross_attention.attention.key_values(image_states)
+        queries, _ = self.cross_attention(queries, key_values, image_mask)
         return self.feed_forward(queries)
 
 
@@ -103,7 +110,12 @@ class QFormerLayer(GradientCheckpointingLayer):
         self.image_attention = None if num_cross_heads is None else ImageAttention(config, width, num_cross_heads)
 
     def forward(
-        self, hidden_states: Tensor, image_states: Tensor | None, attention_mask: Tensor | None, num_text_tokens: int
+        self,
+        hidden_states: Tensor,
+        image_states: Tensor | None,
+        attention_mask: Tensor | None,
+        num_text_tokens: int,
+        image_mask: Tensor | None = None,
     ) -> Tensor:
         """From `(B, T + Q, D)` to `(B, T + Q, D)`.
 
@@ -112,13 +124,14 @@ class QFormerLayer(GradientCheckpointingLayer):
             image_states: `(B, N, D)`; `None` if there are no queries.
             attention_mask: `(B, 1, T + Q, T + Q)`, added to the scores.
             num_text_tokens: T.
+            image_mask: see [`ImageAttention`].
         """
         hidden_states, _ = self.self_attention(hidden_states, attention_mask=attention_mask)
         hidden_states = self.feed_forward(hidden_states)
         if self.image_attention is None or image_states is None:
             return hidden_states
         text, queries = hidden_states[:, :num_text_tokens], hidden_states[:, num_text_tokens:]
-        return torch.cat([text, self.image_attention(queries, image_states)], dim=1)
+        return torch.cat([text, self.image_attention(queries, image_states, image_mask)], dim=1)
 
 
 class QFormer(nn.Module):
@@ -168,6 +181,7 @@ class QFormer(nn.Module):
         attention_mask: Tensor | None = None,
         mode: str = "unimodal",
         output_hidden_states: bool = False,
+        image_mask: Tensor | None = None,
     ) -> QFormerStates:
         """Run texts, images, or both side by side.
 
@@ -177,6 +191,7 @@ class QFormer(nn.Module):
             attention_mask: `(B, T)` of the texts, 1 for tokens and 0 for padding; needed with them.
             mode: see [`joint_attention_mask`].
             output_hidden_states: whether the states after each layer are returned, too.
+            image_mask: `(B, N)`, false for padding, which no query sees; at least one token of each image is true.
 
         Raises:
             ValueError: the mode is unknown.
@@ -190,10 +205,12 @@ class QFormer(nn.Module):
             num_text_tokens = text_states.shape[1]
             num_queries = hidden_states.shape[1] - num_text_tokens
             sees = joint_attention_mask(attention_mask, num_queries, mode, self.queries_see_text)
-            mask = torch.zeros_like(sees, dtype=hidden_states.dtype).masked_fill(~sees, float("-inf"))
+            mask = _added_to_scores(sees, hidden_states.dtype)
+        if image_mask is not None:
+            image_mask = _added_to_scores(image_mask[:, None, None], hidden_states.dtype)
         all_states = [hidden_states]
         for layer in self.layers:
-            hidden_states = layer(hidden_states, image_states, mask, num_text_tokens)
+            hidden_states = layer(hidden_states, image_states, mask, num_text_tokens, image_mask)
             if output_hidden_states:
                 all_states.append(hidden_states)
         return QFormerStates(
@@ -239,3 +256,8 @@ def joint_attention_mask(attention_mask: Tensor, num_queries: int, mode: str, qu
         if not queries_see_text:
             sees = sees & (same_side | is_text[:, None])
     return (sees & is_there) | (row == column)
+
+
+def _added_to_scores(sees: Tensor, dtype: torch.dtype) -> Tensor:
+    """0 where a token is seen, minus infinity where it is not."""
+    return torch.zeros_like(sees, dtype=dtype).masked_fill(~sees, float("-inf"))

@@ -1,6 +1,5 @@
 """Any vision or text backbone behind one interface: tokens `(B, N, D)` and one pooled vector `(B, D)`."""
 
-import inspect
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,7 +16,15 @@ from transformers import (
 )
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from vlmkit.modules.backbones import (
+    name_of,
+    num_prefix_tokens,
+    restore_timm_initialization,
+    token_width,
+    without_pooler,
+)
 from vlmkit.modules.freezing import Freezable
+from vlmkit.modules.image_sizes import VisionTowerOutput, encode_by_size
 from vlmkit.modules.pooling import POOLINGS, pool_tokens
 from vlmkit.modules.token_embeddings import TokenEmbeddings
 from vlmkit.validation import one_of
@@ -76,27 +83,27 @@ class VisionTower(Tower):
         layers: Sequence[int] | None = None,
     ):
         one_of("vision_pooling", pooling, VISION_POOLINGS)
-        backbone = AutoModel.from_config(config, **_without_pooler(AutoModel, config))
+        backbone = AutoModel.from_config(config, **without_pooler(AutoModel, config))
         if backbone.main_input_name != "pixel_values":
-            raise ValueError(f"{_name_of(config)} is no image model: it takes {backbone.main_input_name}")
+            raise ValueError(f"{name_of(config)} is no image model: it takes {backbone.main_input_name}")
         if hasattr(backbone, "timm_model"):
-            _restore_timm_initialization(backbone)
+            restore_timm_initialization(backbone)
         super().__init__(backbone, pooling, frozen)
         self.prefix_tokens, self.layers = prefix_tokens, None if layers is None else list(layers)
-        self.num_prefix_tokens = _num_prefix_tokens(self.backbone)
+        self.num_prefix_tokens = num_prefix_tokens(self.backbone)
         depth = getattr(self.backbone.config, "num_hidden_layers", None)
         for layer in self.layers or ():
             if isinstance(depth, int) and not -depth - 1 <= layer <= depth:
-                raise ValueError(f"{_name_of(config)} has no hidden states {layer}; it has {depth + 1}, from 0")
+                raise ValueError(f"{name_of(config)} has no hidden states {layer}; it has {depth + 1}, from 0")
         if pooling == "cls" and not self.num_prefix_tokens:
             raise ValueError(
-                f"vision_pooling is 'cls', but {_name_of(config)} has no class token; choose 'mean' or 'pooler'"
+                f"vision_pooling is 'cls', but {name_of(config)} has no class token; choose 'mean' or 'pooler'"
             )
 
     @property
     def hidden_size(self) -> int:
         """Width D of the tokens."""
-        return _token_width(self.backbone)
+        return token_width(self.backbone)
 
     @property
     def pooled_size(self) -> int:
@@ -113,67 +120,69 @@ class VisionTower(Tower):
     @classmethod
     def load_backbone(cls, name_or_path: str | os.PathLike, config: PreTrainedConfig, **kwargs: Any) -> PreTrainedModel:
         """Load pretrained weights for a tower of this configuration, from a folder or the hub."""
-        return AutoModel.from_pretrained(name_or_path, config=config, **_without_pooler(AutoModel, config), **kwargs)
+        return AutoModel.from_pretrained(name_or_path, config=config, **without_pooler(AutoModel, config), **kwargs)
 
-    def forward(self, pixel_values: Tensor, **kwargs: Any) -> BaseModelOutputWithPooling:
+    def forward(self, pixel_values: Tensor, pixel_mask: Tensor | None = None, **kwargs: Any) -> VisionTowerOutput:
         """Encode images.
 
         Args:
-            pixel_values: `(B, 3, H, W)`.
+            pixel_values: `(B, 3, H, W)`; with a mask, images of several sizes, padded on the right and at the bottom.
+            pixel_mask: `(B, H, W)`, 1 where the image is and 0 for padding; if given, each image is encoded at its own
+                size, with position embeddings interpolated to it, and no other image or padding has a part in it (but
+                in training, batch normalisation takes its statistics over images of equal size).
             **kwargs: passed to the backbone, such as `output_hidden_states`.
 
         Returns:
             `last_hidden_state (B, N, D)`, prefix tokens first, or `(B, L * N, D)` of L layers; and
-            `pooler_output (B, pooled_size)`.
+            `pooler_output (B, pooled_size)`. With a `pixel_mask`, `token_mask (B, rows, columns)`, too: the grid of the
+            patch tokens, row by row, false for padding, whose tokens are zeros; but no hidden states or attentions.
 
         Raises:
-            ValueError: the backbone returns other tokens than its configuration tells, or has no such layer.
+            ValueError: the backbone returns other tokens than its configuration tells, or has no such layer; the mask
+                does not fit, a side is no multiple of the patch, or the backbone takes only images of its own size.
         """
+        if pixel_mask is None:
+            return self._encode(pixel_values, **kwargs)
         if self.layers is not None:
-            kwargs["output_hidden_states"] = True
-        outputs = self.backbone(pixel_values=pixel_values, return_dict=True, **kwargs)
-        tokens = outputs.last_hidden_state
-        if tokens.ndim == 4:  # a feature map: (B, D, H, W), or (B, H, W, D) of timm's Swin
-            tokens = tokens.flatten(1, 2) if self._channels_last else tokens.flatten(2).transpose(1, 2)
-        pooled = self._pool(tokens, outputs.get("pooler_output"))
-        for what, tensor, width in (("tokens", tokens, self.hidden_size), ("pooled output", pooled, self.pooled_size)):
-            if tensor.shape[-1] != width:
-                raise ValueError(
-                    f"{_name_of(self.backbone.config)} returns {what} of width {tensor.shape[-1]}, but its "
-                    f"configuration tells {width}; use another backbone, or the same one of timm"
-                )
-        if self.layers is not None:
-            tokens = self._tokens_of_layers(outputs.get("hidden_states") or ())
-        elif not self.prefix_tokens:
-            tokens = tokens[:, self.num_prefix_tokens :]
-        return BaseModelOutputWithPooling(
-            last_hidden_state=tokens,
-            pooler_output=pooled,
-            hidden_states=outputs.get("hidden_states"),
-            attentions=outputs.get("attentions"),
-        )
+            raise ValueError(
+                f"pixel_mask and the vision layers {self.layers} exclude each other; leave out the mask and give "
+                "images of one size, or take the last layer's tokens alone"
+            )
+        num_prefix = self.num_prefix_tokens if self.prefix_tokens else 0
+        return encode_by_size(self.backbone, self._encode, pixel_values, pixel_mask, num_prefix, **kwargs)
 
     def encode_or_take(
-        self, pixel_values: Tensor | None, image_tokens: Tensor | None, training: bool, **kwargs: Any
-    ) -> BaseModelOutputWithPooling:
+        self,
+        pixel_values: Tensor | None,
+        image_tokens: Tensor | None,
+        training: bool,
+        pixel_mask: Tensor | None = None,
+        token_mask: Tensor | None = None,
+        **kwargs: Any,
+    ) -> VisionTowerOutput:
         """Encode images, or take the tokens that the tower gave for them before.
 
         Args:
             pixel_values: `(B, 3, H, W)`.
             image_tokens: `(B, N, D)` or `(B, L * N, D)`, as `last_hidden_state` of [`VisionTower.forward`].
             training: whether the model around the tower is being trained.
+            pixel_mask: of the images, see [`VisionTower.forward`].
+            token_mask: `(B, rows, columns)`, as it came with `image_tokens`.
             **kwargs: passed to the backbone.
 
         Returns:
-            The outputs of [`VisionTower.forward`]; of given tokens, `last_hidden_state` alone.
+            The outputs of [`VisionTower.forward`]; of given tokens, `last_hidden_state` and `token_mask` alone.
 
         Raises:
-            ValueError: no images or both kinds, tokens of another shape, or tokens in training of this tower.
+            ValueError: no images or both kinds, tokens of another shape, tokens in training of this tower, or a mask
+                of the other kind.
         """
         if (pixel_values is None) == (image_tokens is None):
             raise ValueError("give the images, either as pixel_values or as image_tokens")
+        if (token_mask if image_tokens is None else pixel_mask) is not None:
+            raise ValueError("give a pixel_mask with pixel_values, and a token_mask with image_tokens")
         if image_tokens is None:
-            return self(pixel_values, **kwargs)
+            return self(pixel_values, pixel_mask=pixel_mask, **kwargs)
         if training and self.is_trained:
             raise ValueError(
                 "image_tokens would bypass the vision tower, which is being trained; set freeze_vision=True"
@@ -185,11 +194,37 @@ class VisionTower(Tower):
                 f"image_tokens are {tuple(image_tokens.shape)}, but this model takes (images, {tokens}, "
                 f"{self.hidden_size}); compute them with its own vision tower"
             )
-        return BaseModelOutputWithPooling(last_hidden_state=image_tokens)
+        return VisionTowerOutput(last_hidden_state=image_tokens, token_mask=token_mask)
+
+    def _encode(self, pixel_values: Tensor, **kwargs: Any) -> VisionTowerOutput:
+        """Run the backbone on images of one size."""
+        if self.layers is not None:
+            kwargs["output_hidden_states"] = True
+        outputs = self.backbone(pixel_values=pixel_values, return_dict=True, **kwargs)
+        tokens = outputs.last_hidden_state
+        if tokens.ndim == 4:  # a feature map: (B, D, H, W), or (B, H, W, D) of timm's Swin
+            tokens = tokens.flatten(1, 2) if self._channels_last else tokens.flatten(2).transpose(1, 2)
+        pooled = self._pool(tokens, outputs.get("pooler_output"))
+        for what, tensor, width in (("tokens", tokens, self.hidden_size), ("pooled output", pooled, self.pooled_size)):
+            if tensor.shape[-1] != width:
+                raise ValueError(
+                    f"{name_of(self.backbone.config)} returns {what} of width {tensor.shape[-1]}, but its "
+                    f"configuration tells {width}; use another backbone, or the same one of timm"
+                )
+        if self.layers is not None:
+            tokens = self._tokens_of_layers(outputs.get("hidden_states") or ())
+        elif not self.prefix_tokens:
+            tokens = tokens[:, self.num_prefix_tokens :]
+        return VisionTowerOutput(
+            last_hidden_state=tokens,
+            pooler_output=pooled,
+            hidden_states=outputs.get("hidden_states"),
+            attentions=outputs.get("attentions"),
+        )
 
     def _tokens_of_layers(self, hidden_states: Sequence[Tensor]) -> Tensor:
         """The tokens of the chosen layers, one layer after the other."""
-        name = _name_of(self.backbone.config)
+        name = name_of(self.backbone.config)
         selected: list[Tensor] = []
         for layer in self.layers or ():
             if not -len(hidden_states) <= layer < len(hidden_states):
@@ -211,7 +246,7 @@ class VisionTower(Tower):
         if self.pooling == "pooler" or (self.pooling == "auto" and pooler_output is not None):
             if pooler_output is None:
                 raise ValueError(
-                    f"vision_pooling is 'pooler', but {_name_of(self.backbone.config)} returns no pooled output; "
+                    f"vision_pooling is 'pooler', but {name_of(self.backbone.config)} returns no pooled output; "
                     f"choose {'cls' if self.num_prefix_tokens else 'mean'!r}"
                 )
             return pooler_output.flatten(1)  # transformers' CNNs return (B, D, 1, 1)
@@ -243,9 +278,9 @@ class TextTower(Tower):
             backbone = TokenEmbeddings._from_config(config)
         else:
             auto_class = _text_auto_class(config)
-            backbone = auto_class.from_config(config, **_without_pooler(auto_class, config))
+            backbone = auto_class.from_config(config, **without_pooler(auto_class, config))
             if not isinstance(backbone.get_input_embeddings(), nn.Embedding):
-                raise ValueError(f"{_name_of(config)} has no table of token embeddings; give a text model")
+                raise ValueError(f"{name_of(config)} has no table of token embeddings; give a text model")
         super().__init__(backbone, pooling, frozen)
 
     @property
@@ -253,7 +288,7 @@ class TextTower(Tower):
         """Width D of the tokens and of the pooled vector."""
         if isinstance(self.backbone, TokenEmbeddings):
             return self.backbone.token_embeddings.embedding_dim
-        return _token_width(self.backbone)
+        return token_width(self.backbone)
 
     @classmethod
     def load_backbone(
@@ -264,7 +299,7 @@ class TextTower(Tower):
         if features == "token_embeddings":
             return TokenEmbeddings.from_text_pretrained(name_or_path, config, **kwargs)
         auto_class = _text_auto_class(config)
-        return auto_class.from_pretrained(name_or_path, config=config, **_without_pooler(auto_class, config), **kwargs)
+        return auto_class.from_pretrained(name_or_path, config=config, **without_pooler(auto_class, config), **kwargs)
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any
@@ -338,46 +373,3 @@ def _text_auto_class(config: PreTrainedConfig) -> Any:
     if config.is_encoder_decoder and type(config) not in MODEL_FOR_TEXT_ENCODING_MAPPING:
         raise ValueError(f"{config.model_type} cannot be built without its decoder; use another text model")
     return AutoModelForTextEncoding if type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING else AutoModel
-
-
-def _without_pooler(auto_class: Any, config: PreTrainedConfig) -> dict[str, bool]:
-    """Leave out the tanh pooling layer of BERT-like models: it would be a randomly initialised layer or a dead one."""
-    if type(config) not in auto_class._model_mapping:
-        raise ValueError(f"{_name_of(config)} is no model that transformers' {auto_class.__name__} can build")
-    parameters = inspect.signature(auto_class._model_mapping[type(config)].__init__).parameters
-    return {"add_pooling_layer": False} if "add_pooling_layer" in parameters else {}
-
-
-def _restore_timm_initialization(backbone: PreTrainedModel) -> None:
-    """Undo what transformers does to a new timm model: normals of 0.02 everywhere, in which a CNN's signal dies out."""
-    if next(backbone.parameters()).is_meta:  # weights are about to be loaded
-        return
-    import timm  # slow to import, and here already: the backbone was built with it
-
-    config = backbone.config
-    fresh = timm.create_model(config.architecture, num_classes=0, **(config.model_args or {}))
-    backbone.timm_model.load_state_dict(fresh.state_dict())
-    for part in (*backbone.modules(), *backbone.parameters(), *backbone.buffers()):
-        part._is_hf_initialized = True  # or the model around it would do it again
-
-
-def _num_prefix_tokens(backbone: PreTrainedModel) -> int:
-    if (timm_model := getattr(backbone, "timm_model", None)) is not None:
-        return getattr(timm_model, "num_prefix_tokens", 0)
-    names = {name.rpartition(".")[2] for name, _ in backbone.named_parameters()}
-    has_class_token = bool(names & {"cls_token", "class_embedding"})
-    return has_class_token + ("distillation_token" in names) + (getattr(backbone.config, "num_register_tokens", 0) or 0)
-
-
-def _token_width(backbone: PreTrainedModel) -> int:
-    if (timm_model := getattr(backbone, "timm_model", None)) is not None:
-        return timm_model.num_features
-    config = backbone.config
-    for width in (getattr(config, "hidden_size", None), (getattr(config, "hidden_sizes", None) or [None])[-1]):
-        if width is not None:
-            return width
-    raise ValueError(f"{_name_of(config)} tells no hidden_size, so its tokens' width is unknown; use another backbone")
-
-
-def _name_of(config: PreTrainedConfig) -> str:
-    return getattr(config, "architecture", None) or config.model_type

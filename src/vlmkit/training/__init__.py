@@ -1,6 +1,6 @@
 """What `transformers.Trainer` lacks, and nothing else."""
 
-from vlmkit.training.adapters import add_lora, load_lora
+from vlmkit.training.adapters import adapt_backbones, load_lora
 from vlmkit.training.arguments import (
     ContrastiveTrainingArguments,
     TableTrainingArguments,
@@ -27,7 +27,7 @@ __all__ = [
     "SaveProcessorCallback",
     "TableEmbeddings",
     "TableTrainingArguments",
-    "add_lora",
+    "adapt_backbones",
     "cache_image_features",
     "cache_image_tokens",
     "cache_text_features",

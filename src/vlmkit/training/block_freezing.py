@@ -1,9 +1,12 @@
 """Which blocks of a language model train."""
 
+from contextlib import suppress
 from typing import Any
 
 from torch import nn
 from transformers import PreTrainedModel
+
+from vlmkit.modules.language_models import decoder_layers
 
 
 def freeze_lower_blocks(model: PreTrainedModel, fraction: float, freeze_token_embeddings: bool = False) -> int:
@@ -66,12 +69,10 @@ def _language_model(model: PreTrainedModel) -> tuple[PreTrainedModel, nn.ModuleL
         ValueError: there is none.
     """
     decoder: Any = model.get_decoder() if hasattr(model, "get_decoder") else None
-    num_blocks = getattr(getattr(decoder, "config", None), "num_hidden_layers", None)
-    for module in decoder.modules() if num_blocks else ():
-        if isinstance(module, nn.ModuleList) and len(module) == num_blocks:
-            token_table = decoder.get_input_embeddings()
-            if isinstance(token_table, nn.Embedding):  # an image model's is a convolution
-                return decoder, module, token_table
+    with suppress(ValueError):
+        blocks, token_table = decoder_layers(decoder), decoder.get_input_embeddings()
+        if isinstance(token_table, nn.Embedding):  # an image model's is a convolution
+            return decoder, blocks, token_table
     raise ValueError(
         f"{type(model).__name__} has no decoder with a list of `config.num_hidden_layers` blocks; "
         "give a causal language model, or a model whose get_decoder() returns one"

@@ -110,7 +110,6 @@ def test_parts_of_the_wrong_kind_are_refused_when_the_model_is_built(fields, mes
     ("field", "value"),
     [
         ("num_query_tokens", "32"),
-        ("num_query_tokens", None),
         ("num_cross_attention_heads", 2.0),
         ("cross_attention_frequency", True),
         ("image_token_id", "<image>"),

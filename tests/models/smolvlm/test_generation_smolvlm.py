@@ -164,14 +164,14 @@ class TestWaysToGiveInputs:
     @pytest.mark.parametrize(
         ("change", "message"),
         [
-            ({"pixel_values": None}, "the texts have 9 image tokens, 3 for each image, but there are 0 images"),
+            ({"pixel_values": None}, r"the texts have 9 image tokens, but 0 are needed for the images given \(0\)"),
             (
                 {"pixel_values": torch.rand(2, 3, 32, 32)},
-                "have 9 image tokens, 3 for each image, but there are 2 images",
+                r"have 9 image tokens, but 6 are needed for the images given \(2\)",
             ),
             (
                 {"pixel_values": torch.rand(4, 3, 32, 32)},
-                "but there are 4 images; give as many images as the texts have",
+                r"but 12 are needed for the images given \(4\); give as many images as the texts have",
             ),
             ({"image_tokens": torch.rand(3, 5, 16)}, "give the images, either as pixel_values or as image_tokens"),
             ({"mm_encoder_outputs": {"image": None}}, "the images, or the mm_encoder_outputs .* but not both"),
@@ -321,7 +321,7 @@ class TestSeveralTurns:
 
     def test_too_few_images_are_refused(self, model, answer):
         second = {"input_ids": self.whole(answer), "pixel_values": PIXELS[1:]}
-        with pytest.raises(ValueError, match="have 9 image tokens, 3 for each image, but there are 2 images"):
+        with pytest.raises(ValueError, match=r"have 9 image tokens, but 6 are needed for the images given \(2\)"):
             write(model, second, past_key_values=answer.past_key_values)
 
 

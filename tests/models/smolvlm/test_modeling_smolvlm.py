@@ -32,7 +32,7 @@ def padded_on_the_left(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor
 class TestMerging:
     def test_a_text_is_read_as_the_language_model_reads_it_with_images_in_their_places(self, model):
         batch = inputs()
-        images = model.connector(model.vision_tower(batch["pixel_values"]).last_hidden_state)
+        images, _ = model.connector(model.vision_tower(batch["pixel_values"]).last_hidden_state)
         embeds = model.language_model.get_input_embeddings()(batch["input_ids"]).clone()
         embeds[0, 3:6], embeds[1, 3:6], embeds[1, 20:23] = images
         expected = model.language_model(inputs_embeds=embeds, attention_mask=batch["attention_mask"]).logits
@@ -284,15 +284,15 @@ class TestErrors:
         [
             (
                 {"pixel_values": None},
-                "the texts have 9 image tokens, 3 for each image, but there are 0 images; give as",
+                r"the texts have 9 image tokens, but 0 are needed for the images given \(0\); give as",
             ),
             (
                 {"pixel_values": torch.rand(2, 3, 32, 32)},
-                "have 9 image tokens, 3 for each image, but there are 2 images",
+                r"have 9 image tokens, but 6 are needed for the images given \(2\)",
             ),
             (
                 {"pixel_values": torch.rand(4, 3, 32, 32)},
-                "but there are 4 images; give as many images as the texts have",
+                r"but 12 are needed for the images given \(4\); give as many images as the texts have",
             ),
             ({"image_tokens": torch.rand(3, 5, 16)}, "give the images, either as pixel_values or as image_tokens"),
             ({"mm_encoder_outputs": {"image": None}}, "the images, or the mm_encoder_outputs .* but not both"),
@@ -306,7 +306,7 @@ class TestErrors:
 
     def test_an_image_cut_by_truncation_is_refused(self):
         batch = {name: value[:, :22] for name, value in inputs().items() if name != "pixel_values"}
-        message = "the texts have 8 image tokens, 3 for each image, but there are 3 images"
+        message = r"the texts have 8 image tokens, but 9 are needed for the images given \(3\)"
         with pytest.raises(ValueError, match=message):
             chat_model()(**batch, pixel_values=inputs()["pixel_values"])
 
@@ -315,7 +315,9 @@ class TestErrors:
         pixels = inputs()["pixel_values"][:1]
         past = model(input_ids=ids, pixel_values=pixels, use_cache=True).past_key_values
         past.crop(-4)
-        with pytest.raises(ValueError, match="the texts have 2 image tokens, 3 for each image, but there is 1 image"):
+        with pytest.raises(
+            ValueError, match=r"the texts have 2 image tokens, but 3 are needed for the images given \(1\)"
+        ):
             model(input_ids=ids[:, 3:], pixel_values=pixels, past_key_values=past)
 
     @pytest.mark.parametrize("shape", [(3, 5, 15), (3, 16), (3, 3, 32, 32)])

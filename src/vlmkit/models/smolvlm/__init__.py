@@ -1,7 +1,19 @@
 """SmolVLM: a small language model that chats about images."""
 
 from vlmkit.models.smolvlm.configuration_smolvlm import VlmkitSmolVLMConfig
-from vlmkit.models.smolvlm.modeling_smolvlm import SmolVLM, SmolVLMOutput
+from vlmkit.models.smolvlm.image_processing_smolvlm import (
+    VlmkitSmolVLMImageProcessor,
+    VlmkitSmolVLMImageProcessorPil,
+)
+from vlmkit.models.smolvlm.modeling_smolvlm import SmolVLM
+from vlmkit.models.smolvlm.outputs import SmolVLMOutput
 from vlmkit.models.smolvlm.processing_smolvlm import VlmkitSmolVLMProcessor
 
-__all__ = ["SmolVLM", "SmolVLMOutput", "VlmkitSmolVLMConfig", "VlmkitSmolVLMProcessor"]
+__all__ = [
+    "SmolVLM",
+    "SmolVLMOutput",
+    "VlmkitSmolVLMConfig",
+    "VlmkitSmolVLMImageProcessor",
+    "VlmkitSmolVLMImageProcessorPil",
+    "VlmkitSmolVLMProcessor",
+]

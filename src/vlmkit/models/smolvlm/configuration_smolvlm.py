@@ -1,6 +1,6 @@
 """Configuration of [`SmolVLM`]."""
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
@@ -23,33 +23,56 @@ _TEXT_DEFAULTS = {
     "eos_token_id": 2,
     "pad_token_id": 2,
 }
+_COUNTS = (
+    "num_query_tokens",
+    "num_cross_attention_heads",
+    "cross_attention_frequency",
+    "perceiver_depth",
+    "pixel_shuffle_factor",
+    "cross_layer_interval",
+)
 
 
 @strict
 class VlmkitSmolVLMConfig(VlmkitConfig):
-    """An image backbone, a Q-Former, and a language model that reads its queries. The defaults are the original's.
+    """An image backbone, a connector, and a language model that reads what comes out of it.
+
+    `connector` and `fusion` choose a design (see `docs/guides/design.md`). The defaults are the original's: a Q-Former,
+    whose queries are tokens of the language model.
 
     Args:
         vision_config: any image backbone of transformers, or of timm as `timm_wrapper`; or [`GivenTokensConfig`], which
             tells nothing but the width of image tokens that are computed elsewhere. Default: a ViT-B/16.
+        text_config: any causal language model of transformers. Default: SmolLM-135M.
+        image_token_id: the token that holds an image's places in a text.
+        connector: what makes the image's tokens in the language model: `"qformer"` or `"perceiver"` (learned queries,
+            `num_query_tokens` for every image), `"mlp"` (all patch tokens, none pooled) or `"pixel_shuffle"` (squares
+            of neighbouring patch tokens side by side).
+        fusion: how the language model sees them: `"autoregressive"` (in the places of the text) or `"cross_attention"`
+            (by gated cross-attention between its layers; the text has one place for each image).
+        num_query_tokens: of Q-Former and Perceiver; 32 or 64 if not given.
+        num_cross_attention_heads: heads of their attention to the image. If not given, as many as the Q-Former's text
+            encoder has, or the language model.
         qformer_config: the text encoder whose layers the Q-Former has: DistilBERT, BERT (MiniLM) or RoBERTa. Default:
             DistilBERT.
-        text_config: any causal language model of transformers. Default: SmolLM-135M.
-        image_token_id: the token that holds an image's places in a text, `num_query_tokens` in a row.
-        num_query_tokens: learned queries, which are the image's tokens in the language model.
-        num_cross_attention_heads: heads of the queries' attention to the image, a divisor of the Q-Former's width; as
-            many as its text encoder's if not given.
-        cross_attention_frequency: the second layer and every so many layers after it look at the image; with 1, all.
+        cross_attention_frequency: the Q-Former's second layer and every so many layers after it look at the image; with
+            1, all.
+        perceiver_depth: layers of the Perceiver resampler.
+        pixel_shuffle_factor: side of the squares, in patches.
+        cross_layer_interval: with `fusion="cross_attention"`, the language model looks at the images before its first
+            layer and before every so many layers after it.
         freeze_vision: whether the vision backbone stays as it is. Default: yes.
 
     Raises:
         TypeError: an unknown keyword (the message names the nearest field).
         StrictDataclassFieldValidationError: a value of the wrong type.
-        ValueError: a number below 1, or an image token outside the vocabulary. What only the built model can tell, such
-            as heads that do not divide its width, is told when it is built.
+        ValueError: a number below 1, an image token outside the vocabulary, or a `cross_layer_interval` larger than the
+            language model is deep. What only the built model can tell, such as heads that do not divide its width, is
+            told when it is built.
 
     References:
-        vlm-training (see `docs/papers.md`): all defaults.
+        vlm-training (see `docs/papers.md`): the defaults. Laurençon et al., "What matters when building vision-language
+        models?" (arXiv:2405.02246): the other designs, and the Perceiver's 64 queries and depth of 3.
 
     Example:
         >>> config = VlmkitSmolVLMConfig(num_query_tokens=64)
@@ -70,14 +93,21 @@ class VlmkitSmolVLMConfig(VlmkitConfig):
     qformer_config: PreTrainedConfig | dict | None = None
     text_config: PreTrainedConfig | dict | None = None
     image_token_id: int = 49152
-    num_query_tokens: int = 32
+    connector: Literal["qformer", "perceiver", "mlp", "pixel_shuffle"] = "qformer"
+    fusion: Literal["autoregressive", "cross_attention"] = "autoregressive"
+    num_query_tokens: int | None = None
     num_cross_attention_heads: int | None = None
     cross_attention_frequency: int = 2
+    perceiver_depth: int = 3
+    pixel_shuffle_factor: int = 2
+    cross_layer_interval: int = 4
     freeze_vision: bool = True
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Check the values."""
-        for name in ("num_query_tokens", "num_cross_attention_heads", "cross_attention_frequency"):
+        if self.num_query_tokens is None:
+            self.num_query_tokens = 64 if self.connector == "perceiver" else 32
+        for name in _COUNTS:
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"{name} is {value}; give 1 or more")
         super().__post_init__(**kwargs)
@@ -86,6 +116,12 @@ class VlmkitSmolVLMConfig(VlmkitConfig):
             raise ValueError(
                 f"image_token_id is {self.image_token_id}, but the language model knows 0 to {vocab_size - 1} only; "
                 "give one of these, or a text_config with a larger vocab_size"
+            )
+        num_layers = self.get_text_config().num_hidden_layers
+        if self.fusion == "cross_attention" and self.cross_layer_interval > num_layers:
+            raise ValueError(
+                f"cross_layer_interval is {self.cross_layer_interval}, but the language model has {num_layers} layers; "
+                f"give 1 to {num_layers}"
             )
         # transformers ties the weights of the parts only if the whole says so.
         self.tie_word_embeddings = getattr(self.text_config, "tie_word_embeddings", False)

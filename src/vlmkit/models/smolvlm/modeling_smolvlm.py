@@ -1,27 +1,31 @@
-"""SmolVLM: an image encoder whose Q-Former's queries are tokens of a small language model."""
+"""SmolVLM: an image encoder, a connector, and a small language model that reads what comes out of it."""
 
-import os
 from copy import copy
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, Cache, GenerationConfig, GenerationMixin
+from transformers import Cache, GenerationConfig, GenerationMixin
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.processing_utils import Unpack
-from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
+from transformers.utils import TransformersKwargs, can_return_tuple
 
-from vlmkit.base import WritingModel
-from vlmkit.models.qformer_aligner import QFormerAligner
 from vlmkit.models.smolvlm.configuration_smolvlm import VlmkitSmolVLMConfig
-from vlmkit.modules.connectors import QFormerConnector
-from vlmkit.modules.fusion import cached_images, merge_image_embeds
-from vlmkit.modules.language_models import causal_language_model, check_plain_language_model
+from vlmkit.models.smolvlm.connector import build_connector
+from vlmkit.models.smolvlm.outputs import SmolVLMOutput
+from vlmkit.models.smolvlm.pretrained_parts import FromPretrainedParts
+from vlmkit.modules.fusion import ImageEmbeds, cached_images, images_beside_texts, merge_image_embeds
+from vlmkit.modules.gated_cross_attention import (
+    GatedCrossAttention,
+    GatedCrossAttentionBlock,
+    check_hands_on_keywords,
+    interleave,
+)
+from vlmkit.modules.language_models import causal_language_model, decoder_layers
+from vlmkit.modules.perceiver import PerceiverResampler
 from vlmkit.modules.qformer import QFormer
-from vlmkit.modules.text_encoders import encoder_sizes
-from vlmkit.modules.towers import VisionTower, published_config, text_part, vision_part
+from vlmkit.modules.towers import VisionTower
 
 _USAGE = """import vlmkit
 from transformers import pipeline
@@ -32,38 +36,20 @@ chat([{{"role": "user", "content": [image, question]}}], return_full_text=False)
 _QUERY_STD = 0.02
 
 
-@dataclass
-class SmolVLMOutput(ModelOutput):
-    """What [`SmolVLM`] returns.
+class SmolVLM(FromPretrainedParts, GenerationMixin):
+    """An image encoder, a connector and a small language model that reads the images' tokens.
 
-    Args:
-        loss: scalar, float32; given with `labels`.
-        logits: `(B, T, vocabulary)`; in training with `labels` there are none, as only positions with a label pass
-            through the head.
-        past_key_values: the language model's cache.
-        image_hidden_states: `(I, Q, D)`, the images' tokens in the language model.
-        hidden_states: of the language model's layers `(B, T, D)`; with `output_hidden_states`.
-        attentions: of the language model's layers `(B, heads, T, T)`; with `output_attentions`.
-    """
-
-    loss: Tensor | None = None
-    logits: Tensor | None = None
-    past_key_values: Cache | None = None
-    image_hidden_states: Tensor | None = None
-    hidden_states: tuple[Tensor, ...] | None = None
-    attentions: tuple[Tensor, ...] | None = None
-
-
-class SmolVLM(WritingModel, GenerationMixin):
-    """An image encoder, a Q-Former and a small language model, in whose texts the queries take the images' places.
-
-    A text may have any number of images, or none. Each has `num_query_tokens` places, which hold `image_token_id`.
+    A text may have any number of images, or none. With `fusion="autoregressive"`, each has as many places in it as the
+    connector makes tokens of it, which hold `image_token_id`. With `"cross_attention"`, each has one place, and what
+    follows looks at the image between the layers of the language model. An image that is split (see
+    [`VlmkitSmolVLMImageProcessor`]) is several images here, its views.
 
     Args:
         config: see [`VlmkitSmolVLMConfig`].
 
     References:
-        vlm-training (see `docs/papers.md`); Li et al., "BLIP-2" (arXiv:2301.12597).
+        vlm-training (see `docs/papers.md`); Li et al., "BLIP-2" (arXiv:2301.12597); Laurençon et al., "What matters
+        when building vision-language models?" (arXiv:2405.02246).
 
     Example:
         >>> import torch
@@ -89,21 +75,24 @@ class SmolVLM(WritingModel, GenerationMixin):
     input_modalities = ("image", "text")
     card_usage = _USAGE
     card_pipeline = "image-text-to-text"
-    _no_split_modules = ["QFormerLayer"]  # noqa: RUF012
+    _no_split_modules = ["QFormerLayer", "PerceiverLayer", "GatedCrossAttentionBlock"]  # noqa: RUF012
 
     def __init__(self, config: VlmkitSmolVLMConfig, **kwargs: Any):
         super().__init__(config, **kwargs)
-        self.vision_tower = VisionTower(config.vision_config, "mean", config.freeze_vision)
+        # Only the Q-Former was trained with a class token before the patches.
+        has_prefix = config.connector == "qformer"
+        self.vision_tower = VisionTower(config.vision_config, "mean", config.freeze_vision, has_prefix)
         self.language_model = causal_language_model(config.text_config)
-        self.connector = QFormerConnector(
-            config,
-            self.vision_tower.hidden_size,
-            encoder_sizes(config.qformer_config),
-            config.num_query_tokens,
-            config.num_cross_attention_heads,
-            config.cross_attention_frequency,
-            self.language_model.get_input_embeddings().embedding_dim,
-        )
+        decoder, text_config = self.get_decoder(), config.get_text_config()
+        text_size = self.get_input_embeddings().embedding_dim
+        self.cross_attention = None
+        if config.fusion == "cross_attention":
+            layers, text_size = decoder_layers(decoder), text_config.hidden_size
+            sizes = (text_size, text_config.num_attention_heads, len(layers), config.cross_layer_interval)
+            self.cross_attention = GatedCrossAttention(config, *sizes)
+            interleave(layers)
+            check_hands_on_keywords(decoder)
+        self.connector = build_connector(config, self.vision_tower.hidden_size, text_size)
         self._can_compile_fullgraph = self.language_model._can_compile_fullgraph
         self.post_init()
 
@@ -112,91 +101,48 @@ class SmolVLM(WritingModel, GenerationMixin):
         super()._init_weights(module)
         if isinstance(module, QFormer):
             init.normal_(module.query_tokens, std=_QUERY_STD)
-
-    @classmethod
-    def from_aligner_text_pretrained(
-        cls,
-        aligner: str | os.PathLike,
-        text: str | os.PathLike,
-        image_token_id: int,
-        vision: str | os.PathLike | None = None,
-        dtype: torch.dtype = torch.float32,
-    ) -> "SmolVLM":
-        """Put a language model behind the vision tower and the Q-Former of a trained first stage.
-
-        New are the two layers between them, and a row of the language model's token table where it has no room for the
-        image token.
-
-        Args:
-            aligner: folder or hub id of a [`QFormerAligner`].
-            text: folder or hub id of a causal language model.
-            image_token_id: of the token that holds an image's places, `processor.image_token_id`.
-            vision: folder or hub id of an image model in place of the aligner's own, with tokens of the same width.
-            dtype: of all weights.
-
-        Raises:
-            OSError: a model cannot be found.
-            ValueError: `aligner` is another kind of model, `text` is one that is not supported (see
-                [`check_plain_language_model`]), or `vision` has tokens of another width.
-        """
-        first = QFormerAligner.from_pretrained(aligner, dtype=dtype)
-        language_model = AutoModelForCausalLM.from_pretrained(text, dtype=dtype)
-        if image_token_id >= language_model.get_input_embeddings().num_embeddings:
-            language_model.resize_token_embeddings(image_token_id + 1)
-        text_config = published_config(text, text_part)
-        text_config.vocab_size = language_model.config.vocab_size
-        config = cls.config_class(
-            vision_config=first.config.vision_config if vision is None else published_config(vision, vision_part),
-            qformer_config=first.config.text_config,
-            text_config=text_config,
-            image_token_id=image_token_id,
-            num_query_tokens=first.config.num_query_tokens,
-            num_cross_attention_heads=first.config.num_cross_attention_heads,
-            cross_attention_frequency=first.config.cross_attention_frequency,
-        )
-        model = cls._from_config(config, dtype=dtype)
-        check_plain_language_model(language_model)
-        if (width := model.vision_tower.hidden_size) != first.vision_tower.hidden_size:
-            raise ValueError(
-                f"the tokens of {vision} are {width} wide, but the Q-Former in {aligner} was trained on a width of "
-                f"{first.vision_tower.hidden_size}; give its own image model, or train a first stage with this one"
-            )
-        # After construction, which initialises everything.
-        model.vision_tower.set_backbone(
-            first.vision_tower.backbone
-            if vision is None
-            else VisionTower.load_backbone(vision, model.config.vision_config, dtype=dtype)
-        )
-        model.connector.image_projection = first.image_projection
-        model.connector.qformer.load_state_dict(first.qformer.state_dict())
-        model.language_model.load_state_dict(language_model.state_dict())
-        model.generation_config = language_model.generation_config
-        suppressed = model.generation_config.suppress_tokens or []
-        model.generation_config.suppress_tokens = [*suppressed, image_token_id]  # a place without an image
-        return model.eval()
+        elif isinstance(module, PerceiverResampler):
+            init.normal_(module.latents, std=_QUERY_STD)
+        elif isinstance(module, GatedCrossAttentionBlock):
+            init.zeros_(module.attention_gate)
+            init.zeros_(module.feed_forward_gate)
 
     @can_return_tuple
     def get_image_features(
-        self, pixel_values: Tensor | None = None, image_tokens: Tensor | None = None, **kwargs: Any
+        self,
+        pixel_values: Tensor | None = None,
+        image_tokens: Tensor | None = None,
+        pixel_mask: Tensor | None = None,
+        token_mask: Tensor | None = None,
+        **kwargs: Any,
     ) -> BaseModelOutputWithPooling:
         """Turn images into tokens of the language model.
 
         Args:
             pixel_values: `(I, 3, H, W)`.
             image_tokens: `(I, N, vision width)`, the vision tower's tokens in place of `pixel_values`.
+            pixel_mask: `(I, H, W)`, 1 where an image is, if they differ in size and are padded.
+            token_mask: `(I, rows, columns)`, as the vision tower gave it with such `image_tokens`.
             **kwargs: passed to the vision backbone.
 
         Returns:
-            `last_hidden_state (I, N, vision width)`, the vision tower's tokens, and `pooler_output (I, Q, D)`.
+            `last_hidden_state (I, N, vision width)`, the vision tower's tokens, and as `pooler_output` those for the
+            language model: `(I, M, D)`, or where images differ in their number of tokens, one `(M_i, D)` for each.
 
         Raises:
-            ValueError: no images or both kinds, tokens of another shape, or tokens in training of a vision tower.
+            ValueError: no images or both kinds, tokens of another shape, tokens in training of a vision tower, or
+                images of a size that vision tower or connector cannot take.
         """
-        vision = self.vision_tower.encode_or_take(pixel_values, image_tokens, self.training, **kwargs)
-        tokens = vision.last_hidden_state.to(self.connector.qformer.query_tokens.dtype)
+        vision = self.vision_tower.encode_or_take(
+            pixel_values, image_tokens, self.training, pixel_mask, token_mask, **kwargs
+        )
+        tokens = vision.last_hidden_state.to(next(self.connector.parameters()).dtype)
+        embeds, is_there = self.connector(tokens, vision.token_mask)
+        if is_there is not None:
+            embeds = [image[own] for image, own in zip(embeds, is_there, strict=True)]
         return BaseModelOutputWithPooling(
             last_hidden_state=tokens,
-            pooler_output=self.connector(tokens),
+            pooler_output=embeds,
             hidden_states=vision.hidden_states,
             attentions=vision.attentions,
         )
@@ -208,7 +154,11 @@ class SmolVLM(WritingModel, GenerationMixin):
         attention_mask: Tensor | None = None,
         pixel_values: Tensor | None = None,
         image_tokens: Tensor | None = None,
+        pixel_mask: Tensor | None = None,
+        token_mask: Tensor | None = None,
         mm_encoder_outputs: dict[str, Any] | None = None,
+        image_key_values: Tensor | None = None,
+        image_columns: Tensor | None = None,
         position_ids: Tensor | None = None,
         past_key_values: Cache | None = None,
         inputs_embeds: Tensor | None = None,
@@ -220,11 +170,17 @@ class SmolVLM(WritingModel, GenerationMixin):
         """Predict the next token at every position of texts with images in them.
 
         Args:
-            input_ids: `(B, T)`, padded on either side, with `num_query_tokens` times `image_token_id` for each image.
+            input_ids: `(B, T)`, padded on either side, with an `image_token_id` for each token of each image; with
+                `fusion="cross_attention"`, with one for each image.
             attention_mask: `(B, T)`, 1 for tokens and 0 for padding; all ones if not given.
             pixel_values: `(I, 3, H, W)`, the images of all texts in their order.
             image_tokens: `(I, N, vision width)`, the vision tower's tokens in place of `pixel_values`.
+            pixel_mask: see [`SmolVLM.get_image_features`].
+            token_mask: see [`SmolVLM.get_image_features`].
             mm_encoder_outputs: `{"image": get_image_features(...)}` in place of the images; `generate` makes it once.
+            image_key_values: `(B, blocks, 2, heads, N, D / heads)`, in place of the images of a model that looks at
+                them by cross-attention, with `image_columns`; `generate` computes them once.
+            image_columns: `(B, N)`, the columns of the places of the images that they belong to.
             position_ids: `(B, T)`; counted over attended tokens if not given.
             past_key_values: the language model's cache of earlier tokens.
             inputs_embeds: `(B, T, D)` in place of `input_ids`.
@@ -239,11 +195,26 @@ class SmolVLM(WritingModel, GenerationMixin):
                 or a static cache for a language model that supports none.
         """
         self.refuse_arguments(kwargs.keys())
-        inputs_embeds, is_place = self._text_embeds(input_ids, inputs_embeds)
-        image_embeds = self._image_embeds(pixel_values, image_tokens, mm_encoder_outputs)
-        if image_embeds is not None or inputs_embeds.shape[1] > 1:  # what is generated has no places
-            inputs_embeds = merge_image_embeds(inputs_embeds, is_place, image_embeds, self.config.num_query_tokens)
-        outputs = self._read(inputs_embeds, attention_mask, position_ids, past_key_values, use_cache, **kwargs)
+        is_place = self._places(input_ids, inputs_embeds)
+        if inputs_embeds is None:
+            inputs_embeds = self.get_input_embeddings()(input_ids)
+        image_embeds = self._image_embeds(pixel_values, image_tokens, pixel_mask, token_mask, mm_encoder_outputs)
+        reading: dict[str, Any] = {}
+        if self.cross_attention is None:
+            if image_embeds is not None or inputs_embeds.shape[1] > 1:  # what is generated has no places
+                inputs_embeds = merge_image_embeds(inputs_embeds, is_place, image_embeds)
+        else:
+            num_seen = 0 if past_key_values is None else past_key_values.get_seq_length()
+            if image_embeds is not None:
+                beside = self._beside_texts(is_place, image_embeds, num_seen)
+                image_key_values, image_columns = beside["image_key_values"], beside["image_columns"]
+            if image_key_values is not None:
+                columns = num_seen + torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device)
+                sees = image_columns[:, None, None, :] <= columns[:, None]
+                reading["image_reader"] = self.cross_attention.reader(image_key_values, sees)
+        outputs = self._read(
+            inputs_embeds, attention_mask, position_ids, past_key_values, use_cache, **reading, **kwargs
+        )
         logits = loss = None
         if self.training and labels is not None:
             loss = self._loss_of_labelled(outputs.last_hidden_state, labels, **kwargs)
@@ -269,12 +240,14 @@ class SmolVLM(WritingModel, GenerationMixin):
         *args: Any,
         pixel_values: Tensor | None = None,
         image_tokens: Tensor | None = None,
+        pixel_mask: Tensor | None = None,
+        token_mask: Tensor | None = None,
         **kwargs: Any,
     ) -> Any:
-        """Go on with texts, as every transformers model does; vision tower and Q-Former run once per image.
+        """Go on with texts, as every transformers model does; vision tower and connector run once per image.
 
         Given `past_key_values` of an earlier call, `input_ids` of the whole conversation and all its images, what the
-        cache holds is not computed again, images included.
+        cache holds is not computed again, images included; except that for `fusion="cross_attention"` all images are.
 
         Args:
             inputs: `(B, T)`, the same as `input_ids`.
@@ -282,6 +255,8 @@ class SmolVLM(WritingModel, GenerationMixin):
             *args: see `GenerationMixin.generate`.
             pixel_values: `(I, 3, H, W)`, the images of all texts in their order.
             image_tokens: `(I, N, vision width)`, the vision tower's tokens in place of `pixel_values`.
+            pixel_mask: see [`SmolVLM.get_image_features`].
+            token_mask: see [`SmolVLM.get_image_features`].
             **kwargs: see `GenerationMixin.generate`; such as `input_ids`, `attention_mask` (padded on the left),
                 `past_key_values`, `streamer`, `max_new_tokens`.
 
@@ -289,45 +264,67 @@ class SmolVLM(WritingModel, GenerationMixin):
             ValueError: images given twice, or more or fewer than the texts have places for; or as
                 `GenerationMixin.generate` raises.
         """
-        if given := kwargs.get("mm_encoder_outputs"):
-            self._refuse_both(pixel_values, image_tokens, given)
-            kwargs["mm_encoder_outputs"] = {"image": copy(given["image"])}  # beams would repeat the caller's in place
-        images = pixel_values if image_tokens is None else image_tokens
+        given = kwargs.pop("mm_encoder_outputs", None)
+        self._refuse_both(pixel_values, image_tokens, given)
+        features = copy(given["image"]) if given else None  # beams would repeat the caller's in place
         input_ids = kwargs.get("input_ids") if inputs is None else inputs
-        if images is not None and input_ids is not None:
-            cache, mask = kwargs.get("past_key_values"), kwargs.get("attention_mask")
-            num_absent = 0 if mask is None else mask.shape[1] - input_ids.shape[1]  # of the cached ones
+        cache, mask = kwargs.get("past_key_values"), kwargs.get("attention_mask")
+        num_absent = (
+            0 if mask is None or input_ids is None else mask.shape[1] - input_ids.shape[1]
+        )  # of the cached ones
+        images = [pixel_values, image_tokens, pixel_mask, token_mask]
+        if (pixel_values is not None or image_tokens is not None) and input_ids is not None and self._reads_places:
+            is_place = input_ids == self.config.image_token_id
             num_cached = 0 if cache is None else int(cache.get_seq_length()) - num_absent
-            places = input_ids == self.config.image_token_id
-            is_new = ~cached_images(places, len(images), self.config.num_query_tokens, num_cached)
-            pixel_values, image_tokens = (
-                given if given is None else given[is_new] for given in (pixel_values, image_tokens)
-            )
-            images = images[is_new]
-        if images is not None and len(images):
-            features = self.get_image_features(pixel_values, image_tokens, return_dict=True)
+            given = (pixel_values, pixel_mask) if image_tokens is None else (image_tokens, token_mask)
+            is_new = ~cached_images(is_place, self._num_places(is_place, *given), num_cached)
+            images = [part if part is None else part[is_new] for part in images]
+        if any(part is not None and len(part) for part in images):
+            features = self.get_image_features(*images, return_dict=True)
+        if features is not None and self._reads_places:
             kwargs["mm_encoder_outputs"] = {"image": features}
+        elif features is not None:
+            is_place = self._places(input_ids, kwargs.get("inputs_embeds"))
+            kwargs |= self._beside_texts(is_place, features.pooler_output, num_absent)
         return super().generate(inputs, generation_config, *args, **kwargs)
 
-    def _text_embeds(self, input_ids: Tensor | None, inputs_embeds: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The texts' tokens `(B, T, D)`, and which of them are an image's places `(B, T)`."""
-        table, token = self.get_input_embeddings(), self.config.image_token_id
+    @property
+    def _reads_places(self) -> bool:
+        """Whether images stand in the texts, and not beside them."""
+        return self.cross_attention is None
+
+    def _beside_texts(self, is_place: Tensor, image_embeds: ImageEmbeds, first_column: int) -> dict[str, Tensor]:
+        """What texts look at, as arguments of [`SmolVLM.forward`]."""
+        embeds, columns = images_beside_texts(is_place, image_embeds, first_column)
+        return {"image_key_values": self.cross_attention.key_values(embeds), "image_columns": columns}
+
+    def _places(self, input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:
+        """Which of the texts' tokens are an image's places `(B, T)`."""
+        token = self.config.image_token_id
         if input_ids is not None and inputs_embeds is None:
-            return table(input_ids), input_ids.eq(token)
+            return input_ids.eq(token)
         if inputs_embeds is not None and input_ids is None:  # as transformers finds the places, too
-            return inputs_embeds, inputs_embeds.eq(table(torch.tensor(token, device=inputs_embeds.device))).all(dim=-1)
+            place = self.get_input_embeddings()(torch.tensor(token, device=inputs_embeds.device))
+            return inputs_embeds.eq(place).all(dim=-1)
         raise ValueError("give the texts, either as input_ids or as inputs_embeds")
 
     def _image_embeds(
-        self, pixel_values: Tensor | None, image_tokens: Tensor | None, mm_encoder_outputs: dict[str, Any] | None
-    ) -> Tensor | None:
-        """The images' tokens `(I, Q, D)`, if there are images."""
+        self,
+        pixel_values: Tensor | None,
+        image_tokens: Tensor | None,
+        pixel_mask: Tensor | None,
+        token_mask: Tensor | None,
+        mm_encoder_outputs: dict[str, Any] | None,
+    ) -> ImageEmbeds | None:
+        """The images' tokens, if there are images."""
         self._refuse_both(pixel_values, image_tokens, mm_encoder_outputs)
         if mm_encoder_outputs:
             return mm_encoder_outputs["image"].pooler_output
         if pixel_values is None and image_tokens is None:
             return None
-        return self.get_image_features(pixel_values, image_tokens, return_dict=True).pooler_output
+        return self.get_image_features(
+            pixel_values, image_tokens, pixel_mask, token_mask, return_dict=True
+        ).pooler_output
 
     @staticmethod
     def _refuse_both(pixel_values: Any, image_tokens: Any, mm_encoder_outputs: Any) -> None:
@@ -342,3 +339,10 @@ class SmolVLM(WritingModel, GenerationMixin):
         return self.loss_function(
             logits, labels=None, vocab_size=logits.shape[-1], shift_labels=targets[counts], **kwargs
         )
+
+    def _num_places(self, is_place: Tensor, images: Tensor, mask: Tensor | None) -> Tensor:
+        """How many of the texts' places each image has `(I,)`."""
+        if self.config.connector in ("qformer", "perceiver"):
+            return torch.full((len(images),), self.config.num_query_tokens, device=is_place.device)
+        areas = torch.ones(len(images), device=is_place.device) if mask is None else mask.flatten(1).sum(dim=1)
+        return (is_place.sum() * areas / areas.sum()).round().long()  # every patch has its place

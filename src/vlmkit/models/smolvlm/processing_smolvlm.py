@@ -8,8 +8,10 @@ from transformers import AddedToken, AutoImageProcessor, AutoTokenizer, BaseImag
 from transformers.processing_utils import MultiModalData, ProcessingKwargs
 
 from vlmkit.base import VlmkitProcessor
+from vlmkit.image_processors import without_timm
 from vlmkit.models.qformer_aligner import QFormerAlignerConfig
 from vlmkit.models.smolvlm.chat_template import chat_template as default_chat_template
+from vlmkit.models.smolvlm.image_processing_smolvlm import VlmkitSmolVLMImageProcessor
 from vlmkit.validation import one_of
 
 ROLES = ("system", "user", "assistant")
@@ -25,25 +27,29 @@ class VlmkitSmolVLMProcessorKwargs(ProcessingKwargs, total=False):  # type: igno
 
 
 class VlmkitSmolVLMProcessor(VlmkitProcessor):
-    """Turns images into `pixel_values (I, 3, H, W)` and texts or conversations into `input_ids`, `attention_mask`.
+    """Turns images into `pixel_values (V, 3, H, W)` and texts or conversations into `input_ids`, `attention_mask`.
 
     A text has `image_token` where an image belongs, which becomes `num_image_tokens` placeholders; in a conversation
-    (`apply_chat_template`), each part `{"type": "image"}` stands for one. Where no images are given, the placeholders
-    are for `image_tokens`, which the model takes in their place. Texts are padded on the left and never cut, unless the
-    call says otherwise.
+    (`apply_chat_template`), each part `{"type": "image"}` stands for one. An image that the image processor splits (see
+    [`VlmkitSmolVLMImageProcessor`]) becomes as many placeholders for each of its views, and images of several sizes
+    come with a `pixel_mask (V, H, W)`. Where no images are given, the placeholders are for `image_tokens` of whole
+    images, which the model takes in their place. Texts are padded on the left and never cut, unless the call says
+    otherwise.
 
     Args:
         image_processor: any; timm's is translated to one that can be saved.
         tokenizer: of the language model; `image_token` is added to it, and it pads on the left from now on. Without a
             padding token, it pads with its end of text.
-        num_image_tokens: the model's `config.num_query_tokens`.
+        num_image_tokens: of a view: the model's `config.num_query_tokens`, or 1 where it looks at images by
+            cross-attention. `None` for a [`VlmkitSmolVLMImageProcessor`] whose `size_divisor` is the side of what
+            becomes a token: a patch of a model with the connector `"mlp"`, a square of patches with `"pixel_shuffle"`.
         image_token: the placeholder.
         chat_template: Jinja; by default ChatML where the tokenizer ends with its `<|im_end|>` (SmolLM-Instruct), else
             lines of "User: " and "Assistant: ".
 
     Raises:
         ValueError: the tokenizer has neither a padding nor an end-of-text token, or puts the latter behind every text;
-            or `num_image_tokens` is below 1.
+            or `num_image_tokens` is below 1, or not given for an image processor without `size_divisor`.
 
     Example:
         >>> processor = VlmkitSmolVLMProcessor.from_aligner_text_pretrained(
@@ -65,12 +71,17 @@ class VlmkitSmolVLMProcessor(VlmkitProcessor):
         self,
         image_processor: BaseImageProcessor,
         tokenizer: PreTrainedTokenizerBase,
-        num_image_tokens: int = 32,
+        num_image_tokens: int | None = 32,
         image_token: str = "<image>",
         chat_template: str | None = None,
     ):
-        if num_image_tokens < 1:
+        if num_image_tokens is not None and num_image_tokens < 1:
             raise ValueError(f"num_image_tokens is {num_image_tokens}; give the model's num_query_tokens")
+        if num_image_tokens is None and not hasattr(image_processor, "size_divisor"):
+            raise ValueError(
+                f"{type(image_processor).__name__} does not tell the sizes of its images; give num_image_tokens, or a "
+                "VlmkitSmolVLMImageProcessor"
+            )
         if tokenizer.eos_token_id is not None and tokenizer("a")["input_ids"][-1] == tokenizer.eos_token_id:
             kind = type(tokenizer).__name__
             raise ValueError(f"{kind} ends every text with {tokenizer.eos_token}, prompts too; set add_eos_token=False")
@@ -99,6 +110,35 @@ class VlmkitSmolVLMProcessor(VlmkitProcessor):
         num_image_tokens = QFormerAlignerConfig.from_pretrained(aligner).num_query_tokens
         parts = AutoImageProcessor.from_pretrained(aligner), AutoTokenizer.from_pretrained(text)
         return cls(*parts, num_image_tokens=num_image_tokens, **kwargs)
+
+    @classmethod
+    def from_vision_text_pretrained(
+        cls, vision: str | os.PathLike, text: str | os.PathLike, num_image_tokens: int | None, **images_kwargs: Any
+    ) -> "VlmkitSmolVLMProcessor":
+        """Take the tokenizer of a language model, and preprocess images as an image model was trained with.
+
+        Args:
+            vision: folder or hub id of an image model.
+            text: folder or hub id of a causal language model.
+            num_image_tokens: see the constructor.
+            **images_kwargs: if any are given, images go through a [`VlmkitSmolVLMImageProcessor`] of these settings,
+                such as `size={"longest_edge": 448}` and `do_image_splitting=True`, with the model's own colour
+                statistics; else through the image model's own image processor.
+
+        Raises:
+            OSError: a checkpoint, or its preprocessing, cannot be found.
+            ValueError: as the constructors raise.
+        """
+        image_processor = without_timm(AutoImageProcessor.from_pretrained(vision))
+        if images_kwargs:
+            statistics = {name: list(getattr(image_processor, name)) for name in ("image_mean", "image_std")}
+            image_processor = VlmkitSmolVLMImageProcessor(**{**statistics, **images_kwargs})
+        return cls(image_processor, AutoTokenizer.from_pretrained(text), num_image_tokens)
+
+    @property
+    def unused_input_names(self) -> list[str]:
+        """What image processors return for this processor, and not for the model."""
+        return ["view_sizes"]
 
     def apply_chat_template(
         self, conversation: Sequence[Any], *args: Any, return_labels: bool = False, **kwargs: Any
@@ -155,8 +195,23 @@ class VlmkitSmolVLMProcessor(VlmkitProcessor):
         super().validate_inputs(images=images, text=text, **kwargs)
 
     def replace_image_token(self, image_inputs: dict[str, Any], image_idx: int, **kwargs: Any) -> str:
-        """The placeholders of an image."""
+        """The placeholders of an image, view by view.
+
+        Raises:
+            ValueError: without images, the number of their tokens depends on their sizes.
+        """
+        if "view_sizes" in image_inputs:
+            return self.image_token * self._num_places(image_inputs["view_sizes"][image_idx])
+        if self.num_image_tokens is None:
+            raise ValueError("the number of an image's tokens depends on its size; give the images with the texts")
         return self.image_token * self.num_image_tokens
+
+    def _num_places(self, view_sizes: Sequence[tuple[int, int]]) -> int:
+        """How many tokens the views of an image have in all."""
+        if self.num_image_tokens is not None:
+            return self.num_image_tokens * len(view_sizes)
+        divisor = self.image_processor.size_divisor
+        return sum((height // divisor) * (width // divisor) for height, width in view_sizes)
 
     def get_text_with_replacements(
         self, text: list[str], images_replacements: Sequence[str] = (), *args: Any, **kwargs: Any
@@ -170,8 +225,16 @@ class VlmkitSmolVLMProcessor(VlmkitProcessor):
         """How many tokens images become, for servers that plan ahead."""
         if image_sizes is None:
             return MultiModalData()
-        num_images = len(image_sizes)
-        return MultiModalData(num_image_tokens=[self.num_image_tokens] * num_images, num_image_patches=[1] * num_images)
+        if not hasattr(self.image_processor, "view_sizes"):
+            num_images = len(image_sizes)
+            num_tokens = [self.num_image_tokens] * num_images
+            return MultiModalData(num_image_tokens=num_tokens, num_image_patches=[1] * num_images)
+        options = self._merge_kwargs(**kwargs)["images_kwargs"]
+        views = [self.image_processor.view_sizes(height, width, **options) for height, width in image_sizes]
+        return MultiModalData(
+            num_image_tokens=[self._num_places(sizes) for sizes in views],
+            num_image_patches=[len(sizes) for sizes in views],
+        )
 
 
 def _checked(conversation: Sequence[Any], image_token: str) -> Sequence[Any]:
