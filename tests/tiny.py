@@ -27,6 +27,7 @@ from vlmkit import (
     QFormerCaptionerConfig,
     QFormerCaptionerProcessor,
     VlmkitSmolVLMConfig,
+    VlmkitSmolVLMImageProcessor,
     VlmkitSmolVLMProcessor,
 )
 
@@ -195,6 +196,19 @@ def smolvlm_config(**kwargs) -> VlmkitSmolVLMConfig:
     text = llama_config(**CHAT_TOKENS, tie_word_embeddings=True)
     sizes = {"vision_config": vision_config(), "qformer_config": distilbert_config(), "text_config": text}
     return VlmkitSmolVLMConfig(**{**sizes, "image_token_id": IMAGE_TOKEN_ID, "num_query_tokens": 3, **kwargs})
+
+
+def views_processor(config: VlmkitSmolVLMConfig, **images) -> VlmkitSmolVLMProcessor:
+    """For any design; images are squashed to 32 x 32 unless told otherwise."""
+    divisor = config.vision_config.patch_size * (
+        config.pixel_shuffle_factor if config.connector == "pixel_shuffle" else 1
+    )
+    settings = {"size": {"height": 32, "width": 32}, "size_divisor": divisor, **images}
+    if config.fusion == "cross_attention":
+        num_image_tokens = 1
+    else:
+        num_image_tokens = config.num_query_tokens if config.connector in ("qformer", "perceiver") else None
+    return VlmkitSmolVLMProcessor(VlmkitSmolVLMImageProcessor(**settings), chat_tokenizer(), num_image_tokens)
 
 
 def turn(role: str, text: str, *images: object) -> dict:

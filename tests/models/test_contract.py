@@ -137,7 +137,9 @@ def qformer_aligner(name: str, lora: dict[str, Any] | None = None, **fields: Any
     return Case(name, config, tiny.qformer_aligner_processor, tiny.qformer_aligner_inputs, call, lora=lora)
 
 
-def smolvlm(name: str, lora: dict[str, Any] | None = None, **fields: Any) -> Case:
+def smolvlm(name: str, lora: dict[str, Any] | None = None, images: dict[str, Any] | None = None, **fields: Any) -> Case:
+    """With `images`, settings of its own image processor."""
+
     def config() -> PreTrainedConfig:
         large = {
             "vision_config": tiny.vision_config(initializer_range=0.5),
@@ -146,8 +148,11 @@ def smolvlm(name: str, lora: dict[str, Any] | None = None, **fields: Any) -> Cas
         }
         return tiny.smolvlm_config(**copy.deepcopy({**large, **fields}))
 
+    def processor() -> ProcessorMixin:
+        return tiny.smolvlm_processor() if images is None else tiny.views_processor(config(), **images)
+
     def inputs() -> dict[str, Tensor]:
-        batch = tiny.smolvlm_inputs()
+        batch = dict(processor().apply_chat_template(tiny.conversations(), return_labels=True))
         if isinstance(fields.get("vision_config"), GivenTokensConfig):
             pixels = batch.pop("pixel_values")
             batch["image_tokens"] = pixels.mean(dim=1).view(len(pixels), 64, 16)  # of another model
@@ -156,7 +161,12 @@ def smolvlm(name: str, lora: dict[str, Any] | None = None, **fields: Any) -> Cas
     def call() -> dict[str, Any]:
         return {"images": [tiny.photo()], "text": ["is this a <image>"]}
 
-    return Case(name, config, tiny.smolvlm_processor, inputs, call, lora=lora)
+    def open_gates(model: Any) -> None:
+        for block in () if model.cross_attention is None else model.cross_attention.blocks:
+            torch.nn.init.constant_(block.attention_gate, 0.7)
+            torch.nn.init.constant_(block.feed_forward_gate, 0.7)
+
+    return Case(name, config, processor, inputs, call, prepare=open_gates, lora=lora)
 
 
 LORA_GPT2 = {
@@ -169,6 +179,7 @@ LORA_BOTH = {**LORA_GPT2, "modules_to_save": ["vision_projection", "text_project
 LORA_LLAMA = {"target_modules": r"language_model\..*\.q_proj", "modules_to_save": ["image_projection", "qformer"]}
 LORA_QFORMER = {"target_modules": r"qformer\..*\.self_attention\..*\.q_proj", "modules_to_save": ["text_embeddings"]}
 LORA_CHAT = {"target_modules": r"language_model\..*\.(q_proj|c_attn)", "modules_to_save": ["connector"]}
+LORA_CROSS_ATTENTION = {**LORA_CHAT, "modules_to_save": ["connector", "cross_attention.blocks.0"]}
 CASES = [
     dual_encoder("dual_encoder-paper"),
     dual_encoder("dual_encoder-trained", LORA_BOTH, **TRAINED, **CONTEXTUAL, learn_temperature=True),
@@ -234,6 +245,26 @@ CASES = [
         freeze_vision=False,
     ),
     smolvlm("smolvlm-given-tokens", LORA_CHAT, vision_config=GivenTokensConfig(hidden_size=16)),
+    smolvlm("smolvlm-perceiver", LORA_CHAT, connector="perceiver", perceiver_depth=2),
+    smolvlm("smolvlm-mlp-aspect", LORA_CHAT, {"size": {"longest_edge": 64}}, connector="mlp"),
+    smolvlm(
+        "smolvlm-pixel_shuffle-cross_attention",
+        LORA_CROSS_ATTENTION,
+        {"do_image_splitting": True},
+        connector="pixel_shuffle",
+        fusion="cross_attention",
+        cross_layer_interval=2,
+    ),
+    smolvlm(
+        "smolvlm-perceiver-cross_attention-gpt2",
+        {**LORA_CROSS_ATTENTION, "fan_in_fan_out": True},
+        {"size": {"longest_edge": 64}},
+        connector="perceiver",
+        fusion="cross_attention",
+        cross_layer_interval=1,
+        text_config=tiny.text_config(**tiny.CHAT_TOKENS, initializer_range=0.3),
+        freeze_vision=False,
+    ),
 ]
 
 

@@ -174,19 +174,28 @@ def test_training_goes_on_with_the_vision_tower_in_the_same_mode(vision, tmp_pat
     assert trained_parts(adapted) == {"connector", "vision_tower", "language_model"}
 
 
-def test_the_blocks_of_cross_attention_are_trained_and_the_q_formers_only_once(tmp_path):
-    model = new_model()
-    model.cross_attention = torch.nn.Module()
-    model.cross_attention.blocks = torch.nn.ModuleList([torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)])
-    base = copy.deepcopy(model)
-    adapted = adapt_backbones(model, rank=2)
+@pytest.mark.parametrize(("connector", "text"), [("qformer", "lora"), ("perceiver", "dora"), ("mlp", "full")])
+def test_the_blocks_of_cross_attention_are_trained_and_the_q_formers_only_once(connector, text, tmp_path):
+    heads = {"num_cross_attention_heads": 4, "cross_layer_interval": 1}
+    model = SmolVLM(tiny.smolvlm_config(connector=connector, fusion="cross_attention", **heads)).eval()
+    processor = tiny.views_processor(model.config)
+    batch = processor.apply_chat_template(tiny.conversations(), return_labels=True)
+    model.save_pretrained(tmp_path / "base")
+    adapted = adapt_backbones(model, text=text, rank=2)
     assert trained_parts(adapted) == {"connector", "cross_attention", "language_model"}
     assert not any(name.count("modules_to_save") > 1 for name, _ in adapted.named_parameters())
-    block = adapted.get_base_model().cross_attention.blocks[1]
-    with torch.no_grad():
-        block.weight.fill_(7)
-    adapted.save_pretrained(tmp_path)
-    assert (load_lora(base, tmp_path).merge_and_unload().cross_attention.blocks[1].weight == 7).all()
+    for parameter in (p for p in adapted.parameters() if p.requires_grad):
+        torch.nn.init.normal_(parameter, std=0.2)
+    expected = adapted.eval()(**batch).logits
+    adapted.save_pretrained(tmp_path / "trained")
+    base = SmolVLM.from_pretrained(tmp_path / "base")
+    assert (base(**batch).logits - expected).abs().max() > 0.1
+    if text == "full":
+        restored = SmolVLM.from_pretrained(tmp_path / "trained")
+    else:
+        restored = load_lora(base, tmp_path / "trained").merge_and_unload()
+    torch.testing.assert_close(restored(**batch).logits, expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(restored.cross_attention.blocks[1].attention_gate.abs() > 0, torch.tensor([True]))
 
 
 @pytest.mark.parametrize("kind", ["lora", "dora"])

@@ -16,7 +16,7 @@ from vlmkit.data.scene_graph import COLORS, SHAPES
 # How an outline is stretched, across and down, in parts of the object's radius.
 PROPORTIONS = {"wide": (1.0, 0.5), "tall": (0.5, 1.0), "even": (0.75, 0.75)}
 PATTERNS = ("rows", "columns", "checks", "plain")
-_NUMBERS = {2: "two", 3: "three", 4: "four"}
+_NUMBERS = {1: "one", 2: "two", 3: "three", 4: "four"}
 # What is asked about a shape, by kind of question, which is also the object's key that holds the answer.
 _OBJECT_QUESTIONS = {
     "color": "what color is the {shape} ?",
@@ -78,11 +78,16 @@ class DetailedObject(TypedDict):
 
 
 def load_detailed_scenes(
-    num_train: int = 4000, num_test: int = 500, num_validation: int = 200, long_side: int = 448, seed: int = 0
+    num_train: int = 4000,
+    num_test: int = 500,
+    num_validation: int = 200,
+    long_side: int = 448,
+    seed: int = 0,
+    num_objects: Sequence[int] = (2, 3, 4),
 ) -> datasets.DatasetDict:
     """Draw a data set of scenes on which image size and aspect ratio matter.
 
-    Two to four objects, all of different shape and colour, lie in the cells of a grid of 4 x 4, 4 x 2 or 2 x 4. The
+    A few objects, all of different shape and colour, lie in the cells of a grid of 4 x 4, 4 x 2 or 2 x 4. The
     image is square, twice as wide as high, or twice as high as wide. Each object is wide, tall or even, which squashing
     the image to a square falsifies. In its middle is a small square, the badge, with a pattern: rows or columns of
     black and white lines, or checks, all one pixel wide, or plain grey. Halved in size by averaging (Pillow's BOX), all
@@ -95,7 +100,7 @@ def load_detailed_scenes(
     Columns: `image` (PNG), `image_id` ("detailed-test-00012"), `captions` (one, which describes all objects, row by
     row: "star orange tall rows . circle blue even plain ."), `questions`, `answers` and `kinds`, and `scene`, the
     objects with shape, color, proportion, pattern, column and row. There is one question of each kind `color`,
-    `proportion` and `pattern` per object, and one of the kind `count`, in random order.
+    `proportion` and `pattern` per object, and one of the kind `count` if their number differs, in random order.
 
     Args:
         num_train: images in the split `train`.
@@ -103,9 +108,11 @@ def load_detailed_scenes(
         num_validation: images in the split `validation`.
         long_side: the longer side of the images in pixels, a multiple of 8 from 224 on. The scenes do not depend on it.
         seed: another seed, other scenes.
+        num_objects: of which the number of a scene's objects is drawn by lot, from 1 to 4.
 
     Raises:
-        ValueError: a split would be empty, the images are too small for a badge, or the grid does not fit their side.
+        ValueError: a split would be empty, the images are too small for a badge, the grid does not fit their side, or
+            there cannot be so many objects.
 
     Example:
         >>> scenes = load_detailed_scenes(num_train=4, num_test=2, num_validation=2)
@@ -120,16 +127,17 @@ def load_detailed_scenes(
             raise ValueError(f"{name} is {size}; every split needs at least one image")
     if long_side < 224 or long_side % 8:
         raise ValueError(f"long_side is {long_side}; give a multiple of 8 from 224 on")
+    _check_num_objects(num_objects)
 
     seen: set[str] = set()
     # The small splits come first, so that they are the same however many images training has.
-    test = _draw_split("test", num_test, long_side, seed, seen)
-    validation = _draw_split("validation", num_validation, long_side, seed, seen)
-    train = _draw_split("train", num_train, long_side, seed, seen)
+    test = _draw_split("test", num_test, long_side, seed, num_objects, seen)
+    validation = _draw_split("validation", num_validation, long_side, seed, num_objects, seen)
+    train = _draw_split("train", num_train, long_side, seed, num_objects, seen)
     return datasets.DatasetDict(train=train, validation=validation, test=test)
 
 
-def detailed_scene_texts(num: int, seed: int = 0) -> datasets.Dataset:
+def detailed_scene_texts(num: int, seed: int = 0, num_objects: Sequence[int] = (2, 3, 4)) -> datasets.Dataset:
     """What is said and asked about scenes like those of [`load_detailed_scenes`], to train a language model on.
 
     The scenes are drawn by lot and not compared with others, so that some may be in the data set too.
@@ -137,12 +145,13 @@ def detailed_scene_texts(num: int, seed: int = 0) -> datasets.Dataset:
     Args:
         num: rows, one per scene.
         seed: another seed, other scenes.
+        num_objects: see [`load_detailed_scenes`].
 
     Returns:
         A table with the columns `captions`, `questions`, `answers` and `kinds`.
 
     Raises:
-        ValueError: num is below 1.
+        ValueError: num is below 1, or there cannot be so many objects.
 
     Example:
         >>> row = detailed_scene_texts(num=3)[0]
@@ -151,8 +160,9 @@ def detailed_scene_texts(num: int, seed: int = 0) -> datasets.Dataset:
     """
     if num < 1:
         raise ValueError(f"num is {num}; give at least 1")
+    _check_num_objects(num_objects)
     rng = random.Random(f"text {seed}")
-    rows = [_texts(_sample_scene(rng.choice(_GRIDS), rng), rng) for _ in range(num)]
+    rows = [_texts(_sample_scene(rng.choice(_GRIDS), num_objects, rng), num_objects, rng) for _ in range(num)]
     return datasets.Dataset.from_list(rows, features=datasets.Features(_TEXT_FEATURES))
 
 
@@ -209,9 +219,14 @@ def _badge(pattern: str, side: int) -> Image.Image:
     return Image.fromarray(pixels.astype(np.uint8)).convert("RGB")
 
 
-def _sample_scene(grid: tuple[int, int], rng: random.Random) -> list[DetailedObject]:
+def _check_num_objects(num_objects: Sequence[int]) -> None:
+    if not num_objects or not set(num_objects) <= _NUMBERS.keys():
+        raise ValueError(f"num_objects is {num_objects}; give one or several numbers from 1 to {max(_NUMBERS)}")
+
+
+def _sample_scene(grid: tuple[int, int], num_objects: Sequence[int], rng: random.Random) -> list[DetailedObject]:
     """Draw the objects of a scene by lot, sorted by their cells, row by row."""
-    count = rng.choice(list(_NUMBERS))
+    count = rng.choice(num_objects)
     cells = sorted(rng.sample(list(itertools.product(range(grid[1]), range(grid[0]))), count))
     shapes, colors = rng.sample(SHAPES, count), rng.sample(list(COLORS), count)
     return [
@@ -227,10 +242,10 @@ def _sample_scene(grid: tuple[int, int], rng: random.Random) -> list[DetailedObj
     ]
 
 
-def _texts(scene: Sequence[DetailedObject], rng: random.Random) -> dict[str, list[str]]:
+def _texts(scene: Sequence[DetailedObject], num_objects: Sequence[int], rng: random.Random) -> dict[str, list[str]]:
     """The columns of a scene's description, and of all questions about it in random order."""
     caption = " ".join("{shape} {color} {proportion} {pattern} .".format(**thing) for thing in scene)
-    asked = [("count", _COUNT_QUESTION, _NUMBERS[len(scene)])]
+    asked = [("count", _COUNT_QUESTION, _NUMBERS[len(scene)])] if len(set(num_objects)) > 1 else []
     for thing in scene:
         values: dict[str, Any] = dict(thing)
         asked += [(kind, text.format(**values), values[kind]) for kind, text in _OBJECT_QUESTIONS.items()]
@@ -239,13 +254,15 @@ def _texts(scene: Sequence[DetailedObject], rng: random.Random) -> dict[str, lis
     return {"captions": [caption], "questions": questions, "answers": answers, "kinds": kinds}
 
 
-def _draw_split(split: str, num_images: int, long_side: int, seed: int, seen: set[str]) -> datasets.Dataset:
+def _draw_split(
+    split: str, num_images: int, long_side: int, seed: int, num_objects: Sequence[int], seen: set[str]
+) -> datasets.Dataset:
     """Draw scenes that are not among those seen, and add them there."""
     rng = random.Random(f"{split} {seed}")  # seeded by the text itself, unlike hash(), which differs between processes
     rows: list[dict[str, Any]] = []
     while len(rows) < num_images:
         grid = rng.choice(_GRIDS)
-        scene = _sample_scene(grid, rng)
+        scene = _sample_scene(grid, num_objects, rng)
         if str(scene) in seen:
             continue
         seen.add(str(scene))
@@ -255,7 +272,7 @@ def _draw_split(split: str, num_images: int, long_side: int, seed: int, seen: se
             {
                 "image_id": f"detailed-{split}-{len(rows):05d}",
                 "image": {"bytes": png.getvalue(), "path": None},
-                **_texts(scene, rng),
+                **_texts(scene, num_objects, rng),
                 "scene": scene,
             }
         )

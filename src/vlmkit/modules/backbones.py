@@ -3,6 +3,7 @@
 import inspect
 from typing import Any
 
+from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 
@@ -81,7 +82,9 @@ def patch_size(backbone: PreTrainedModel) -> tuple[int, int] | None:
 def pretrained_size(backbone: PreTrainedModel) -> tuple[int, int] | None:
     """Height and width in pixels that the position embeddings are for; `None` if there are none (CNNs, rotary)."""
     if (timm_model := getattr(backbone, "timm_model", None)) is not None:
-        if not timm_model.pretrained_cfg.get("fixed_input_size"):
+        # XCiT counts as fixed, but its positions are no table: a layer computes them for any grid.
+        computes_positions = isinstance(getattr(timm_model, "pos_embed", None), nn.Module)
+        if computes_positions or not timm_model.pretrained_cfg.get("fixed_input_size"):
             return None
         size = getattr(getattr(timm_model, "patch_embed", None), "img_size", None)
         return _pair(size or timm_model.pretrained_cfg["input_size"][1:])

@@ -29,8 +29,7 @@ def merge_image_embeds(inputs_embeds: Tensor, is_place: Tensor, image_embeds: Im
         >>> merge_image_embeds(texts, torch.tensor([[False, True, True, False]]), images)[0, :, 0].tolist()
         [0.0, 1.0, 1.0, 0.0]
     """
-    counts = [] if image_embeds is None else [len(image) for image in image_embeds]
-    _check_count(is_place, sum(counts), len(counts))
+    check_places(is_place, () if image_embeds is None else image_embeds)
     if image_embeds is None:
         return inputs_embeds
     tokens = image_embeds.flatten(0, 1) if isinstance(image_embeds, Tensor) else torch.cat(list(image_embeds))
@@ -70,6 +69,20 @@ def images_beside_texts(is_place: Tensor, image_embeds: ImageEmbeds, first_colum
     places = is_place.new_full(shape, _NOWHERE, dtype=torch.long)
     places[rows, slots] = torch.where(is_real, first_column + columns[:, None], _NOWHERE)
     return tokens.flatten(1, 2), places.flatten(1)
+
+
+def check_places(is_place: Tensor, image_embeds: ImageEmbeds) -> None:
+    """Refuse texts whose places are not as many as the tokens of their images.
+
+    Args:
+        is_place: `(B, T)`, true where a token of an image belongs.
+        image_embeds: as [`merge_image_embeds`] takes them.
+
+    Raises:
+        ValueError: see above.
+    """
+    counts = [len(image) for image in image_embeds]
+    _check_count(is_place, sum(counts), len(counts))
 
 
 def cached_images(is_place: Tensor, num_places: Tensor, num_cached_tokens: int) -> Tensor:

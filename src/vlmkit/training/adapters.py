@@ -99,6 +99,7 @@ def adapt_backbones(
         lora_dropout=dropout,
         use_dora="dora" in modes.values(),
         target_modules="|".join(_pattern(part, names) for part, names in layers.items()),
+        exclude_modules=_namesakes(model, layers) or None,
         fan_in_fan_out=any(isinstance(layer, Conv1D) for names in layers.values() for layer in names.values()),
         modules_to_save=whole,
     )
@@ -184,6 +185,15 @@ def _linear_layers(model: PreTrainedModel, part: str) -> dict[str, nn.Module]:
         kind = type(getattr(backbone, "backbone", backbone)).__name__
         raise ValueError(f"{part} has no linear layer to adapt ({kind}); choose 'full' or 'frozen'")
     return layers
+
+
+def _namesakes(model: PreTrainedModel, layers: dict[str, dict[str, nn.Module]]) -> list[str]:
+    """Modules that the patterns would take, too, but that are not linear (a patch embedding's `proj`)."""
+    found = []
+    for part, own in layers.items():
+        pattern = re.compile(_pattern(part, own))
+        found += [name for name, _ in model.named_modules() if pattern.fullmatch(name) and name not in own]
+    return found
 
 
 def _pattern(part: str, layers: dict[str, nn.Module]) -> str:

@@ -7,7 +7,7 @@ from PIL import Image
 from tests import tiny
 from transformers import AutoImageProcessor, AutoProcessor, BatchFeature
 
-from vlmkit import VlmkitSmolVLMConfig, VlmkitSmolVLMProcessor
+from vlmkit import VlmkitSmolVLMProcessor
 from vlmkit.models.smolvlm.image_processing_smolvlm import VlmkitSmolVLMImageProcessor, VlmkitSmolVLMImageProcessorPil
 
 BACKENDS = {"torchvision": VlmkitSmolVLMImageProcessor, "pil": VlmkitSmolVLMImageProcessorPil}

@@ -12,9 +12,11 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from vlmkit import SmolVLM, VlmkitSmolVLMConfig, VlmkitSmolVLMProcessor
+from vlmkit.models.smolvlm import VlmkitSmolVLMImageProcessor, VlmkitSmolVLMImageProcessorPil
 
 ModelTesterMixin = load("test_modeling_common").ModelTesterMixin
 processing_common = load("test_processing_common")
+image_processing_common = load("test_image_processing_common")
 
 
 class SmolVLMModelTester:
@@ -54,6 +56,44 @@ class SmolVLMTest(ModelTesterMixin, unittest.TestCase):
     def _prepare_for_class(self, inputs_dict, model_class, return_labels=False):
         inputs = super()._prepare_for_class(inputs_dict, model_class, return_labels)
         return {**inputs, "labels": inputs["input_ids"]} if return_labels else inputs
+
+
+class CrossAttentionTester(SmolVLMModelTester):
+    """Its texts have one place for each image."""
+
+    def get_config(self) -> VlmkitSmolVLMConfig:
+        design = {"connector": "perceiver", "fusion": "cross_attention", "cross_layer_interval": 1}
+        return tiny.smolvlm_config(**design, freeze_vision=False)
+
+    def prepare_config_and_inputs_for_common(self):
+        config, inputs = super().prepare_config_and_inputs_for_common()
+        inputs["input_ids"][:, 2:4] = 3
+        return config, inputs
+
+
+class SmolVLMCrossAttentionTest(SmolVLMTest):
+    def setUp(self):
+        self.model_tester = CrossAttentionTester(self)
+
+
+class SmolVLMImageProcessorTester(image_processing_common.ImageProcessingTester):
+    def __init__(self, parent):
+        super().__init__(parent, size={"height": 32, "width": 48}, do_image_splitting=False)
+
+    def _get_image_processing_classes(self):
+        """Else they would find transformers' own SmolVLM by the name of the test."""
+        return {"torchvision": VlmkitSmolVLMImageProcessor, "pil": VlmkitSmolVLMImageProcessorPil}
+
+
+class SmolVLMImageProcessorTest(image_processing_common.ImageProcessingTestMixin, unittest.TestCase):
+    image_processor_tester_class = SmolVLMImageProcessorTester
+
+    def setUp(self):
+        """A photograph of our own in place of theirs, which is on the hub."""
+        super().setUp()
+        patch = mock.patch.object(image_processing_common, "load_test_image", return_value=tiny.photo())
+        patch.start()
+        self.addCleanup(patch.stop)
 
 
 class SmolVLMProcessorTest(processing_common.ProcessorTesterMixin, unittest.TestCase):

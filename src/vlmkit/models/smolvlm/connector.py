@@ -1,6 +1,7 @@
 """The connector that a configuration of [`SmolVLM`] asks for."""
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from vlmkit.models.smolvlm.configuration_smolvlm import VlmkitSmolVLMConfig
 from vlmkit.modules.connectors import MLPConnector, PerceiverConnector, PixelShuffleConnector, QFormerConnector
@@ -31,3 +32,18 @@ def build_connector(config: VlmkitSmolVLMConfig, vision_size: int, text_size: in
     sizes = encoder_sizes(config.qformer_config)
     frequency = config.cross_attention_frequency
     return QFormerConnector(config, vision_size, sizes, num_queries, num_heads, frequency, text_size)
+
+
+def num_places(config: VlmkitSmolVLMConfig, is_place: Tensor, num_images: int, mask: Tensor | None) -> Tensor:
+    """How many of the texts' places each image has `(I,)`, if all of them are given.
+
+    Args:
+        config: the model's, with images in the places of texts.
+        is_place: `(B, T)`, true where a token of an image belongs.
+        num_images: I.
+        mask: `(I, rows, columns)`, of their pixels or tokens, where images differ in size.
+    """
+    if config.connector in ("qformer", "perceiver"):
+        return torch.full((num_images,), config.num_query_tokens or 0, device=is_place.device)
+    areas = torch.ones(num_images, device=is_place.device) if mask is None else mask.flatten(1).sum(dim=1)
+    return (is_place.sum() * areas / areas.sum()).round().long()  # every patch has its place

@@ -12,10 +12,10 @@ from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple
 
 from vlmkit.models.smolvlm.configuration_smolvlm import VlmkitSmolVLMConfig
-from vlmkit.models.smolvlm.connector import build_connector
+from vlmkit.models.smolvlm.connector import build_connector, num_places
 from vlmkit.models.smolvlm.outputs import SmolVLMOutput
 from vlmkit.models.smolvlm.pretrained_parts import FromPretrainedParts
-from vlmkit.modules.fusion import ImageEmbeds, cached_images, images_beside_texts, merge_image_embeds
+from vlmkit.modules.fusion import ImageEmbeds, cached_images, check_places, images_beside_texts, merge_image_embeds
 from vlmkit.modules.gated_cross_attention import (
     GatedCrossAttention,
     GatedCrossAttentionBlock,
@@ -208,7 +208,7 @@ class SmolVLM(FromPretrainedParts, GenerationMixin):
             if image_embeds is not None:
                 beside = self._beside_texts(is_place, image_embeds, num_seen)
                 image_key_values, image_columns = beside["image_key_values"], beside["image_columns"]
-            if image_key_values is not None:
+            if image_key_values is not None and image_columns is not None:
                 columns = num_seen + torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device)
                 sees = image_columns[:, None, None, :] <= columns[:, None]
                 reading["image_reader"] = self.cross_attention.reader(image_key_values, sees)
@@ -269,23 +269,26 @@ class SmolVLM(FromPretrainedParts, GenerationMixin):
         features = copy(given["image"]) if given else None  # beams would repeat the caller's in place
         input_ids = kwargs.get("input_ids") if inputs is None else inputs
         cache, mask = kwargs.get("past_key_values"), kwargs.get("attention_mask")
-        num_absent = (
-            0 if mask is None or input_ids is None else mask.shape[1] - input_ids.shape[1]
-        )  # of the cached ones
+        num_absent = 0 if mask is None or input_ids is None else mask.shape[1] - input_ids.shape[1]  # cached ones
+        if num_absent and not self._reads_places:
+            raise ValueError("cached images are not kept; give input_ids of the whole conversation and all its images")
         images = [pixel_values, image_tokens, pixel_mask, token_mask]
-        if (pixel_values is not None or image_tokens is not None) and input_ids is not None and self._reads_places:
-            is_place = input_ids == self.config.image_token_id
-            num_cached = 0 if cache is None else int(cache.get_seq_length()) - num_absent
-            given = (pixel_values, pixel_mask) if image_tokens is None else (image_tokens, token_mask)
-            is_new = ~cached_images(is_place, self._num_places(is_place, *given), num_cached)
+        num_cached = 0 if cache is None else int(cache.get_seq_length()) - num_absent
+        is_place = None if input_ids is None else input_ids == self.config.image_token_id
+        if num_cached > 0 and is_place is not None and self._reads_places and any(part is not None for part in images):
+            num_images = next(len(part) for part in images if part is not None)
+            sizes = num_places(self.config, is_place, num_images, pixel_mask if image_tokens is None else token_mask)
+            is_new = ~cached_images(is_place, sizes, num_cached)
             images = [part if part is None else part[is_new] for part in images]
         if any(part is not None and len(part) for part in images):
             features = self.get_image_features(*images, return_dict=True)
+            if is_place is not None and self._reads_places:
+                check_places(is_place[:, num_cached:], features.pooler_output)
         if features is not None and self._reads_places:
             kwargs["mm_encoder_outputs"] = {"image": features}
         elif features is not None:
             is_place = self._places(input_ids, kwargs.get("inputs_embeds"))
-            kwargs |= self._beside_texts(is_place, features.pooler_output, num_absent)
+            kwargs |= self._beside_texts(is_place, features.pooler_output, 0)
         return super().generate(inputs, generation_config, *args, **kwargs)
 
     @property
@@ -296,7 +299,8 @@ class SmolVLM(FromPretrainedParts, GenerationMixin):
     def _beside_texts(self, is_place: Tensor, image_embeds: ImageEmbeds, first_column: int) -> dict[str, Tensor]:
         """What texts look at, as arguments of [`SmolVLM.forward`]."""
         embeds, columns = images_beside_texts(is_place, image_embeds, first_column)
-        return {"image_key_values": self.cross_attention.key_values(embeds), "image_columns": columns}
+        blocks: Any = self.cross_attention
+        return {"image_key_values": blocks.key_values(embeds), "image_columns": columns}
 
     def _places(self, input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:
         """Which of the texts' tokens are an image's places `(B, T)`."""
@@ -339,10 +343,3 @@ class SmolVLM(FromPretrainedParts, GenerationMixin):
         return self.loss_function(
             logits, labels=None, vocab_size=logits.shape[-1], shift_labels=targets[counts], **kwargs
         )
-
-    def _num_places(self, is_place: Tensor, images: Tensor, mask: Tensor | None) -> Tensor:
-        """How many of the texts' places each image has `(I,)`."""
-        if self.config.connector in ("qformer", "perceiver"):
-            return torch.full((len(images),), self.config.num_query_tokens, device=is_place.device)
-        areas = torch.ones(len(images), device=is_place.device) if mask is None else mask.flatten(1).sum(dim=1)
-        return (is_place.sum() * areas / areas.sum()).round().long()  # every patch has its place

@@ -218,7 +218,7 @@ class VlmkitSmolVLMProcessor(VlmkitProcessor):
     ) -> tuple[list[str], list[Any]]:
         """Put all placeholders of an image where its `image_token` is, with or without images."""
         num_images = sum(sample.count(self.image_token) for sample in text)
-        replacements = list(images_replacements) or [self.replace_image_token({}, 0)] * num_images
+        replacements = list(images_replacements) or [self.replace_image_token({}, 0) for _ in range(num_images)]
         return super().get_text_with_replacements(text, replacements, *args, **kwargs)
 
     def _get_num_multimodal_tokens(self, image_sizes: Sequence[Any] | None = None, **kwargs: Any) -> MultiModalData:

@@ -1,0 +1,224 @@
+"""What matters when building vision-language models? The study's rows at a small scale.
+
+    python examples/what_matters/ablation.py --seeds 0 1 2
+    python examples/what_matters/ablation.py --studies captions --data jxie/flickr8k --batch_size 8 --seeds 0
+
+On drawn scenes, a small language model is first trained on texts about scenes, and a small vision tower to say what
+every patch shows. On photographs (the study `captions`), both are published models. Every row of a study gets the same
+data, steps and seeds. A killed run goes on where it stopped: finished cells are read, not redone; several processes can
+share a folder, each with its own seeds. The report compares with what can be said without looking, and with the
+averages that the study published.
+"""
+
+import dataclasses
+import json
+import os
+import time
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from backbones import LANGUAGE_MODELS, TOWERS, once, train_language_model, train_vision_tower
+from costs import peak_memory, prefill_milliseconds, reset_peak_memory
+from divergence import StopOnDivergence
+from report import write_report
+from rows import STUDIES, TEXT_ONLY, Design
+from tasks import Blind, Chats, Task, caption_task, scene_task
+from torch import nn
+from transformers import ProcessorMixin, Trainer, set_seed
+
+from vlmkit import SmolVLM, VlmkitSmolVLMProcessor
+from vlmkit.data import ChatCollator, load_detailed_scenes, load_flickr8k
+from vlmkit.modules.digest import text_digest
+from vlmkit.training import TableTrainingArguments, adapt_backbones, parse_arguments, reply_to_chats
+
+SCENE_RECIPE = ("num_train", "num_objects", "num_questions", "steps", "batch_size", "learning_rate", "lora_rank")
+SCENE_BACKBONES = ("language_model_steps", "vision_tower_steps")
+CAPTION_RECIPE = ("data", "num_questions", "steps", "batch_size", "learning_rate", "lora_rank", "vision", "text")
+
+
+@dataclass
+class AblationArguments:
+    """Which rows, on how much data."""
+
+    studies: list[str] = field(
+        default_factory=lambda: [name for name in STUDIES if name != "captions"], metadata={"help": ", ".join(STUDIES)}
+    )
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+    output_dir: str = "runs/what_matters"
+    num_train: int = field(default=3000, metadata={"help": "drawn scenes"})
+    num_objects: list[int] = field(default_factory=lambda: [1], metadata={"help": "of a scene, drawn by lot"})
+    num_questions: int = field(default=600, metadata={"help": "about held-out images; of captions, held-out images"})
+    steps: int = 300
+    batch_size: int = field(default=16, metadata={"help": "images, each with all its questions or one caption"})
+    learning_rate: float = 1e-3
+    lora_rank: int = 16
+    language_model_steps: int = 500
+    vision_tower_steps: int = 800
+    data: str = field(default="jxie/flickr8k", metadata={"help": "of the captions, a folder or hub id"})
+    vision: str = field(default="google/vit-base-patch16-224", metadata={"help": "of the captions"})
+    text: str = field(default="HuggingFaceTB/SmolLM2-135M-Instruct", metadata={"help": "of the captions"})
+
+
+def main() -> None:
+    """Run the cells that are missing, then write the report over all of them."""
+    (arguments,) = parse_arguments(AblationArguments)
+    if unknown := set(arguments.studies) - set(STUDIES):
+        raise SystemExit(f"--studies are {', '.join(STUDIES)}, and not {', '.join(sorted(unknown))}")
+    folder = Path(arguments.output_dir)
+    (folder / "cells").mkdir(parents=True, exist_ok=True)
+    backbones = {"vision_given": arguments.vision, "text_given": arguments.text}
+    tasks: dict[str, Task] = {}
+    if set(arguments.studies) - {"captions"}:
+        backbones |= train_backbones(folder, arguments)
+        tables = load_detailed_scenes(num_train=arguments.num_train, num_objects=arguments.num_objects)
+        tasks["scenes"] = scene_task(
+            tables, arguments.num_questions, chosen(arguments, *SCENE_RECIPE, *SCENE_BACKBONES)
+        )
+    if "captions" in arguments.studies:
+        tables = load_flickr8k(arguments.data)
+        tasks["captions"] = caption_task(tables, arguments.num_questions, chosen(arguments, *CAPTION_RECIPE))
+    results = []
+    for seed in arguments.seeds:
+        for study in arguments.studies:
+            task = tasks["captions" if study == "captions" else "scenes"]
+            for row, design in STUDIES[study].items():
+                print(f"{study}: {row}, seed {seed}", flush=True)
+                result = cell(design, seed, folder, backbones, task, arguments)
+                if not task.controls:
+                    blind = cell(TEXT_ONLY, seed, folder, backbones, task, arguments)
+                    result["metrics"]["text_only"] = blind["metrics"]["accuracy"]
+                results.append({"study": study, "row": row, "seed": seed, **result})
+    write_report(results, folder)
+    print((folder / "report.md").read_text())
+
+
+def chosen(arguments: AblationArguments, *names: str) -> dict[str, Any]:
+    """Some of the arguments."""
+    return {name: getattr(arguments, name) for name in names}
+
+
+def train_backbones(folder: Path, arguments: AblationArguments) -> dict[str, str]:
+    """The folders of the scenes' backbones, trained where they are not there yet."""
+    places = {}
+    (folder / "backbones").mkdir(exist_ok=True)
+    for size in LANGUAGE_MODELS:
+        steps, counts = arguments.language_model_steps, arguments.num_objects
+        place = folder / "backbones" / f"text_{size}_{steps}_{'_'.join(map(str, counts))}"
+        places[f"text_{size}"] = once(place, partial(train_language_model, size=size, steps=steps, num_objects=counts))
+    for size in TOWERS:
+        steps = arguments.vision_tower_steps
+        place = folder / "backbones" / f"vision_{size}_{steps}"
+        places[f"vision_{size}"] = once(place, partial(train_vision_tower, size=size, steps=steps))
+    return {name: str(place) for name, place in places.items()}
+
+
+def cell(
+    design: Design, seed: int, folder: Path, backbones: dict[str, str], task: Task, arguments: AblationArguments
+) -> dict[str, Any]:
+    """The result of a design and a seed, computed or read; studies that share it read the same."""
+    digest = text_digest(json.dumps([dataclasses.asdict(design), task.recipe]), size=6)
+    path = folder / "cells" / f"{digest}--{seed}.json"
+    if not path.exists():
+        result = run_cell(design, seed, folder, backbones, task, arguments)
+        unfinished = path.with_suffix(".tmp")
+        unfinished.write_text(json.dumps(result, indent=2))
+        os.replace(unfinished, path)
+    return json.loads(path.read_text())
+
+
+def run_cell(
+    design: Design, seed: int, folder: Path, backbones: dict[str, str], task: Task, arguments: AblationArguments
+) -> dict[str, Any]:
+    """Train a design, and score what it answers about held-out images."""
+    start = time.perf_counter()
+    set_seed(seed)
+    model, processor = build(design, backbones)
+    num_parameters = sum(parameter.numel() for parameter in model.parameters())
+    # A convolutional tower has no layers for LoRA, and stays as it is.
+    is_linear = any(isinstance(layer, nn.Linear) for layer in model.vision_tower.modules())
+    vision_mode = "frozen" if design.mode == "lora" and not is_linear else design.mode
+    ranks = {"rank": arguments.lora_rank, "alpha": 2 * arguments.lora_rank}
+    adapted = adapt_backbones(model, vision_mode, design.mode, **ranks)
+    num_trained = sum(parameter.numel() for parameter in adapted.parameters() if parameter.requires_grad)
+    watch = StopOnDivergence()
+    reset_peak_memory()
+    trainer = Trainer(
+        adapted,
+        training_arguments(folder / "trainer", seed, arguments),
+        data_collator=ChatCollator(processor),
+        train_dataset=seen(design, task.train),
+        callbacks=[watch],
+    )
+    trained = trainer.train()
+    peak_mb = peak_memory()
+    model = adapted.merge_and_unload() if hasattr(adapted, "merge_and_unload") else adapted
+    asked, generation = seen(design, task.asked), {"max_new_tokens": task.max_new_tokens, "do_sample": False}
+    metrics = task.score(reply_to_chats(model, processor, asked, batch_size=25, **generation))
+    score = next(iter(metrics))
+    for name, chats in task.controls.items():
+        metrics[name] = task.score(reply_to_chats(model, processor, chats, batch_size=25, **generation))[score]
+    return {
+        "design": dataclasses.asdict(design),
+        "metrics": metrics,
+        "train_loss": trained.training_loss,
+        "diverged": {"step": watch.step, "reason": watch.reason} if watch.diverged else None,
+        "parameters": {"total": num_parameters, "trained": num_trained},
+        "image_tokens": mean_image_tokens(processor, asked),
+        "prefill_ms": prefill_milliseconds(model, processor, asked),
+        "peak_mb": peak_mb,
+        "seconds": time.perf_counter() - start,
+        "num_questions": len(asked),
+        "steps": trainer.state.global_step,
+        "device": str(model.device),
+    }
+
+
+def build(design: Design, backbones: dict[str, str]) -> tuple[SmolVLM, VlmkitSmolVLMProcessor]:
+    """The untrained model of a design, and its processor."""
+    vision, text = backbones[f"vision_{design.vision}"], backbones[f"text_{design.text}"]
+    parts = VlmkitSmolVLMProcessor.from_vision_text_pretrained(
+        vision, text, design.num_image_tokens(), **design.image_settings()
+    )
+    model = SmolVLM.from_vision_text_pretrained(vision, text, parts.image_token_id, **design.model_fields())
+    return model, parts
+
+
+def seen(design: Design, chats: Chats) -> Chats:
+    """Conversations as a design sees them."""
+    return chats if design.sees else Blind(chats)
+
+
+def training_arguments(folder: Path, seed: int, arguments: AblationArguments) -> TableTrainingArguments:
+    """The recipe that all rows share."""
+    return TableTrainingArguments(
+        output_dir=str(folder),
+        max_steps=arguments.steps,
+        per_device_train_batch_size=arguments.batch_size,
+        learning_rate=arguments.learning_rate,
+        weight_decay=0.01,
+        warmup_steps=20,
+        lr_scheduler_type="cosine",
+        logging_steps=10,
+        logging_nan_inf_filter=False,
+        label_names=["labels"],
+        save_strategy="no",
+        seed=seed,
+    )
+
+
+def mean_image_tokens(processor: ProcessorMixin, chats: Chats, count: int = 50) -> float:
+    """What an image takes of the language model's context, on the average of some images."""
+    rows = range(min(count, len(chats)))
+    texts = [
+        processor.apply_chat_template([chats[row]["messages"]], tokenize=True, return_dict=True)["input_ids"][0]
+        for row in rows
+    ]
+    return sum(list(text).count(processor.image_token_id) for text in texts) / len(rows)
+
+
+if __name__ == "__main__":
+    torch.set_float32_matmul_precision("high")
+    main()

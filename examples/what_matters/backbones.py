@@ -1,0 +1,254 @@
+"""The small backbones of the ablation, trained from nothing on drawn scenes: a language model, and a vision tower.
+
+Both are ordinary folders when they are done, and are found again by a later run. A killed training begins anew.
+"""
+
+import os
+import random
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.utils.data import IterableDataset
+from transformers import (
+    CLIPImageProcessor,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    TimmWrapperConfig,
+    Trainer,
+    set_seed,
+)
+
+from vlmkit import VlmkitSmolVLMImageProcessor, VlmkitSmolVLMProcessor
+from vlmkit.data import ChatCollator
+from vlmkit.data.chats import assistant_message, user_message
+from vlmkit.data.detailed_scenes import (
+    DETAILED_SCENE_WORDS,
+    PATTERNS,
+    PROPORTIONS,
+    DetailedObject,
+    detailed_scene_texts,
+    draw_detailed_scene,
+)
+from vlmkit.data.scene_graph import COLORS, SHAPES
+from vlmkit.modules import VisionTower
+from vlmkit.training import TableTrainingArguments
+
+SIDE = 224  # of what the tower sees, in pixels
+PATCH = 16
+# A pattern of lines one pixel wide cannot be read where the view is smaller than the picture.
+HEADS = {"shape": SHAPES, "color": tuple(COLORS), "proportion": tuple(PROPORTIONS), "pattern": PATTERNS}
+LANGUAGE_MODELS = {"small": (64, 2, 2), "base": (128, 3, 4)}  # width, layers, heads
+TOWERS = {"small": (64, 1, 2), "base": (128, 4, 4)}
+
+
+def once(folder: Path, make: Callable[[Path], None]) -> Path:
+    """A folder that is made if it is not there; nothing half-made has its name."""
+    if not folder.exists():
+        part = folder.with_suffix(".part")
+        shutil.rmtree(part, ignore_errors=True)
+        make(part)
+        os.replace(part, folder)
+    return folder
+
+
+def word_tokenizer() -> PreTrainedTokenizerFast:
+    """A token for every word of the scenes, and for who speaks."""
+    words = ["<unk>", "<eos>", "User:", "Assistant:", *DETAILED_SCENE_WORDS]
+    backend = Tokenizer(models.WordLevel({word: row for row, word in enumerate(words)}, unk_token="<unk>"))
+    backend.add_special_tokens([AddedToken(token, normalized=False) for token in words[:2]])
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", eos_token="<eos>", pad_token="<eos>")
+
+
+class SceneTexts(torch.utils.data.Dataset):
+    """Conversations in which a description stands where a vision-language model has an image.
+
+    Args:
+        table: of [`detailed_scene_texts`].
+    """
+
+    def __init__(self, table: Dataset):
+        self.rows = table.to_list()
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        row = self.rows[index]
+        messages: list[dict[str, Any]] = []
+        for question, answer in zip(row["questions"], row["answers"], strict=True):
+            text = question if messages else f"{row['captions'][0]} {question}"
+            messages += [user_message(text, has_image=False), assistant_message(answer)]
+        return {"messages": messages}
+
+
+def train_language_model(folder: Path, size: str, steps: int, num_objects: Sequence[int], seed: int = 0) -> None:
+    """Train a small Llama to answer questions about scenes that are described to it.
+
+    Args:
+        folder: of the result, with its tokenizer.
+        size: a key of `LANGUAGE_MODELS`.
+        steps: of 64 scenes each.
+        num_objects: of a scene.
+        seed: of weights and data.
+    """
+    set_seed(seed)
+    width, depth, heads = LANGUAGE_MODELS[size]
+    tokenizer = word_tokenizer()
+    end = tokenizer.eos_token_id
+    config = LlamaConfig(
+        hidden_size=width,
+        intermediate_size=4 * width,
+        num_hidden_layers=depth,
+        num_attention_heads=heads,
+        vocab_size=len(tokenizer) + 1,  # and the image token
+        max_position_embeddings=2048,
+        tie_word_embeddings=True,
+        bos_token_id=end,
+        eos_token_id=end,
+        pad_token_id=end,
+    )
+    # Only its tokenizer and template are used; the processor adds the image token.
+    processor = VlmkitSmolVLMProcessor(CLIPImageProcessor(), tokenizer)
+    model = LlamaForCausalLM(config)
+    arguments = _arguments(folder, steps, batch_size=64, learning_rate=2e-3, seed=seed)
+    texts = SceneTexts(detailed_scene_texts(64 * steps, seed, num_objects))
+    Trainer(model, arguments, data_collator=ChatCollator(processor), train_dataset=texts).train()
+    model.save_pretrained(folder)
+    word_tokenizer().save_pretrained(folder)
+
+
+class PatchReader(nn.Module):
+    """A vision tower that learns to say of every patch what it shows of an object, if anything.
+
+    Args:
+        tower: with patch tokens in a grid.
+    """
+
+    def __init__(self, tower: VisionTower):
+        super().__init__()
+        self.tower = tower
+        self.heads = nn.ModuleDict({name: nn.Linear(tower.hidden_size, len(kinds)) for name, kinds in HEADS.items()})
+        self.presence = nn.Linear(tower.hidden_size, 2)
+
+    def forward(self, pixel_values: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """The loss on views `(B, 3, H, W)`, with labels `(B, 1 + heads, H / 16 * W / 16)`, -100 where none."""
+        mask = torch.ones(len(pixel_values), *pixel_values.shape[2:], device=pixel_values.device)
+        tokens = self.tower(pixel_values, pixel_mask=mask).last_hidden_state
+        scores = [self.presence(tokens), *(head(tokens) for head in self.heads.values())]
+        losses = [
+            cross_entropy(part.flatten(0, 1), labels[:, row].flatten(), ignore_index=-100)
+            for row, part in enumerate(scores)
+            if (labels[:, row] != -100).any()
+        ]
+        return {"loss": torch.stack(losses).sum()}
+
+
+class Boards(IterableDataset):
+    """Batches of views, whole or quarters, squashed or not, of pictures with an object in nearly every cell.
+
+    Args:
+        seed: of the pictures.
+        batch_size: views.
+    """
+
+    def __init__(self, seed: int, batch_size: int = 16):
+        self.seed, self.batch_size = seed, batch_size
+
+    def __iter__(self) -> Any:
+        rng = random.Random(self.seed)
+        while True:
+            grid, squashed = rng.choice([(4, 4), (4, 2), (2, 4)]), rng.random() < 0.5
+            size = {"height": SIDE, "width": SIDE} if squashed else {"longest_edge": SIDE}
+            processor = VlmkitSmolVLMImageProcessor(size=size, size_divisor=PATCH, do_image_splitting=True)
+            views, labels = [], []
+            while len(views) < self.batch_size:
+                scene = _crowded_scene(grid, rng)
+                picture = draw_detailed_scene(scene, grid, 2 * SIDE, rng)
+                pixels = processor(picture, return_tensors="pt")["pixel_values"]
+                # The quarters say more than the whole.
+                for view in rng.sample(range(5), 3):
+                    views.append(pixels[view])
+                    labels.append(_patch_labels(scene, grid, view, tuple(pixels.shape[2:])))
+            yield {
+                "pixel_values": torch.stack(views[: self.batch_size]),
+                "labels": torch.stack(labels[: self.batch_size]),
+            }
+
+
+def train_vision_tower(folder: Path, size: str, steps: int, seed: int = 0) -> None:
+    """Train a small XCiT, with convolutions for patches and positions for any grid, to say what every patch shows.
+
+    Args:
+        folder: of the result, with its image processor.
+        size: a key of `TOWERS`.
+        steps: of 16 views each.
+        seed: of weights and data.
+
+    References:
+        El-Nouby et al., "XCiT: Cross-Covariance Image Transformers" (arXiv:2106.09681).
+    """
+    set_seed(seed)
+    width, depth, heads = TOWERS[size]
+    sizes = {"embed_dim": width, "depth": depth, "num_heads": heads, "eta": 1.0}
+    config = TimmWrapperConfig(architecture="xcit_nano_12_p16_224", model_args=sizes, do_pooling=False)
+    reader = PatchReader(VisionTower(config, "mean", prefix_tokens=False))
+    arguments = _arguments(folder, steps, batch_size=1, learning_rate=1e-3, seed=seed)
+    Trainer(reader, arguments, data_collator=lambda batches: batches[0], train_dataset=Boards(seed)).train()
+    reader.tower.backbone.save_pretrained(folder)
+    plain = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    square = {"height": SIDE, "width": SIDE}
+    CLIPImageProcessor(size=square, do_center_crop=False, **plain).save_pretrained(folder)
+
+
+def _crowded_scene(grid: tuple[int, int], rng: random.Random) -> list[DetailedObject]:
+    cells = [(column, row) for row in range(grid[1]) for column in range(grid[0]) if rng.random() < 0.8]
+    return [
+        DetailedObject(**{name: rng.choice(kinds) for name, kinds in HEADS.items()}, column=column, row=row)
+        for column, row in cells
+    ]
+
+
+def _patch_labels(scene: list[DetailedObject], grid: tuple[int, int], view: int, size: tuple[int, int]) -> Tensor:
+    """What every patch of a view shows: presence, then a row for each of `HEADS`."""
+    rows, columns = size[0] // PATCH, size[1] // PATCH
+    is_quarter = view < 4
+    shown = [side / (2 if is_quarter else 1) for side in grid]  # cells across and down
+    left, top = ((view % 2) * shown[0], (view // 2) * shown[1]) if is_quarter else (0.0, 0.0)
+    labels = torch.full((1 + len(HEADS), rows, columns), -100)
+    labels[0] = 0
+    y = top + (torch.arange(rows) + 0.5) * shown[1] / rows
+    x = left + (torch.arange(columns) + 0.5) * shown[0] / columns
+    for thing in scene:
+        across, down = PROPORTIONS[thing["proportion"]]
+        far_x, far_y = (x - thing["column"] - 0.5).abs(), (y - thing["row"] - 0.5).abs()
+        covers = (far_y <= 0.4 * down)[:, None] & (far_x <= 0.4 * across)[None, :]
+        labels[0][covers] = 1
+        for row, (name, kinds) in enumerate(HEADS.items(), start=1):
+            if name == "pattern":
+                covers = (far_y <= 0.1)[:, None] & (far_x <= 0.1)[None, :] & is_quarter
+            labels[row][covers] = kinds.index(thing[name])
+    return labels.flatten(1)
+
+
+def _arguments(folder: Path, steps: int, batch_size: int, learning_rate: float, seed: int) -> TableTrainingArguments:
+    return TableTrainingArguments(
+        output_dir=str(folder),
+        max_steps=steps,
+        per_device_train_batch_size=batch_size,
+        learning_rate=learning_rate,
+        weight_decay=0.05,
+        warmup_steps=50,
+        lr_scheduler_type="cosine",
+        logging_steps=50,
+        save_strategy="no",
+        seed=seed,
+    )

@@ -1,0 +1,137 @@
+"""Conversations for the schedule: captions asked for, questions answered, from data sets of several kinds."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+from datasets import Dataset, DatasetDict
+from torch.utils.data import ConcatDataset
+from transformers import PreTrainedModel, ProcessorMixin
+
+from vlmkit.data import (
+    CaptionChats,
+    QuestionChats,
+    load_coco_captions,
+    load_detailed_scenes,
+    load_easy_vqa,
+    load_flickr8k,
+    load_scenes,
+)
+from vlmkit.training import reply_to_chats
+
+PHOTOS = ("coco", "flickr8k")  # what --data can hold
+DATASETS = (*PHOTOS, "easy_vqa", "scenes", "detailed_scenes")
+TASKS = ("captions", "questions")
+DETAILED_SCENES = {"num_train": 4000, "num_test": 500, "num_validation": 200}
+
+# Drawing takes a while, and every phase asks for the same.
+draw_scenes, draw_detailed_scenes = cache(load_scenes), cache(load_detailed_scenes)
+
+
+@dataclass
+class ChatDataArguments:
+    """Which images, captions and questions."""
+
+    datasets: list[str] = field(
+        default_factory=lambda: ["detailed_scenes"],
+        metadata={"help": f"some of {', '.join(DATASETS)}; scenes are drawn, and need no data"},
+    )
+    data: str | None = field(default=None, metadata={"help": "folder or hub id of coco or flickr8k"})
+    image_folder: str | None = field(default=None, metadata={"help": "of the images, where --data is a captions file"})
+    easy_vqa_folder: str | None = field(
+        default=None, metadata={"help": "if it is not installed (pip install easy-vqa)"}
+    )
+    max_images: int | None = field(default=None, metadata={"help": "first images of each split of each data set"})
+    on_error: Literal["raise", "skip"] = field(default="raise", metadata={"help": "what to do with faulty rows"})
+    tasks: list[str] = field(
+        default_factory=lambda: list(TASKS), metadata={"help": "captions, questions, or both where there are both"}
+    )
+    max_turns: int = field(default=5, metadata={"help": "questions in a conversation"})
+
+
+def check_data(arguments: ChatDataArguments) -> None:
+    """Refuse flags that do not go together.
+
+    Raises:
+        SystemExit: a task or data set is unknown or twice there, or --data is missing or of no use.
+    """
+    names, tasks = arguments.datasets, arguments.tasks
+    if not tasks or not set(tasks) <= set(TASKS):
+        raise SystemExit(f"--tasks are {' '.join(tasks)}: give captions, questions, or both")
+    if not names or len(set(names)) < len(names) or not set(names) <= set(DATASETS):
+        raise SystemExit(f"--datasets are {' '.join(names)}: give some of {', '.join(DATASETS)}, each once")
+    held = [name for name in PHOTOS if name in names]
+    if len(held) > 1:
+        raise SystemExit(f"--data can hold {' or '.join(held)}, not both")
+    if held == ["coco"] and arguments.data is None:
+        raise SystemExit("coco needs --data: a folder, a captions file or a hub id")
+    if arguments.data is not None and not held:
+        raise SystemExit(f"drop --data {arguments.data}, or name the data set that it holds: {', '.join(PHOTOS)}")
+    if arguments.image_folder is not None and held != ["coco"]:
+        raise SystemExit(f"drop --image_folder {arguments.image_folder}: it goes with a captions file of coco")
+
+
+def load_chat_tables(arguments: ChatDataArguments) -> dict[str, DatasetDict]:
+    """The splits of every data set that was asked for, by its name.
+
+    Raises:
+        SystemExit: one has no split to train on, or nothing that was asked for is in any of them.
+    """
+    loaders = {
+        "coco": lambda: load_coco_captions(
+            arguments.data, arguments.image_folder, arguments.max_images, arguments.on_error
+        ),
+        "flickr8k": lambda: load_flickr8k(arguments.data, on_error=arguments.on_error),
+        "easy_vqa": lambda: load_easy_vqa(arguments.easy_vqa_folder),
+        "scenes": draw_scenes,
+        "detailed_scenes": lambda: draw_detailed_scenes(  # no more than are used
+            **{name: min(count, arguments.max_images or count) for name, count in DETAILED_SCENES.items()}
+        ),
+    }
+    tables = {name: first_rows(loaders[name](), arguments.max_images) for name in arguments.datasets}
+    for name, splits in tables.items():
+        if "train" not in splits:
+            raise SystemExit(f"{name} has no split to train on, only {', '.join(splits)}")
+    if chats_of([splits["train"] for splits in tables.values()], arguments) is None:
+        asked = " or ".join(arguments.tasks)
+        raise SystemExit(f"{' and '.join(tables)} has no {asked}: change --tasks or --datasets")
+    return tables
+
+
+def first_rows(tables: DatasetDict, count: int | None) -> DatasetDict:
+    """The first rows of each split, or all."""
+    if count is None:
+        return tables
+    return DatasetDict({name: table.select(range(min(count, len(table)))) for name, table in tables.items()})
+
+
+def chats_of(tables: Sequence[Dataset], arguments: ChatDataArguments) -> ConcatDataset[dict[str, Any]] | None:
+    """Conversations about all captions and all questions of some tables, as asked for; None if there are none."""
+    views: list[Any] = []
+    for table in tables:
+        if "captions" in arguments.tasks and "captions" in table.column_names:
+            views.append(CaptionChats(table))
+        if "questions" in arguments.tasks and "questions" in table.column_names:
+            views.append(QuestionChats(table, arguments.max_turns))
+    return ConcatDataset(views) if views else None
+
+
+def data_names(arguments: ChatDataArguments) -> str:
+    """What a model card calls the data sets."""
+    names = [Path(arguments.data).name if name in PHOTOS and arguments.data else name for name in arguments.datasets]
+    return ", ".join(name.replace("_", " ") if name.endswith("scenes") else name for name in names)
+
+
+def print_replies(model: PreTrainedModel, processor: ProcessorMixin, arguments: ChatDataArguments) -> None:
+    """Show what a model says about held-out images of each data set, beside the truth."""
+    for name, splits in load_chat_tables(arguments).items():
+        held_out = [splits[split] for split in ("test", "validation") if split in splits]
+        chats = chats_of(held_out[:1], arguments) or []
+        shown = [chats[row] for row in range(min(4, len(chats)))]
+        prompts = [{**chat, "messages": chat["messages"][:1]} for chat in shown]
+        replies = reply_to_chats(model, processor, prompts, max_new_tokens=30, do_sample=False)
+        for chat, reply in zip(shown, replies, strict=True):
+            question, truth = (message["content"][-1]["text"] for message in chat["messages"][:2])
+            print(f"{name}: {question} -> {reply} ({truth})")

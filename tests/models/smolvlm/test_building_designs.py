@@ -1,0 +1,130 @@
+"""Designs made of pretrained parts, and those that cannot be built or used."""
+
+import copy
+
+import pytest
+import torch
+from huggingface_hub.errors import StrictDataclassFieldValidationError
+from tests import tiny
+from tests.models.smolvlm.large import TEXT
+from tests.models.smolvlm.test_designs import CONNECTORS, DESIGNS, IMAGES, PHOTOS, as_tokens, design_model, lessons
+from transformers import AutoModelForCausalLM, PreTrainedModel, ViTModel
+
+from vlmkit import SmolVLM, VlmkitSmolVLMImageProcessor, VlmkitSmolVLMProcessor
+
+
+@pytest.fixture
+def parts(tmp_path) -> tuple[PreTrainedModel, PreTrainedModel]:
+    """Saved models of images and of texts, with their preprocessing."""
+    vision = ViTModel(tiny.vision_config(initializer_range=0.5), add_pooling_layer=False).eval()
+    text = AutoModelForCausalLM.from_config(copy.deepcopy(TEXT["llama"])).eval()
+    for model, preprocessing, name in (
+        (vision, tiny.image_processor(), "vision"),
+        (text, tiny.chat_tokenizer(), "text"),
+    ):
+        model.save_pretrained(tmp_path / name)
+        preprocessing.save_pretrained(tmp_path / name)
+    return vision, text
+
+
+class TestFromVisionTextPretrained:
+    @pytest.mark.parametrize(("connector", "fusion"), DESIGNS)
+    def test_both_parts_are_as_they_were(self, connector, fusion, parts, tmp_path):
+        folders, design = (tmp_path / "vision", tmp_path / "text"), {"connector": connector, "fusion": fusion}
+        fields = {"qformer_config": tiny.distilbert_config(), "num_cross_attention_heads": 4, "num_query_tokens": 3}
+        fields |= {"cross_layer_interval": 2, **design}
+        model = SmolVLM.from_vision_text_pretrained(*folders, image_token_id=tiny.IMAGE_TOKEN_ID, **fields)
+        vision, text = parts
+        assert {name: getattr(model.config, name) for name in design} == design
+        assert not model.training
+        torch.testing.assert_close(model.vision_tower.backbone.state_dict(), vision.state_dict(), rtol=0, atol=0)
+        torch.testing.assert_close(model.language_model.state_dict(), text.state_dict(), rtol=0, atol=0)
+        assert model.generation_config.suppress_tokens == [tiny.IMAGE_TOKEN_ID]
+        batch = lessons(model, {})
+        read = text(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+        attended = batch["attention_mask"] == 1
+        closed = torch.equal(model(**batch).logits[attended], read[attended])
+        assert closed is (fusion == "cross_attention")
+
+    def test_of_a_design_that_does_not_fit_is_refused(self, parts, tmp_path):
+        def join(vision="vision", text="text", **fields) -> SmolVLM:
+            return SmolVLM.from_vision_text_pretrained(tmp_path / vision, tmp_path / text, 35, **fields)
+
+        with pytest.raises(TypeError, match="has no field 'conector', did you mean 'connector'"):
+            join(conector="mlp")
+        with pytest.raises(ValueError, match="cross_layer_interval is 4, but the language model has 2 layers"):
+            join(connector="mlp", fusion="cross_attention")
+        for missing in ({"vision": "nowhere"}, {"text": "nowhere"}):
+            with pytest.raises(OSError, match="nowhere"):
+                join(**missing, connector="mlp")
+        with pytest.raises(ValueError, match=r"(?i)no image model|takes input_ids"):
+            join(vision="text", connector="mlp")
+
+    def test_the_processor_takes_settings_of_images(self, parts, tmp_path):
+        folders, settings = (tmp_path / "vision", tmp_path / "text"), {"size": {"longest_edge": 64}}
+        processor = VlmkitSmolVLMProcessor.from_vision_text_pretrained(*folders, None, **settings)
+        assert type(processor.image_processor) is VlmkitSmolVLMImageProcessor
+        assert list(processor.image_processor.image_mean) == list(tiny.image_processor().image_mean)
+        batch = processor(PHOTOS[0], "<image> a", return_tensors="pt")
+        assert batch["pixel_values"].shape == (1, 3, 32, 64)
+        assert int((batch["input_ids"] == tiny.IMAGE_TOKEN_ID).sum()) == 8
+        plain = VlmkitSmolVLMProcessor.from_vision_text_pretrained(*folders, 3)
+        assert type(plain.image_processor) is type(tiny.image_processor())
+        with pytest.raises(ValueError, match="does not tell the sizes of its images; give num_image_tokens, or a"):
+            VlmkitSmolVLMProcessor.from_vision_text_pretrained(*folders, None)
+
+
+class TestWrongDesigns:
+    @pytest.mark.parametrize("field", ["perceiver_depth", "pixel_shuffle_factor", "cross_layer_interval"])
+    @pytest.mark.parametrize("value", [0, -1])
+    def test_a_number_below_1_is_refused(self, field, value):
+        with pytest.raises(ValueError, match=f"{field} is {value}; give 1 or more"):
+            tiny.smolvlm_config(**{field: value})
+
+    def test_a_perceiver_without_latents_is_refused(self):
+        with pytest.raises(ValueError, match="num_query_tokens is 0; give 1 or more"):
+            tiny.smolvlm_config(connector="perceiver", num_query_tokens=0)
+
+    def test_queries_are_as_many_as_in_the_papers(self):
+        numbers = [tiny.smolvlm_config(connector=c, num_query_tokens=None).num_query_tokens for c in CONNECTORS[:2]]
+        assert numbers == [32, 64]
+
+    @pytest.mark.parametrize(("field", "value"), [("connector", "linear"), ("fusion", "cross-attention")])
+    def test_an_unknown_design_is_refused(self, field, value):
+        with pytest.raises(StrictDataclassFieldValidationError, match=f"(?s)'{field}'.*{value}"):
+            tiny.smolvlm_config(**{field: value})
+
+    def test_an_interval_larger_than_the_depth_is_refused_where_it_matters(self):
+        message = "cross_layer_interval is 3, but the language model has 2 layers; give 1 to 2"
+        with pytest.raises(ValueError, match=message):
+            tiny.smolvlm_config(fusion="cross_attention", cross_layer_interval=3)
+        assert tiny.smolvlm_config(cross_layer_interval=3).fusion == "autoregressive"
+
+    def test_heads_that_do_not_divide_the_width_are_refused(self):
+        with pytest.raises(ValueError, match="3 heads do not divide a width of 16"):
+            SmolVLM(tiny.smolvlm_config(connector="perceiver", num_cross_attention_heads=3))
+
+    def test_a_language_model_that_keeps_keywords_to_itself_is_refused(self):
+        with pytest.raises(ValueError, match=r"GPTNeo.* does not hand keywords on to its layers"):
+            SmolVLM(
+                tiny.smolvlm_config(text_config=tiny.gpt_neo_config(), fusion="cross_attention", cross_layer_interval=1)
+            )
+
+    @pytest.mark.parametrize(("connector", "side"), [("mlp", 40), ("pixel_shuffle", 48)])
+    def test_images_that_do_not_fill_the_grid_are_refused(self, connector, side):
+        model = design_model(connector, "autoregressive")
+        pixels, mask = torch.rand(1, 3, side, side), torch.ones(1, side, side, dtype=torch.long)
+        message = "an image of 40 x 40 is no multiple" if side == 40 else "a grid of 3 x 3 tokens is no multiple of pix"
+        with pytest.raises(ValueError, match=message):
+            model.get_image_features(pixels, pixel_mask=mask)
+
+    def test_masks_without_their_images_are_refused(self):
+        model = design_model("mlp", "autoregressive")
+        batch = lessons(model, IMAGES["several sizes"])
+        tokens = as_tokens(model, batch)
+        for wrong in (
+            {**tokens, "pixel_mask": batch["pixel_mask"]},
+            {**batch, "token_mask": tokens["token_mask"]},
+        ):
+            with pytest.raises(ValueError, match="give a pixel_mask with pixel_values, and a token_mask with image_t"):
+                model(**wrong)
