@@ -17,12 +17,14 @@ import time
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from backbones import LANGUAGE_MODELS, TOWERS, once, train_language_model, train_vision_tower
 from costs import peak_memory, prefill_milliseconds, reset_peak_memory
+from datasets import DatasetDict
 from divergence import StopOnDivergence
+from PIL import Image
 from report import write_report
 from rows import STUDIES, TEXT_ONLY, Design
 from tasks import Blind, Chats, Task, caption_task, scene_task
@@ -30,13 +32,29 @@ from torch import nn
 from transformers import ProcessorMixin, Trainer, set_seed
 
 from vlmkit import SmolVLM, VlmkitSmolVLMProcessor
-from vlmkit.data import ChatCollator, load_detailed_scenes, load_flickr8k
+from vlmkit.data import ChatCollator, load_coco_captions, load_detailed_scenes, load_flickr8k
 from vlmkit.modules.digest import text_digest
-from vlmkit.training import TableTrainingArguments, adapt_backbones, parse_arguments, reply_to_chats
+from vlmkit.training import (
+    TableTrainingArguments,
+    adapt_backbones,
+    parse_arguments,
+    refuse_several_gpus,
+    reply_to_chats,
+)
 
 SCENE_RECIPE = ("num_train", "num_objects", "num_questions", "steps", "batch_size", "learning_rate", "lora_rank")
 SCENE_BACKBONES = ("language_model_steps", "vision_tower_steps")
-CAPTION_RECIPE = ("data", "num_questions", "steps", "batch_size", "learning_rate", "lora_rank", "vision", "text")
+CAPTION_RECIPE = (
+    "dataset",
+    "data",
+    "num_questions",
+    "steps",
+    "batch_size",
+    "learning_rate",
+    "lora_rank",
+    "vision",
+    "text",
+)
 
 
 @dataclass
@@ -57,6 +75,7 @@ class AblationArguments:
     lora_rank: int = 16
     language_model_steps: int = 500
     vision_tower_steps: int = 800
+    dataset: Literal["flickr8k", "coco"] = field(default="flickr8k", metadata={"help": "layout of the captions"})
     data: str = field(default="jxie/flickr8k", metadata={"help": "of the captions, a folder or hub id"})
     vision: str = field(default="google/vit-base-patch16-224", metadata={"help": "of the captions"})
     text: str = field(default="HuggingFaceTB/SmolLM2-135M-Instruct", metadata={"help": "of the captions"})
@@ -78,7 +97,7 @@ def main() -> None:
             tables, arguments.num_questions, chosen(arguments, *SCENE_RECIPE, *SCENE_BACKBONES)
         )
     if "captions" in arguments.studies:
-        tables = load_flickr8k(arguments.data)
+        tables = load_captions(arguments)
         tasks["captions"] = caption_task(tables, arguments.num_questions, chosen(arguments, *CAPTION_RECIPE))
     results = []
     for seed in arguments.seeds:
@@ -93,6 +112,14 @@ def main() -> None:
                 results.append({"study": study, "row": row, "seed": seed, **result})
     write_report(results, folder)
     print((folder / "report.md").read_text())
+
+
+def load_captions(arguments: AblationArguments) -> DatasetDict:
+    """Captioned images to train on, and others: of data sets without a split `test`, those of `validation`."""
+    load = {"flickr8k": load_flickr8k, "coco": load_coco_captions}[arguments.dataset]
+    tables = load(arguments.data)
+    test = tables["test"] if "test" in tables else tables["validation"]
+    return DatasetDict(train=tables["train"], test=test)
 
 
 def chosen(arguments: AblationArguments, *names: str) -> dict[str, Any]:
@@ -162,6 +189,7 @@ def run_cell(
         metrics[name] = task.score(reply_to_chats(model, processor, chats, batch_size=25, **generation))[score]
     return {
         "design": dataclasses.asdict(design),
+        "modes": {"vision": vision_mode, "text": design.mode},
         "metrics": metrics,
         "train_loss": trained.training_loss,
         "diverged": {"step": watch.step, "reason": watch.reason} if watch.diverged else None,
@@ -183,6 +211,9 @@ def build(design: Design, backbones: dict[str, str]) -> tuple[SmolVLM, VlmkitSmo
         vision, text, design.num_image_tokens(), **design.image_settings()
     )
     model = SmolVLM.from_vision_text_pretrained(vision, text, parts.image_token_id, **design.model_fields())
+    if design.counts_patches:
+        blank = parts(images=Image.new("RGB", (8, 8)), return_tensors="pt")["pixel_values"]
+        parts.num_image_tokens = len(model.get_image_features(blank).pooler_output[0])
     return model, parts
 
 
@@ -193,7 +224,7 @@ def seen(design: Design, chats: Chats) -> Chats:
 
 def training_arguments(folder: Path, seed: int, arguments: AblationArguments) -> TableTrainingArguments:
     """The recipe that all rows share."""
-    return TableTrainingArguments(
+    training_args = TableTrainingArguments(
         output_dir=str(folder),
         max_steps=arguments.steps,
         per_device_train_batch_size=arguments.batch_size,
@@ -207,6 +238,8 @@ def training_arguments(folder: Path, seed: int, arguments: AblationArguments) ->
         save_strategy="no",
         seed=seed,
     )
+    refuse_several_gpus(training_args)
+    return training_args
 
 
 def mean_image_tokens(processor: ProcessorMixin, chats: Chats, count: int = 50) -> float:

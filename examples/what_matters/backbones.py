@@ -50,12 +50,16 @@ TOWERS = {"small": (64, 1, 2), "base": (128, 4, 4)}
 
 
 def once(folder: Path, make: Callable[[Path], None]) -> Path:
-    """A folder that is made if it is not there; nothing half-made has its name."""
+    """A folder, made if it is not there; nothing half-made has its name, and the first of several makers wins."""
     if not folder.exists():
-        part = folder.with_suffix(".part")
-        shutil.rmtree(part, ignore_errors=True)
+        part = folder.with_suffix(f".{os.getpid()}")
         make(part)
-        os.replace(part, folder)
+        try:
+            os.rename(part, folder)
+        except OSError:  # another process was faster
+            if not folder.exists():
+                raise
+            shutil.rmtree(part)
     return folder
 
 

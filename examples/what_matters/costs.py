@@ -2,6 +2,7 @@
 
 import ctypes
 import gc
+import math
 import statistics
 import time
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ import torch
 from transformers import PreTrainedModel, ProcessorMixin
 
 _MB = 1024**2
+_STATUS = Path("/proc/self/status")
 
 
 def reset_peak_memory() -> None:
@@ -19,16 +21,18 @@ def reset_peak_memory() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-    else:
+    elif _STATUS.exists():
         ctypes.CDLL(None).malloc_trim(0)  # or memory that an earlier row has freed would count
         Path("/proc/self/clear_refs").write_text("5")
 
 
 def peak_memory() -> float:
-    """The peak since then in MB; without a GPU, of the whole process with all its libraries."""
+    """The peak since then in MB; without a GPU, of the process with all its libraries (NaN where there is no Linux)."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / _MB
-    [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
+    if not _STATUS.exists():
+        return math.nan
+    [line] = [line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM")]
     return int(line.split()[1]) / 1024
 
 

@@ -10,7 +10,7 @@ from report_plots import plot_against, plot_quality
 from runs import BASELINES, Result, Rows, baselines_of, mean_of, metric_mean, metric_of, score_of_runs, scores_of
 from verdicts import PUBLISHED, Difference, Score, compare, is_learnt, published_order
 
-STUDIES = {
+TITLES = {
     "five": "Fusion and training of the backbones",
     "tokens": "Number of image tokens",
     "depth": "Depth of the Perceiver",
@@ -25,7 +25,7 @@ def write_report(results: list[Result], folder: Path) -> None:
     """Write results.json, results.csv, report.md, quality_<study>.png and, with costs, quality_against_<cost>.png.
 
     Args:
-        results: one per study, row and seed, as `run_row` returns them. The first metric is the score; `accuracy` and
+        results: one per study, row and seed, as ablation.py makes them. The first metric is the score; `accuracy` and
             what begins with it are fractions. A run that diverged may have no metrics.
         folder: where the files go.
 
@@ -36,14 +36,14 @@ def write_report(results: list[Result], folder: Path) -> None:
     for result in results:
         studies[result["study"]][result["row"]].append(result)
     runs = [(result["study"], result["row"], result["seed"]) for result in results]
-    if not runs or len(set(runs)) < len(runs) or not studies.keys() <= STUDIES.keys():
+    if not runs or len(set(runs)) < len(runs) or not studies.keys() <= TITLES.keys():
         raise ValueError(
-            f"the runs {runs} must be at least one, each once, and their studies among {', '.join(STUDIES)}"
+            f"the runs {runs} must be at least one, each once, and their studies among {', '.join(TITLES)}"
         )
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "results.json").write_text(json.dumps(results, indent=2))
     _write_csv(results, folder / "results.csv")
-    ordered = {study: studies[study] for study in STUDIES if study in studies}
+    ordered = {study: studies[study] for study in TITLES if study in studies}
     (folder / "report.md").write_text(_report(ordered))
     for study, rows in ordered.items():
         plot_quality(study, rows).savefig(folder / f"quality_{study}.png", dpi=150)
@@ -65,7 +65,7 @@ def _report(studies: dict[str, Rows]) -> str:
         lines.append(f"| {study} | {len(rows)} | {' | '.join(facts)} |")
     lines += ["", *_failures(studies), *_method(studies)]
     for study, rows in studies.items():
-        lines += ["", f"## {STUDIES[study]}", "", *_table(study, rows), "", *_comparisons(study, rows)]
+        lines += ["", f"## {TITLES[study]}", "", *_table(study, rows), "", *_comparisons(study, rows)]
         lines += ["", f"![quality of each row](quality_{study}.png)"]
     lines += ["", "## Quality and cost", ""]
     lines += [f"![quality against {cost}](quality_against_{cost}.png)" for cost in ("image_tokens", "prefill_ms")]
@@ -150,6 +150,9 @@ def _comparisons(study: str, rows: Rows) -> list[str]:
         first, *others = rows
         compared = {name: compare(scores[name], scores[first]) for name in others}
         lines = [f"- {name}: {told(name, first, found)}, {found.verdict}" for name, found in compared.items()]
+        if study == "backbones" and len(others) == 2:  # which of the two matters more is the question
+            found = compare(scores[others[1]], scores[others[0]])
+            lines.append(f"- {others[1]} against {others[0]}: {told(others[1], others[0], found)}, {found.verdict}")
         return [f"Against {first} (difference ± its standard error):", "", *lines] if lines else []
     lines = ["Does our order agree with the published one (difference ± its standard error)?", ""]
     for lower, higher, published, ours, verdict in published_order(scores):

@@ -51,10 +51,17 @@ class Design:
         return {"size": size, "size_divisor": divisor, "do_image_splitting": self.split}
 
     def num_image_tokens(self) -> int | None:
-        """Places of a view in a text; `None` where its size tells."""
+        """Places of a view in a text; `None` where its size tells, and 1 until the model is built that tells."""
         if self.fusion == "cross_attention":
             return 1
-        return self.num_query_tokens if self.connector == "perceiver" else None
+        if self.connector == "perceiver":
+            return self.num_query_tokens
+        return 1 if self.counts_patches else None
+
+    @property
+    def counts_patches(self) -> bool:
+        """Whether only the built model tells how many tokens an image has."""
+        return self.connector == "mlp" and self.vision == "given"
 
 
 TEXT_ONLY = Design(sees=False)
@@ -88,6 +95,7 @@ STUDIES: dict[str, dict[str, Design]] = {
         "smaller language model": Design(text="small"),
     },
     "captions": {
+        "autoregressive without Perceiver / frozen": Design(**_GIVEN, connector="mlp", mode="frozen"),
         "autoregressive / frozen": Design(**_GIVEN, mode="frozen"),
         "cross-attention / frozen": Design(**_GIVEN, fusion="cross_attention", mode="frozen"),
         "cross-attention / LoRA": Design(**_GIVEN, fusion="cross_attention"),

@@ -55,6 +55,8 @@ def scene_task(tables: DatasetDict, num_questions: int, recipe: dict[str, Any]) 
     table = tables["test"]
     kinds = [kind for row in table["kinds"] for kind in row]
     each = num_questions // len(set(kinds))
+    if each < 1:
+        raise SystemExit(f"--num_questions {num_questions} are fewer than the {len(set(kinds))} kinds of questions")
     places = sorted(place for kind in set(kinds) for place in [i for i, k in enumerate(kinds) if k == kind][:each])
     chats = QuestionChats(table, max_turns=1)
     whole = [chats[place] for place in places]

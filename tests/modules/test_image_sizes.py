@@ -124,12 +124,13 @@ def test_only_a_mask_brings_a_new_keyword_to_the_backbone():
     assert seen == [plain, plain, interpolated, interpolated, plain]  # images of one size run together
 
 
-def test_hidden_states_are_not_returned_with_a_mask():
+def test_hidden_states_are_those_of_images_of_one_size():
     tower = tower_of("vit")
     pixel_values, pixel_mask = padded([(32, 32)], (32, 32))
     assert len(tower(pixel_values, output_hidden_states=True).hidden_states) == 3
     outputs = tower(pixel_values, pixel_mask, output_hidden_states=True)
-    assert outputs.hidden_states is None
+    assert len(outputs.hidden_states) == 3
+    assert tower(*padded([(32, 32), (16, 32)], (32, 32)), output_hidden_states=True).hidden_states is None
     assert outputs.attentions is None
 
 
@@ -256,3 +257,13 @@ def test_encoded_before_or_now_is_the_same():
             tower.encode_or_take(pixel_values, None, training=False, **masks)
     with pytest.raises(ValueError, match="a pixel_mask with pixel_values, and a token_mask with image_tokens"):
         tower.encode_or_take(None, now.last_hidden_state, training=False, pixel_mask=pixel_mask)
+
+
+def test_images_of_another_size_need_no_mask_if_all_are_alike():
+    """The position embeddings are interpolated, and what would be dropped is refused, as with a mask."""
+    tower, large = tower_of("vit"), torch.randn(2, 3, 48, 64)
+    outputs = tower(large)
+    torch.testing.assert_close(outputs.last_hidden_state, tower(large, torch.ones(2, 48, 64)).last_hidden_state)
+    assert outputs.token_mask.shape == (2, 3, 4)
+    with pytest.raises(ValueError, match="40 x 48 is no multiple"):
+        tower(torch.randn(1, 3, 40, 48))

@@ -91,7 +91,8 @@ def load_detailed_scenes(
     image is square, twice as wide as high, or twice as high as wide. Each object is wide, tall or even, which squashing
     the image to a square falsifies. In its middle is a small square, the badge, with a pattern: rows or columns of
     black and white lines, or checks, all one pixel wide, or plain grey. Halved in size by averaging (Pillow's BOX), all
-    four are the same grey, so a question about a pattern needs the full resolution. Antialiasing with a wider filter,
+    four are the same grey, so a question about a pattern needs the full resolution. (Squashed to a square, a wide image
+    is halved across only and keeps its rows, a tall one its columns.) Antialiasing with a wider filter,
     such as BILINEAR or BICUBIC, leaves the same grey inside, but a faint trace of the lines along the badge's border.
 
     Nothing is downloaded, and the same seed gives the same pixels and words everywhere. No scene occurs twice, in one
@@ -260,10 +261,17 @@ def _draw_split(
     """Draw scenes that are not among those seen, and add them there."""
     rng = random.Random(f"{split} {seed}")  # seeded by the text itself, unlike hash(), which differs between processes
     rows: list[dict[str, Any]] = []
+    misses = 0
     while len(rows) < num_images:
         grid = rng.choice(_GRIDS)
         scene = _sample_scene(grid, num_objects, rng)
         if str(scene) in seen:
+            misses += 1
+            if misses > 20 * num_images + 1000:
+                raise ValueError(
+                    f"there are hardly more than {len(seen)} scenes of {num_objects} objects; ask for fewer images, or "
+                    "give a larger num_objects"
+                )
             continue
         seen.add(str(scene))
         png = io.BytesIO()

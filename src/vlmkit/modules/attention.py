@@ -14,6 +14,16 @@ NORMS = ("pre", "post")
 KeyValues = tuple[Tensor, Tensor]
 
 
+def added_to_scores(sees: Tensor, dtype: torch.dtype) -> Tensor:
+    """What [`Attention`] adds to its scores: 0 where a token is seen, minus infinity where it is not.
+
+    Args:
+        sees: booleans of any shape.
+        dtype: of the scores.
+    """
+    return torch.zeros_like(sees, dtype=dtype).masked_fill(~sees, float("-inf"))
+
+
 class Attention(nn.Module):
     """Multi-head attention of tokens to themselves or to others, in whatever implementation the model runs.
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from vlmkit.modules.attention import Attention, FeedForward
+from vlmkit.modules.attention import Attention, FeedForward, added_to_scores
 from vlmkit.modules.language_models import decoder_layers
 
 _EPS = 1e-5
@@ -130,8 +130,7 @@ class GatedCrossAttention(nn.Module):
         """
         sees_any = sees.any(dim=-1, keepdim=True)
         # A softmax needs something to see: who sees nothing sees all, and drops it.
-        is_hidden = ~sees & sees_any
-        mask = torch.zeros_like(sees, dtype=key_values.dtype).masked_fill(is_hidden, float("-inf"))
+        mask = added_to_scores(sees | ~sees_any, key_values.dtype)
         sees_any = sees_any[:, 0]
 
         # No tuple or dataclass: accelerate would look into it, and move what it holds.

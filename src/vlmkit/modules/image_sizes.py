@@ -100,10 +100,13 @@ def encode_by_size(
         for size, output in outputs.items()
     ]
     back = torch.tensor(list(chain.from_iterable(members.values())), device=pixel_values.device).argsort()
+    unpadded = outputs.get(canvas) if len(outputs) == 1 else None
     return VisionTowerOutput(
         last_hidden_state=torch.cat(tokens)[back],
         pooler_output=torch.cat([output.pooler_output for output in outputs.values()])[back],
         token_mask=_token_mask(sizes, canvas, patch, pixel_values.device),
+        hidden_states=unpadded and unpadded.hidden_states,
+        attentions=unpadded and unpadded.attentions,
     )
 
 

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from vlmkit.modules.attention import Attention
+from vlmkit.modules.attention import Attention, added_to_scores
 
 _EPS = 1e-6
 
@@ -106,7 +106,7 @@ class PerceiverResampler(nn.Module):
         attention_mask = None
         if image_mask is not None:
             sees = nn.functional.pad(image_mask, (0, len(self.latents)), value=True)[:, None, None]
-            attention_mask = torch.zeros_like(sees, dtype=latents.dtype).masked_fill(~sees, float("-inf"))
+            attention_mask = added_to_scores(sees, latents.dtype)
         for layer in self.layers:
             latents = layer(latents, image_states, attention_mask)
         return self.norm(latents)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from vlmkit.modules.attention import AttentionBlock, FeedForwardBlock
+from vlmkit.modules.attention import AttentionBlock, FeedForwardBlock, added_to_scores
 from vlmkit.modules.text_encoders import EncoderSizes
 from vlmkit.validation import one_of
 
@@ -205,9 +205,9 @@ class QFormer(nn.Module):
             num_text_tokens = text_states.shape[1]
             num_queries = hidden_states.shape[1] - num_text_tokens
             sees = joint_attention_mask(attention_mask, num_queries, mode, self.queries_see_text)
-            mask = _added_to_scores(sees, hidden_states.dtype)
+            mask = added_to_scores(sees, hidden_states.dtype)
         if image_mask is not None:
-            image_mask = _added_to_scores(image_mask[:, None, None], hidden_states.dtype)
+            image_mask = added_to_scores(image_mask[:, None, None], hidden_states.dtype)
         all_states = [hidden_states]
         for layer in self.layers:
             hidden_states = layer(hidden_states, image_states, mask, num_text_tokens, image_mask)
@@ -256,8 +256,3 @@ def joint_attention_mask(attention_mask: Tensor, num_queries: int, mode: str, qu
         if not queries_see_text:
             sees = sees & (same_side | is_text[:, None])
     return (sees & is_there) | (row == column)
-
-
-def _added_to_scores(sees: Tensor, dtype: torch.dtype) -> Tensor:
-    """0 where a token is seen, minus infinity where it is not."""
-    return torch.zeros_like(sees, dtype=dtype).masked_fill(~sees, float("-inf"))

@@ -19,6 +19,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from vlmkit.modules.backbones import (
     name_of,
     num_prefix_tokens,
+    pretrained_size,
     restore_timm_initialization,
     token_width,
     without_pooler,
@@ -135,14 +136,18 @@ class VisionTower(Tower):
         Returns:
             `last_hidden_state (B, N, D)`, prefix tokens first, or `(B, L * N, D)` of L layers; and
             `pooler_output (B, pooled_size)`. With a `pixel_mask`, `token_mask (B, rows, columns)`, too: the grid of the
-            patch tokens, row by row, false for padding, whose tokens are zeros; but no hidden states or attentions.
+            patch tokens, row by row, false for padding, whose tokens are zeros; then hidden states and attentions only
+            of images of one size. Images of another size than the pretrained one are treated as with a mask of ones.
 
         Raises:
             ValueError: the backbone returns other tokens than its configuration tells, or has no such layer; the mask
                 does not fit, a side is no multiple of the patch, or the backbone takes only images of its own size.
         """
         if pixel_mask is None:
-            return self._encode(pixel_values, **kwargs)
+            size, own = tuple(pixel_values.shape[2:]), pretrained_size(self.backbone)
+            if own is None or size == own or self.layers is not None:
+                return self._encode(pixel_values, **kwargs)
+            pixel_mask = pixel_values.new_ones(len(pixel_values), *size)
         if self.layers is not None:
             raise ValueError(
                 f"pixel_mask and the vision layers {self.layers} exclude each other; leave out the mask and give "
@@ -185,7 +190,8 @@ class VisionTower(Tower):
             return self(pixel_values, pixel_mask=pixel_mask, **kwargs)
         if training and self.is_trained:
             raise ValueError(
-                "image_tokens would bypass the vision tower, which is being trained; set freeze_vision=True"
+                "image_tokens would bypass the vision tower, which is being trained; freeze it: "
+                "freeze_vision=True, and in adapt_backbones vision='frozen'"
             )
         num_layers = len(self.layers or [-1])
         if image_tokens.ndim != 3 or image_tokens.shape[2] != self.hidden_size or image_tokens.shape[1] % num_layers:

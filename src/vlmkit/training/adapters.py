@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Literal
 
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import load_peft_weights
 from torch import nn
 from transformers import PreTrainedModel
@@ -139,7 +140,7 @@ def load_lora(model: PreTrainedModel, adapter: str | os.PathLike, is_trainable: 
             f"({error}); load it onto its own base"
         ) from error
     [config] = adapted.peft_config.values()
-    _keep_vision(adapted, frozen=_VISION not in config.modules_to_save)
+    _keep_vision(adapted, frozen=_VISION not in (config.modules_to_save or ()))
     return adapted
 
 
@@ -152,6 +153,8 @@ def _check_options(model: PreTrainedModel, vision: Mode, text: Mode, rank: int) 
         )
     if rank < 1:
         raise ValueError(f"the rank is {rank}; give 1 or more")
+    if any(isinstance(module, BaseTunerLayer) for module in model.modules()):
+        raise ValueError(f"{type(model).__name__} has an adapter already; merge or unload it first")
     if getattr(model, "connector", None) is None:
         raise ValueError(f"{type(model).__name__} has no connector between images and language model to train")
 

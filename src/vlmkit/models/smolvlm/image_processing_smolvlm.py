@@ -121,7 +121,8 @@ class _ViewsOfImages(BaseImageProcessor):
                     self.rescale_and_normalize(cut, do_rescale, rescale_factor, do_normalize, image_mean, image_std)
                 )
         data: dict[str, Any] = {"pixel_values": pixels, "view_sizes": sizes}
-        if not do_resize or "height" not in size:  # views may differ in their sizes
+        # A mask is the grid of the patches, too; without one, it is a square.
+        if not do_resize or "height" not in size or size.height != size.width:
             data["pixel_values"], data["pixel_mask"] = self._padded(pixels)
         return BatchFeature(data, tensor_type=return_tensors, skip_tensor_conversion=["view_sizes"])
 

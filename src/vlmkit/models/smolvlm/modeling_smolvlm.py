@@ -273,7 +273,7 @@ class SmolVLM(FromPretrainedParts, GenerationMixin):
         if num_absent and not self._reads_places:
             raise ValueError("cached images are not kept; give input_ids of the whole conversation and all its images")
         images = [pixel_values, image_tokens, pixel_mask, token_mask]
-        num_cached = 0 if cache is None else int(cache.get_seq_length()) - num_absent
+        num_cached = 0 if cache is None else max(int(cache.get_seq_length()) - num_absent, 0)
         is_place = None if input_ids is None else input_ids == self.config.image_token_id
         if num_cached > 0 and is_place is not None and self._reads_places and any(part is not None for part in images):
             num_images = next(len(part) for part in images if part is not None)
