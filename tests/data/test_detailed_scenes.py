@@ -100,7 +100,7 @@ def test_no_scene_and_no_id_occurs_twice(rows):
 
 def test_a_scene_drawn_twice_is_dropped(monkeypatch):
     drawn = iter([[thing(column=column), thing(shape="star", row=0)] for column in (0, 0, 1, 0, 2)])
-    monkeypatch.setattr("vlmkit.data.detailed_scenes._sample_scene", lambda grid, rng: next(drawn))
+    monkeypatch.setattr("vlmkit.data.detailed_scenes._sample_scene", lambda grid, num_objects, rng: next(drawn))
     tables = load_detailed_scenes(num_train=1, num_test=1, num_validation=1, long_side=224)
     assert [tables[split][0]["scene"][0]["column"] for split in SPLITS] == [2, 1, 0]
 
@@ -208,7 +208,8 @@ def test_the_question_tells_nothing_about_the_pattern(texts):
 
 
 def test_words_are_exactly_those_that_occur(texts):
-    said = [text for row in texts for column in ("captions", "questions", "answers") for text in row[column]]
+    rows = [*texts, *detailed_scene_texts(20, num_objects=(1, 2))]
+    said = [text for row in rows for column in ("captions", "questions", "answers") for text in row[column]]
     assert {word for text in said for word in text.split(" ")} == set(DETAILED_SCENE_WORDS)
     assert list(DETAILED_SCENE_WORDS) == sorted(set(DETAILED_SCENE_WORDS))
 
@@ -304,3 +305,22 @@ def test_side_too_small_or_not_a_multiple(long_side):
 def test_no_texts():
     with pytest.raises(ValueError, match="num is 0; give at least 1"):
         detailed_scene_texts(0)
+
+
+def test_the_number_of_objects_is_one_of_those_given():
+    scenes = load_detailed_scenes(num_train=8, num_test=1, num_validation=1, long_side=224, num_objects=(1,))["train"]
+    assert {len(scene) for scene in scenes["scene"]} == {1}
+    assert {kind for kinds in scenes["kinds"] for kind in kinds} == {"color", "proportion", "pattern"}
+
+
+@pytest.mark.parametrize("num_objects", [(), (0,), (2, 5)])
+def test_impossible_numbers_of_objects_are_refused(num_objects):
+    with pytest.raises(ValueError, match="num_objects is .*; give one or several numbers from 1 to 4"):
+        detailed_scene_texts(3, num_objects=num_objects)
+
+
+def test_more_scenes_than_there_are_is_refused(monkeypatch):
+    only = [thing()]
+    monkeypatch.setattr("vlmkit.data.detailed_scenes._sample_scene", lambda grid, num_objects, rng: only)
+    with pytest.raises(ValueError, match="there are hardly more than 1 scenes of"):
+        load_detailed_scenes(num_train=1, num_test=1, num_validation=1, long_side=224)
