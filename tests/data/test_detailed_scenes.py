@@ -315,7 +315,7 @@ def test_the_number_of_objects_is_one_of_those_given():
 
 @pytest.mark.parametrize("num_objects", [(), (0,), (2, 5)])
 def test_impossible_numbers_of_objects_are_refused(num_objects):
-    with pytest.raises(ValueError, match="num_objects is .*; give one or several numbers from 1 to 4"):
+    with pytest.raises(ValueError, match=r"num_objects is .*; give one or several numbers from 1 to 4"):
         detailed_scene_texts(3, num_objects=num_objects)
 
 
