@@ -72,6 +72,7 @@ def test_captions_of_photographs(tmp_path):
     run(tmp_path, "ablation.py", *FLAGS, *flags, "--studies", "captions", "--output_dir", tmp_path / "out")
     rows = {result["row"]: result["metrics"] for result in results(tmp_path / "out")}
     assert list(rows) == [
+        "autoregressive without Perceiver / frozen",
         "autoregressive / frozen",
         "cross-attention / frozen",
         "cross-attention / LoRA",
