@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 import torch
 from backbones import LANGUAGE_MODELS, TOWERS, once, train_language_model, train_vision_tower
+from chat_tables import ChatDataArguments, load_chat_tables
 from costs import peak_memory, prefill_milliseconds, reset_peak_memory
 from datasets import DatasetDict
 from divergence import StopOnDivergence
@@ -32,7 +33,7 @@ from torch import nn
 from transformers import ProcessorMixin, Trainer, set_seed
 
 from vlmkit import SmolVLM, VlmkitSmolVLMProcessor
-from vlmkit.data import ChatCollator, load_coco_captions, load_detailed_scenes, load_flickr8k
+from vlmkit.data import ChatCollator, load_detailed_scenes
 from vlmkit.modules.digest import text_digest
 from vlmkit.training import (
     TableTrainingArguments,
@@ -116,8 +117,8 @@ def main() -> None:
 
 def load_captions(arguments: AblationArguments) -> DatasetDict:
     """Captioned images to train on, and others: of data sets without a split `test`, those of `validation`."""
-    load = {"flickr8k": load_flickr8k, "coco": load_coco_captions}[arguments.dataset]
-    tables = load(arguments.data)
+    asked = ChatDataArguments(datasets=[arguments.dataset], data=arguments.data, tasks=["captions"])
+    [tables] = load_chat_tables(asked).values()
     test = tables["test"] if "test" in tables else tables["validation"]
     return DatasetDict(train=tables["train"], test=test)
 

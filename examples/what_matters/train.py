@@ -34,9 +34,9 @@ from vlmkit.training import (
     phase_progress,
     refuse_several_gpus,
 )
+from vlmkit.training.adapters import Mode
 
 DIVERGENCE = "divergence.json"  # in the folder of a phase that diverged
-Mode = Literal["frozen", "lora", "dora", "full"]
 
 
 @dataclass
