@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from datasets import Dataset, DatasetDict, Features, Image, Value
 
-from vlmkit.data import load_coco_captions, load_flickr8k, load_scenes
+from vlmkit.data import first_rows, load_coco_captions, load_flickr8k, load_scenes
 from vlmkit.training import TableTrainingArguments
 
 SCORES = ("bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l", "cider")
@@ -61,18 +61,6 @@ def load_tables(arguments: DataArguments) -> DatasetDict:
     if not {"test", "validation"} & tables.keys():
         raise SystemExit(f"{arguments.data} has no split to score captions on, only {', '.join(tables)}")
     return tables
-
-
-def first_rows(tables: DatasetDict, count: int | None) -> DatasetDict:
-    """The first rows of each split, or all."""
-    if count is None:
-        return tables
-    return DatasetDict({name: table.select(range(min(count, len(table)))) for name, table in tables.items()})
-
-
-def held_out(tables: DatasetDict) -> Dataset:
-    """The test split, or of data sets without one (COCO) the validation split."""
-    return tables["test"] if "test" in tables else tables["validation"]
 
 
 def table_of_files(files: Sequence[Path]) -> Dataset:

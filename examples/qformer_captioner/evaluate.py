@@ -12,12 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from common import SCORES, DataArguments, held_out, load_tables, percent
+from common import SCORES, DataArguments, load_tables, percent
 from datasets import Dataset
 from datasets.utils import tqdm
 from transformers import AutoModel, AutoProcessor
 
 import vlmkit  # noqa: F401 (registers the Auto classes)
+from vlmkit.data import held_out
 from vlmkit.metrics import caption_metrics
 from vlmkit.training import cache_image_tokens, caption_table, parse_arguments
 

@@ -12,13 +12,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from common import SCORES, CaptionerTrainingArguments, DataArguments, held_out, load_tables, percent
+from common import SCORES, CaptionerTrainingArguments, DataArguments, load_tables, percent
 from datasets import DatasetDict
 from transformers import AutoModel, PreTrainedModel, ProcessorMixin, Trainer, set_seed
 
 from vlmkit import QFormerCaptioner, QFormerCaptionerProcessor
 from vlmkit.analysis.parameters import component_parameters, parameter_table
-from vlmkit.data import CaptionCollator, CaptionPairs
+from vlmkit.data import CaptionCollator, CaptionPairs, held_out
 from vlmkit.metrics import caption_metrics
 from vlmkit.training import (
     cache_image_tokens,

@@ -1,17 +1,12 @@
 """Conversations for the scripts of stage 2: captions asked for, questions answered."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-from common import CAPTIONED, SourceArguments, Tables, check_source, first_rows, load_tables
-from datasets import Dataset, IterableDataset
-from torch.utils.data import ConcatDataset
+from common import CAPTIONED, SourceArguments, Tables, check_source, load_tables
 
-from vlmkit.data import CaptionChats, QuestionChats, caption_chat, load_easy_vqa
+from vlmkit.data import CHAT_TASKS, first_rows, load_easy_vqa
 
 DATASETS = (*CAPTIONED, "easy_vqa", "scenes")
-TASKS = ("captions", "questions")
 
 
 @dataclass
@@ -26,7 +21,7 @@ class ChatDataArguments(SourceArguments):
         default=None, metadata={"help": "if it is not installed (pip install easy-vqa)"}
     )
     tasks: list[str] = field(
-        default_factory=lambda: list(TASKS), metadata={"help": "captions, questions, or both where there are both"}
+        default_factory=lambda: list(CHAT_TASKS), metadata={"help": "captions, questions, or both where there are both"}
     )
     max_turns: int = field(default=5, metadata={"help": "questions in a conversation"})
 
@@ -42,7 +37,7 @@ def load_chat_tables(arguments: ChatDataArguments, training: bool = True) -> dic
         SystemExit: a task or data set is unknown, twice there, or without its data or splits.
     """
     names = arguments.datasets
-    if not arguments.tasks or not set(arguments.tasks) <= set(TASKS):
+    if not arguments.tasks or not set(arguments.tasks) <= set(CHAT_TASKS):
         raise SystemExit(f"--tasks are {' '.join(arguments.tasks)}: give captions, questions, or both")
     known = names == ["web"] or set(names) <= set(DATASETS)
     if not names or len(set(names)) < len(names) or not known:
@@ -55,25 +50,3 @@ def load_chat_tables(arguments: ChatDataArguments, training: bool = True) -> dic
         else load_tables(name, arguments, training)
         for name in names
     }
-
-
-def chats_of(
-    tables: Sequence[Dataset | IterableDataset], tasks: Sequence[str], max_turns: int | None
-) -> ConcatDataset[dict[str, Any]] | IterableDataset | None:
-    """Conversations about all captions and all questions of some tables; None if there are none.
-
-    Args:
-        tables: with `captions`, `questions` or both; or a single stream with `captions`, which becomes a stream.
-        tasks: which of them to speak about.
-        max_turns: questions in a conversation.
-    """
-    if len(tables) == 1 and isinstance(tables[0], IterableDataset):
-        stream = tables[0]
-        return stream.map(caption_chat, remove_columns=stream.column_names) if "captions" in tasks else None
-    views: list[Any] = []
-    for table in tables:
-        if "captions" in tasks and "captions" in table.column_names:
-            views.append(CaptionChats(table))
-        if "questions" in tasks and "questions" in table.column_names:
-            views.append(QuestionChats(table, max_turns))
-    return ConcatDataset(views) if views else None

@@ -1,14 +1,14 @@
 """What the scripts share: data, and how far a run has come."""
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from datasets import Dataset, DatasetDict, Image
+from datasets import Dataset, Image
 from transformers import PreTrainedModel, ProcessorMixin
 
-from vlmkit.data import load_coco_captions, load_flickr8k, load_scenes, stream_image_text
+from vlmkit.data import first_rows, load_coco_captions, load_flickr8k, load_scenes, stream_image_text
 from vlmkit.training import PhaseProgress, cache_image_tokens, phase_progress
 
 CAPTIONED = ("coco", "flickr8k")
@@ -126,22 +126,6 @@ def stream_tables(source: SourceArguments) -> Tables:
 def is_not_in(image_id: str, ids: Set[str]) -> bool:
     """Whether an image is none of some others; a function, as the workers of a DataLoader may pickle it."""
     return image_id not in ids
-
-
-def first_rows(tables: DatasetDict, count: int | None) -> DatasetDict:
-    """The first rows of each split, or all."""
-    if count is None:
-        return tables
-    return DatasetDict({name: table.select(range(min(count, len(table)))) for name, table in tables.items()})
-
-
-def held_out(tables: Mapping[str, Dataset]) -> Dataset:
-    """The test split, of data sets without one (COCO) the validation split, else the only one."""
-    for name in ("test", "validation"):
-        if name in tables:
-            return tables[name]
-    [table] = tables.values()
-    return table
 
 
 def data_name(dataset: str, data: str | None) -> str:

@@ -18,13 +18,13 @@ from typing import Any, Literal
 
 import torch
 from chat_data import ChatDataArguments, load_chat_tables
-from common import Tables, held_out
+from common import Tables
 from datasets import Dataset
 from scores import score_retrieval
 from transformers import AutoModel, AutoProcessor, PreTrainedModel, ProcessorMixin
 
 from vlmkit import QFormerAligner
-from vlmkit.data import CAPTION_PROMPTS, answer_baselines, user_message
+from vlmkit.data import CAPTION_PROMPTS, answer_baselines, held_out, user_message
 from vlmkit.metrics import caption_metrics, vqa_accuracy
 from vlmkit.training import cache_image_tokens, embed_table, parse_arguments, reply_to_chats
 

@@ -19,7 +19,6 @@ from common import (
     check_source,
     check_streaming,
     data_name,
-    held_out,
     load_tables,
     progress_of,
 )
@@ -31,7 +30,7 @@ from transformers import AutoModel, PreTrainedModel, ProcessorMixin, set_seed
 from vlmkit import QFormerAligner, QFormerAlignerProcessor
 from vlmkit.analysis.parameters import component_parameters, parameter_table
 from vlmkit.analysis.plots import similarity_grid
-from vlmkit.data import CaptionPairs, ContrastiveCollator
+from vlmkit.data import CaptionPairs, ContrastiveCollator, held_out
 from vlmkit.metrics import compute_retrieval_metrics
 from vlmkit.training import (
     ContrastiveTrainingArguments,

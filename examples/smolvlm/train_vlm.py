@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from chat_data import ChatDataArguments, chats_of, load_chat_tables
-from common import Tables, cached_tables, check_streaming, data_name, held_out, progress_of
+from chat_data import ChatDataArguments, load_chat_tables
+from common import Tables, cached_tables, check_streaming, data_name, progress_of
 from peft import PeftModel
 from transformers import ProcessorMixin, Trainer, set_seed
 
 from vlmkit import SmolVLM, VlmkitSmolVLMProcessor
 from vlmkit.analysis.parameters import component_parameters, parameter_table
-from vlmkit.data import ChatCollator
+from vlmkit.data import ChatCollator, chats_of, held_out
 from vlmkit.training import (
     TableTrainingArguments,
     adapt_backbones,

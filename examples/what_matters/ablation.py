@@ -33,7 +33,7 @@ from torch import nn
 from transformers import ProcessorMixin, Trainer, set_seed
 
 from vlmkit import SmolVLM, VlmkitSmolVLMProcessor
-from vlmkit.data import ChatCollator, load_detailed_scenes
+from vlmkit.data import ChatCollator, held_out, load_detailed_scenes
 from vlmkit.modules.digest import text_digest
 from vlmkit.training import (
     TableTrainingArguments,
@@ -116,11 +116,16 @@ def main() -> None:
 
 
 def load_captions(arguments: AblationArguments) -> DatasetDict:
-    """Captioned images to train on, and others: of data sets without a split `test`, those of `validation`."""
+    """Captioned images to train on, and others to score on.
+
+    Raises:
+        SystemExit: there are no others.
+    """
     asked = ChatDataArguments(datasets=[arguments.dataset], data=arguments.data, tasks=["captions"])
     [tables] = load_chat_tables(asked).values()
-    test = tables["test"] if "test" in tables else tables["validation"]
-    return DatasetDict(train=tables["train"], test=test)
+    if not {"test", "validation"} & tables.keys():
+        raise SystemExit(f"{arguments.data} has no split to score on, only {', '.join(tables)}")
+    return DatasetDict(train=tables["train"], test=held_out(tables))
 
 
 def chosen(arguments: AblationArguments, *names: str) -> dict[str, Any]:

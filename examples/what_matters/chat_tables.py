@@ -1,18 +1,17 @@
 """Conversations for the schedule: captions asked for, questions answered, from data sets of several kinds."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from datasets import Dataset, DatasetDict
-from torch.utils.data import ConcatDataset
+from datasets import DatasetDict
 from transformers import PreTrainedModel, ProcessorMixin
 
 from vlmkit.data import (
-    CaptionChats,
-    QuestionChats,
+    CHAT_TASKS,
+    chats_of,
+    first_rows,
     load_coco_captions,
     load_detailed_scenes,
     load_easy_vqa,
@@ -23,7 +22,6 @@ from vlmkit.training import reply_to_chats
 
 PHOTOS = ("coco", "flickr8k")  # what --data can hold
 DATASETS = (*PHOTOS, "easy_vqa", "scenes", "detailed_scenes")
-TASKS = ("captions", "questions")
 DETAILED_SCENES = {"num_train": 4000, "num_test": 500, "num_validation": 200}
 
 # Drawing takes a while, and every phase asks for the same.
@@ -46,7 +44,7 @@ class ChatDataArguments:
     max_images: int | None = field(default=None, metadata={"help": "first images of each split of each data set"})
     on_error: Literal["raise", "skip"] = field(default="raise", metadata={"help": "what to do with faulty rows"})
     tasks: list[str] = field(
-        default_factory=lambda: list(TASKS), metadata={"help": "captions, questions, or both where there are both"}
+        default_factory=lambda: list(CHAT_TASKS), metadata={"help": "captions, questions, or both where there are both"}
     )
     max_turns: int = field(default=5, metadata={"help": "questions in a conversation"})
 
@@ -58,7 +56,7 @@ def check_data(arguments: ChatDataArguments) -> None:
         SystemExit: a task or data set is unknown or twice there, or --data is missing or of no use.
     """
     names, tasks = arguments.datasets, arguments.tasks
-    if not tasks or not set(tasks) <= set(TASKS):
+    if not tasks or not set(tasks) <= set(CHAT_TASKS):
         raise SystemExit(f"--tasks are {' '.join(tasks)}: give captions, questions, or both")
     if not names or len(set(names)) < len(names) or not set(names) <= set(DATASETS):
         raise SystemExit(f"--datasets are {' '.join(names)}: give some of {', '.join(DATASETS)}, each once")
@@ -94,28 +92,10 @@ def load_chat_tables(arguments: ChatDataArguments) -> dict[str, DatasetDict]:
     for name, splits in tables.items():
         if "train" not in splits:
             raise SystemExit(f"{name} has no split to train on, only {', '.join(splits)}")
-    if chats_of([splits["train"] for splits in tables.values()], arguments) is None:
+    if chats_of([splits["train"] for splits in tables.values()], arguments.tasks) is None:
         asked = " or ".join(arguments.tasks)
         raise SystemExit(f"{' and '.join(tables)} has no {asked}: change --tasks or --datasets")
     return tables
-
-
-def first_rows(tables: DatasetDict, count: int | None) -> DatasetDict:
-    """The first rows of each split, or all."""
-    if count is None:
-        return tables
-    return DatasetDict({name: table.select(range(min(count, len(table)))) for name, table in tables.items()})
-
-
-def chats_of(tables: Sequence[Dataset], arguments: ChatDataArguments) -> ConcatDataset[dict[str, Any]] | None:
-    """Conversations about all captions and all questions of some tables, as asked for; None if there are none."""
-    views: list[Any] = []
-    for table in tables:
-        if "captions" in arguments.tasks and "captions" in table.column_names:
-            views.append(CaptionChats(table))
-        if "questions" in arguments.tasks and "questions" in table.column_names:
-            views.append(QuestionChats(table, arguments.max_turns))
-    return ConcatDataset(views) if views else None
 
 
 def data_names(arguments: ChatDataArguments) -> str:
@@ -127,8 +107,8 @@ def data_names(arguments: ChatDataArguments) -> str:
 def print_replies(model: PreTrainedModel, processor: ProcessorMixin, arguments: ChatDataArguments) -> None:
     """Show what a model says about held-out images of each data set, beside the truth."""
     for name, splits in load_chat_tables(arguments).items():
-        held_out = [splits[split] for split in ("test", "validation") if split in splits]
-        chats = chats_of(held_out[:1], arguments) or []
+        unseen = [splits[split] for split in ("test", "validation") if split in splits]
+        chats = chats_of(unseen[:1], arguments.tasks, max_turns=1) or []
         shown = [chats[row] for row in range(min(4, len(chats)))]
         prompts = [{**chat, "messages": chat["messages"][:1]} for chat in shown]
         replies = reply_to_chats(model, processor, prompts, max_new_tokens=30, do_sample=False)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from chat_tables import ChatDataArguments, chats_of, check_data, data_names, load_chat_tables, print_replies
+from chat_tables import ChatDataArguments, check_data, data_names, load_chat_tables, print_replies
 from datasets import DatasetDict
 from divergence import StopOnDivergence
 from peft import PeftModel
@@ -24,7 +24,7 @@ from transformers import Trainer, set_seed
 
 from vlmkit import SmolVLM, VlmkitSmolVLMProcessor
 from vlmkit.analysis.parameters import component_parameters, parameter_table
-from vlmkit.data import ChatCollator
+from vlmkit.data import ChatCollator, chats_of
 from vlmkit.modules.backbones import patch_size
 from vlmkit.training import (
     PhaseProgress,
@@ -206,15 +206,15 @@ def train(
     )
     if training_args.should_log:
         print(parameter_table(component_parameters(model)))
+    tasks, max_turns = data_args.tasks, data_args.max_turns
+    watched = [splits["validation"] for splits in tables.values() if "validation" in splits]
     watch = StopOnDivergence()
     trainer = Trainer(
         adapted,
         training_args,
         data_collator=ChatCollator(processor),
-        train_dataset=chats_of([splits["train"] for splits in tables.values()], data_args),
-        eval_dataset=chats_of(
-            [splits["validation"] for splits in tables.values() if "validation" in splits], data_args
-        ),
+        train_dataset=chats_of([splits["train"] for splits in tables.values()], tasks, max_turns),
+        eval_dataset=chats_of(watched, tasks, max_turns),
         processing_class=processor,
         callbacks=[watch],
     )

@@ -11,6 +11,7 @@ from vlmkit.data import (
     QuestionChats,
     assistant_message,
     caption_chat,
+    chats_of,
     user_message,
 )
 
@@ -189,3 +190,29 @@ def test_tables_that_make_no_sense_are_refused():
     empty = datasets.Dataset.from_dict({"image_tokens": [[[0.0]]], "questions": [[]], "answers": [[]]})
     with pytest.raises(ValueError, match="holds no question"):
         QuestionChats(empty)
+
+
+def test_tables_are_spoken_about_one_after_the_other():
+    both, captions = table(), table().remove_columns(["questions", "answers"])
+    chats = chats_of([both, captions], max_turns=2)
+    answers = ["a dog", "a small dog", "a red star"]
+    assert [said(chat)[1] for chat in chats] == [*answers, "a dog", "red", "star", *answers]
+    assert [said(chat) for chat in chats_of([both, captions], ["questions"])] == [
+        said(chat) for chat in QuestionChats(both)
+    ]
+
+
+def test_nothing_to_speak_about():
+    assert chats_of([]) is None
+    assert chats_of([table().remove_columns("captions")], ["captions"]) is None
+
+
+def test_only_captions_of_a_stream():
+    stream = table().to_iterable_dataset()
+    assert [said(chat)[1] for chat in chats_of([stream])] == ["a dog", "a red star"]
+    assert chats_of([stream], ["questions"]) is None
+
+
+def test_an_unknown_task():
+    with pytest.raises(ValueError, match="tasks are captions, questions, and not answers"):
+        chats_of([table()], ["captions", "answers"])

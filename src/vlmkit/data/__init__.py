@@ -19,10 +19,12 @@ from vlmkit.data.caption_collator import CaptionCollator
 from vlmkit.data.chat_collator import ChatCollator
 from vlmkit.data.chats import (
     CAPTION_PROMPTS,
+    CHAT_TASKS,
     CaptionChats,
     QuestionChats,
     assistant_message,
     caption_chat,
+    chats_of,
     user_message,
 )
 from vlmkit.data.cifar100 import load_cifar100
@@ -41,9 +43,11 @@ from vlmkit.data.questions import answer_baselines
 from vlmkit.data.samplers import UniqueGroupBatchSampler
 from vlmkit.data.scene_language import true_captions
 from vlmkit.data.scenes import caption_matches, load_scenes
+from vlmkit.data.splits import first_rows, held_out
 
 __all__ = [
     "CAPTION_PROMPTS",
+    "CHAT_TASKS",
     "CIFAR100_CLASSES",
     "CIFAR100_SUPERCLASSES",
     "CaptionChats",
@@ -62,10 +66,13 @@ __all__ = [
     "assistant_message",
     "caption_chat",
     "caption_matches",
+    "chats_of",
     "cut_mix",
     "decodable_image_files",
     "find_image_files",
+    "first_rows",
     "group_id",
+    "held_out",
     "load_cifar100",
     "load_coco_captions",
     "load_detailed_scenes",

@@ -6,11 +6,12 @@ from typing import Any
 
 import datasets
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import ConcatDataset, Dataset
 
 from vlmkit.data.columns import pick
 from vlmkit.data.pairs import CaptionPairs
 
+CHAT_TASKS = ("captions", "questions")
 CAPTION_PROMPTS = (
     "Describe this image.",
     "What does this picture show?",
@@ -156,6 +157,44 @@ class QuestionChats(Dataset[dict[str, Any]]):
         row, turns = self._places[index]
         record = self.table[row]
         return _chat(record, list(zip(record["questions"][turns], record["answers"][turns], strict=True)))
+
+
+def chats_of(
+    tables: Sequence[datasets.Dataset | datasets.IterableDataset],
+    tasks: Sequence[str] = CHAT_TASKS,
+    max_turns: int | None = None,
+) -> ConcatDataset[dict[str, Any]] | datasets.IterableDataset | None:
+    """Conversations about all captions and all questions of some tables.
+
+    Args:
+        tables: with `captions`, `questions` or both; or a single stream with `captions`, which becomes a stream.
+        tasks: which of them to speak about: `"captions"`, `"questions"` or both.
+        max_turns: see [`QuestionChats`].
+
+    Returns:
+        Conversations one table after the other, captions before questions; or None if there are none to be had.
+
+    Raises:
+        ValueError: an unknown task, or as [`CaptionChats`] and [`QuestionChats`] raise.
+
+    Example:
+        >>> columns = {"image_id": ["a.jpg"], "captions": [["A dog."]], "image_tokens": [[[0.0], [1.0]]]}
+        >>> table = datasets.Dataset.from_dict(columns)
+        >>> len(chats_of([table, table])), chats_of([table], tasks=["questions"])
+        (2, None)
+    """
+    if unknown := set(tasks) - set(CHAT_TASKS):
+        raise ValueError(f"tasks are {', '.join(CHAT_TASKS)}, and not {', '.join(sorted(unknown))}")
+    if len(tables) == 1 and isinstance(tables[0], datasets.IterableDataset):
+        stream = tables[0]
+        return stream.map(caption_chat, remove_columns=stream.column_names) if "captions" in tasks else None
+    views: list[Any] = []
+    for table in tables:
+        if "captions" in tasks and "captions" in table.column_names:
+            views.append(CaptionChats(table))
+        if "questions" in tasks and "questions" in table.column_names:
+            views.append(QuestionChats(table, max_turns))
+    return ConcatDataset(views) if views else None
 
 
 def _require_images(table: datasets.Dataset) -> None:
