@@ -19,6 +19,7 @@ from vlmkit.modules.fusion import ImageEmbeds, cached_images, check_places, imag
 from vlmkit.modules.gated_cross_attention import (
     GatedCrossAttention,
     GatedCrossAttentionBlock,
+    ImageReader,
     check_hands_on_keywords,
     interleave,
 )
@@ -199,19 +200,11 @@ class SmolVLM(FromPretrainedParts, GenerationMixin):
         if inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
         image_embeds = self._image_embeds(pixel_values, image_tokens, pixel_mask, token_mask, mm_encoder_outputs)
-        reading: dict[str, Any] = {}
-        if self.cross_attention is None:
-            if image_embeds is not None or inputs_embeds.shape[1] > 1:  # what is generated has no places
-                inputs_embeds = merge_image_embeds(inputs_embeds, is_place, image_embeds)
-        else:
-            num_seen = 0 if past_key_values is None else past_key_values.get_seq_length()
-            if image_embeds is not None:
-                beside = self._beside_texts(is_place, image_embeds, num_seen)
-                image_key_values, image_columns = beside["image_key_values"], beside["image_columns"]
-            if image_key_values is not None and image_columns is not None:
-                columns = num_seen + torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device)
-                sees = image_columns[:, None, None, :] <= columns[:, None]
-                reading["image_reader"] = self.cross_attention.reader(image_key_values, sees)
+        reading: dict[str, ImageReader] = {}
+        if self.cross_attention is not None:
+            reading = self._reading(is_place, image_embeds, image_key_values, image_columns, past_key_values)
+        elif image_embeds is not None or inputs_embeds.shape[1] > 1:  # what is generated has no places
+            inputs_embeds = merge_image_embeds(inputs_embeds, is_place, image_embeds)
         outputs = self._read(
             inputs_embeds, attention_mask, position_ids, past_key_values, use_cache, **reading, **kwargs
         )
@@ -270,37 +263,59 @@ class SmolVLM(FromPretrainedParts, GenerationMixin):
         input_ids = kwargs.get("input_ids") if inputs is None else inputs
         cache, mask = kwargs.get("past_key_values"), kwargs.get("attention_mask")
         num_absent = 0 if mask is None or input_ids is None else mask.shape[1] - input_ids.shape[1]  # cached ones
-        if num_absent and not self._reads_places:
+        if num_absent and self.cross_attention is not None:
             raise ValueError("cached images are not kept; give input_ids of the whole conversation and all its images")
         images = [pixel_values, image_tokens, pixel_mask, token_mask]
-        num_cached = 0 if cache is None else max(int(cache.get_seq_length()) - num_absent, 0)
-        is_place = None if input_ids is None else input_ids == self.config.image_token_id
-        if num_cached > 0 and is_place is not None and self._reads_places and any(part is not None for part in images):
-            num_images = next(len(part) for part in images if part is not None)
-            sizes = num_places(self.config, is_place, num_images, pixel_mask if image_tokens is None else token_mask)
-            is_new = ~cached_images(is_place, sizes, num_cached)
-            images = [part if part is None else part[is_new] for part in images]
+        is_new_place = None  # where the images stand that are computed here
+        if input_ids is not None and self.cross_attention is None:
+            num_cached = 0 if cache is None else max(int(cache.get_seq_length()) - num_absent, 0)
+            is_place = input_ids == self.config.image_token_id
+            images, is_new_place = self._without_cached(images, is_place, num_cached), is_place[:, num_cached:]
         if any(part is not None and len(part) for part in images):
             features = self.get_image_features(*images, return_dict=True)
-            if is_place is not None and self._reads_places:
-                check_places(is_place[:, num_cached:], features.pooler_output)
-        if features is not None and self._reads_places:
+            if is_new_place is not None:
+                check_places(is_new_place, features.pooler_output)
+        if features is not None and self.cross_attention is None:
             kwargs["mm_encoder_outputs"] = {"image": features}
         elif features is not None:
             is_place = self._places(input_ids, kwargs.get("inputs_embeds"))
-            kwargs |= self._beside_texts(is_place, features.pooler_output, 0)
+            beside = self._beside_texts(is_place, features.pooler_output, 0)
+            kwargs["image_key_values"], kwargs["image_columns"] = beside
         return super().generate(inputs, generation_config, *args, **kwargs)
 
-    @property
-    def _reads_places(self) -> bool:
-        """Whether images stand in the texts, and not beside them."""
-        return self.cross_attention is None
+    def _without_cached(self, images: list[Tensor | None], is_place: Tensor, num_cached: int) -> list[Tensor | None]:
+        """The images, as pixels or tokens with their masks, but for those whose places the cache holds."""
+        num_images = max((len(part) for part in images if part is not None), default=0)
+        if num_cached == 0 or num_images == 0:
+            return images
+        _, image_tokens, pixel_mask, token_mask = images
+        sizes = num_places(self.config, is_place, num_images, pixel_mask if image_tokens is None else token_mask)
+        is_new = ~cached_images(is_place, sizes, num_cached)
+        return [part if part is None else part[is_new] for part in images]
 
-    def _beside_texts(self, is_place: Tensor, image_embeds: ImageEmbeds, first_column: int) -> dict[str, Tensor]:
-        """What texts look at, as arguments of [`SmolVLM.forward`]."""
+    def _beside_texts(self, is_place: Tensor, image_embeds: ImageEmbeds, first_column: int) -> tuple[Tensor, Tensor]:
+        """What texts look at: `image_key_values` and `image_columns`, as [`SmolVLM.forward`] takes them."""
         embeds, columns = images_beside_texts(is_place, image_embeds, first_column)
         blocks: Any = self.cross_attention
-        return {"image_key_values": blocks.key_values(embeds), "image_columns": columns}
+        return blocks.key_values(embeds), columns
+
+    def _reading(
+        self,
+        is_place: Tensor,
+        image_embeds: ImageEmbeds | None,
+        image_key_values: Tensor | None,
+        image_columns: Tensor | None,
+        past_key_values: Cache | None,
+    ) -> dict[str, ImageReader]:
+        """What shows the new columns of texts the images up to them, as a keyword of the decoder; none without."""
+        num_seen = 0 if past_key_values is None else past_key_values.get_seq_length()
+        if image_embeds is not None:
+            image_key_values, image_columns = self._beside_texts(is_place, image_embeds, num_seen)
+        if image_key_values is None or image_columns is None:
+            return {}
+        columns = num_seen + torch.arange(is_place.shape[1], device=is_place.device)
+        blocks: Any = self.cross_attention
+        return {"image_reader": blocks.reader(image_key_values, image_columns[:, None, None, :] <= columns[:, None])}
 
     def _places(self, input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:
         """Which of the texts' tokens are an image's places `(B, T)`."""
