@@ -1,6 +1,6 @@
 """One table that makes the models known to transformers' Auto classes, and to the shim in their checkpoints."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import transformers
 from transformers import (
@@ -8,6 +8,7 @@ from transformers import (
     AutoImageProcessor,
     AutoModel,
     AutoProcessor,
+    BaseImageProcessor,
     PreTrainedConfig,
     PreTrainedModel,
     ProcessorMixin,
@@ -30,12 +31,13 @@ from vlmkit.modules.given_tokens import GivenTokensConfig, GivenTokensModel
 
 @dataclass(frozen=True)
 class Row:
-    """A model, its companions, and the `AutoModel...` classes that build it."""
+    """A model, its companions, the `AutoModel...` classes that build it, and image processors of its own by backend."""
 
     config: type[PreTrainedConfig]
     model: type[PreTrainedModel]
     processor: type[ProcessorMixin]
     auto_models: tuple[str, ...]
+    image_processors: dict[str, type[BaseImageProcessor]] = field(default_factory=dict)
 
 
 MODELS = (
@@ -53,29 +55,34 @@ MODELS = (
         QFormerCaptionerProcessor,
         ("AutoModel", "AutoModelForImageTextToText"),
     ),
-    Row(VlmkitSmolVLMConfig, SmolVLM, VlmkitSmolVLMProcessor, ("AutoModel", "AutoModelForImageTextToText")),
+    Row(
+        VlmkitSmolVLMConfig,
+        SmolVLM,
+        VlmkitSmolVLMProcessor,
+        ("AutoModel", "AutoModelForImageTextToText"),
+        {"torchvision": VlmkitSmolVLMImageProcessor, "pil": VlmkitSmolVLMImageProcessorPil},
+    ),
 )
 
 
 def register() -> None:
-    """Register every row, the backbone and the image processor that are none; a second call changes nothing."""
+    """Register every row, and the backbone that is none; a second call changes nothing."""
     AutoConfig.register(GivenTokensConfig.model_type, GivenTokensConfig, exist_ok=True)
     AutoModel.register(GivenTokensConfig, GivenTokensModel, exist_ok=True)
-    AutoImageProcessor.register(
-        VlmkitSmolVLMConfig,
-        image_processor_classes={"torchvision": VlmkitSmolVLMImageProcessor, "pil": VlmkitSmolVLMImageProcessorPil},
-        exist_ok=True,
-    )
     for row in MODELS:
         AutoConfig.register(row.config.model_type, row.config, exist_ok=True)
         AutoProcessor.register(row.config, row.processor, exist_ok=True)
         for name in row.auto_models:
             getattr(transformers, name).register(row.config, row.model, exist_ok=True)
-
         classes = {
             "AutoConfig": row.config,
             "AutoProcessor": row.processor,
             **dict.fromkeys(row.auto_models, row.model),
         }
+        if row.image_processors:
+            AutoImageProcessor.register(row.config, image_processor_classes=row.image_processors, exist_ok=True)
+            classes["AutoImageProcessor"] = row.image_processors["torchvision"]
+
         shim_map = {auto: f"{SHIM_NAME}.{cls.__name__}" for auto, cls in classes.items()}
-        row.config.shim_map = row.processor.shim_map = shim_map
+        for cls in (row.config, row.processor, *row.image_processors.values()):
+            cls.shim_map = shim_map

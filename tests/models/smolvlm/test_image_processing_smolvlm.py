@@ -5,10 +5,19 @@ import pytest
 import torch
 from PIL import Image
 from tests import tiny
+from tests.subprocesses import run_python
 from transformers import AutoImageProcessor, AutoProcessor, BatchFeature
 
 from vlmkit import VlmkitSmolVLMProcessor
 from vlmkit.models.smolvlm.image_processing_smolvlm import VlmkitSmolVLMImageProcessor, VlmkitSmolVLMImageProcessorPil
+
+STRANGER = """
+import sys
+from transformers import AutoImageProcessor
+
+assert "vlmkit" not in sys.modules
+AutoImageProcessor.from_pretrained(sys.argv[1], trust_remote_code=True).save_pretrained(sys.argv[2])
+"""
 
 BACKENDS = {"torchvision": VlmkitSmolVLMImageProcessor, "pil": VlmkitSmolVLMImageProcessorPil}
 LEVEL = 2 / 255  # one of the 255 levels, after normalization
@@ -312,6 +321,14 @@ class TestSaving:
         loaded = AutoProcessor.from_pretrained(tmp_path).image_processor
         assert type(loaded) is VlmkitSmolVLMImageProcessor
         assert loaded.to_dict() == image_processor.to_dict()
+
+    def test_loads_and_saves_without_importing_vlmkit(self, backend, tmp_path):
+        saved = backend(size=SMALL, **SPLIT)
+        saved.save_pretrained(tmp_path / "saved")
+        run_python("-c", STRANGER, tmp_path / "saved", tmp_path / "again", HF_HOME=str(tmp_path / "cache"))
+        for folder in ("saved", "again"):
+            assert AutoImageProcessor.from_pretrained(tmp_path / folder).to_dict() == saved.to_dict()
+            assert "VlmkitSmolVLMImageProcessor" in (tmp_path / folder / "vlmkit_shim.py").read_text()
 
     def test_names_the_inputs_of_the_model(self, backend):
         assert backend().model_input_names == ["pixel_values", "pixel_mask"]

@@ -13,6 +13,8 @@ from transformers.image_utils import PILImageResampling, SizeDict
 from transformers.processing_utils import ImagesKwargs
 from transformers.utils import logging
 
+from vlmkit.hub import ShimMixin
+
 logger = logging.get_logger(__name__)
 
 _KINDS_OF_SIZE = ({"height", "width"}, {"longest_edge"}, {"longest_edge", "shortest_edge"})
@@ -30,7 +32,7 @@ class VlmkitSmolVLMImageProcessorKwargs(ImagesKwargs, total=False):  # type: ign
     size_divisor: int
 
 
-class _ViewsOfImages(BaseImageProcessor):
+class _ViewsOfImages(ShimMixin, BaseImageProcessor):
     """What both backends have in common: which views an image has, their sizes, and the batch of them."""
 
     valid_kwargs = VlmkitSmolVLMImageProcessorKwargs
