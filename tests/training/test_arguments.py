@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import TrainingArguments
 
-from vlmkit.training import ContrastiveTrainingArguments, parse_arguments
+from vlmkit.training import ContrastiveTrainingArguments, TableTrainingArguments, parse_arguments
 
 
 @dataclass
@@ -128,3 +128,20 @@ def test_several_gpus_in_one_process_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(TrainingArguments, "n_gpu", property(lambda self: 2))
     with pytest.raises(ValueError, match="one process sees 2 GPUs; start one for each: torchrun"):
         ContrastiveTrainingArguments(output_dir=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "emulated"),
+    [
+        ({"avx512_bf16": False, "amx_bf16": False}, True),
+        ({"avx512_bf16": True, "amx_bf16": False}, False),
+        ({"avx512_bf16": False, "amx_bf16": True}, False),
+        ({"architecture": "arm"}, False),
+    ],
+)
+def test_a_cpu_that_emulates_bfloat16_is_warned_of(capabilities, emulated, tmp_path, monkeypatch, recwarn):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    TableTrainingArguments(output_dir=tmp_path, use_cpu=True)
+    assert not recwarn
+    TableTrainingArguments(output_dir=tmp_path, use_cpu=True, bf16=True)
+    assert ["give --bf16 False" in str(warning.message) for warning in recwarn] == [True] * emulated

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -18,16 +19,23 @@ from vlmkit.validation import nearest
 class TableTrainingArguments(TrainingArguments):
     """`Trainer`'s arguments with defaults for tables of images and captions.
 
-    Collators read columns that the model does not know, so none is removed; nothing is reported unless asked for.
+    Collators read columns that the model does not know, so none is removed; nothing is reported unless asked for. Asked
+    for `bf16` on a CPU without instructions for it, they warn.
     """
 
     report_to: str = "none"
     remove_unused_columns: bool = False
 
     def __post_init__(self) -> None:
-        """Pin no memory without a GPU, where torch would only warn."""
+        """Pin no memory without a GPU, where torch would only warn; and warn of what would take for ever."""
         self.dataloader_pin_memory &= torch.cuda.is_available()
         super().__post_init__()
+        if self.bf16 and self.device.type == "cpu" and _emulates_bf16():
+            warnings.warn(
+                "this CPU has no instructions for bfloat16, and emulates it many times slower than float32: "
+                "give --bf16 False",
+                stacklevel=3,
+            )
 
 
 @dataclass
@@ -54,6 +62,12 @@ def refuse_several_gpus(training_args: TrainingArguments) -> None:
         raise ValueError(
             f"one process sees {training_args.n_gpu} GPUs; start one for each: torchrun --nproc_per_node gpu ..."
         )
+
+
+def _emulates_bf16() -> bool:
+    """Whether this is known of the CPU; only newer versions of torch tell, and of x86 only."""
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    return capabilities.get("avx512_bf16") is False and not capabilities.get("amx_bf16")
 
 
 def parse_arguments(
