@@ -67,7 +67,7 @@ def matching_loss(logits: Tensor, pairs: MatchingPairs) -> Tensor:
         ValueError: there is not one logit for each pair.
 
     References:
-        Li et al., "BLIP-2" (arXiv:2301.12597, section 3.1).
+        Li et al., "BLIP-2" (arXiv:2301.12597, section 3.2).
 
     Example:
         >>> pairs = matching_pairs(torch.eye(2))

@@ -42,7 +42,7 @@ class QFormerAligner(VlmkitModel):
         config: see [`QFormerAlignerConfig`].
 
     References:
-        vlm-training (see `docs/papers.md`); Li et al., "BLIP-2" (arXiv:2301.12597, section 3.1).
+        vlm-training (see `docs/papers.md`); Li et al., "BLIP-2" (arXiv:2301.12597, sections 3.1 and 3.2).
 
     Example:
         >>> import torch
