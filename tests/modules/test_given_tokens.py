@@ -4,7 +4,7 @@ from huggingface_hub.errors import StrictDataclassFieldValidationError
 from transformers import AutoConfig, AutoModel
 
 from vlmkit.modules.given_tokens import GivenTokensConfig, GivenTokensModel
-from vlmkit.modules.towers import VisionTower
+from vlmkit.modules.vision_tower import VisionTower
 
 CONFIG = GivenTokensConfig(hidden_size=24)
 

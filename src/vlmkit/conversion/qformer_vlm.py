@@ -35,7 +35,8 @@ from vlmkit.models.qformer_aligner import QFormerAligner, QFormerAlignerConfig, 
 from vlmkit.models.smolvlm import SmolVLM, VlmkitSmolVLMConfig, VlmkitSmolVLMProcessor
 from vlmkit.models.smolvlm.chat_template import knows_chatml
 from vlmkit.modules.given_tokens import GivenTokensConfig
-from vlmkit.modules.towers import VisionTower, published_config, vision_part
+from vlmkit.modules.towers import published_config, vision_part
+from vlmkit.modules.vision_tower import VisionTower
 
 _WANTED = "a folder with qformer/config.json, qformer/pytorch_model.bin, adapter.pt and lora_adapter"
 _SIZES = "give qformer/config.json and qformer/pytorch_model.bin of the same training"

@@ -2,8 +2,9 @@
 
 from vlmkit.modules.attention import Attention, AttentionBlock, FeedForward, FeedForwardBlock
 from vlmkit.modules.pooling import pool_tokens
+from vlmkit.modules.text_tower import TextTower
 from vlmkit.modules.token_embeddings import TokenEmbeddings
-from vlmkit.modules.towers import TextTower, VisionTower
+from vlmkit.modules.vision_tower import VisionTower
 
 __all__ = [
     "Attention",

@@ -14,7 +14,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from vlmkit.modules.towers import VisionTower
+from vlmkit.modules.vision_tower import VisionTower
 from vlmkit.validation import one_of
 
 Mode = Literal["frozen", "lora", "dora", "full"]

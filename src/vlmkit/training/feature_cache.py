@@ -19,7 +19,9 @@ from transformers import ProcessorMixin
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from vlmkit.modules.digest import text_digest, weights_digest
-from vlmkit.modules.towers import TextTower, Tower, VisionTower
+from vlmkit.modules.text_tower import TextTower
+from vlmkit.modules.towers import Tower
+from vlmkit.modules.vision_tower import VisionTower
 from vlmkit.validation import one_of
 
 _COLUMNS = ("image_pooled", "image_tokens", "text_pooled")

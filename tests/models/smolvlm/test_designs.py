@@ -255,3 +255,52 @@ class TestSeveralTurns:
         new = {"input_ids": torch.tensor([[5, 7]]), "attention_mask": torch.ones(1, 20, dtype=torch.long)}
         with pytest.raises(ValueError, match="cached images are not kept; give input_ids of the whole conversation"):
             write(model, new)
+
+
+@pytest.mark.parametrize("num_images", [None, 2, 4])
+def test_as_many_images_are_given_as_the_texts_have_places_for(model, num_images):
+    batch = lessons(model, {})
+    pixels = batch.pop("pixel_values")
+    images = {} if num_images is None else {"pixel_values": pixels[:1].expand(num_images, -1, -1, -1)}
+    message = rf"are needed for the images given \({num_images or 0}\); give as many images as the texts have places"
+    for train in (False, True):
+        with pytest.raises(ValueError, match=message):
+            model.train(train)(**batch, **images)
+    with pytest.raises(ValueError, match=message):
+        write(model.eval(), {name: value for name, value in batch.items() if name != "labels"} | images)
+
+
+def test_a_mask_alone_is_no_image(model):
+    batch = lessons(model, {})
+    mask = torch.ones_like(batch.pop("pixel_values")[:, 0])
+    with pytest.raises(ValueError, match="give the images, either as pixel_values or as image_tokens"):
+        model(**batch, pixel_mask=mask)
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_what_generate_computes_is_given_whole_and_in_place_of_images(fusion):
+    model = design_model("perceiver", fusion)
+    batch = lessons(model, {})
+    computed = {"image_key_values": torch.rand(3, 2, 2, 4, 2, 4), "image_columns": torch.zeros(3, 2, dtype=torch.long)}
+    if fusion == "autoregressive":
+        faults, message = [computed], "image_key_values and image_columns are for fusion="
+    else:
+        faults = [computed, {"image_columns": computed["image_columns"]}]
+        message = "give the images, or image_key_values with their image_columns, but not both"
+        del batch["pixel_values"]
+        with pytest.raises(ValueError, match=message):
+            model(**batch, image_key_values=computed["image_key_values"])
+        batch = lessons(model, {})
+    for given in faults:
+        with pytest.raises(ValueError, match=message):
+            model(**batch, **given)
+
+
+def test_an_image_that_is_no_square_is_shuffled_in_its_own_grid():
+    vision = tiny.vision_config(image_size=(16, 64), patch_size=8)  # a grid of 2 x 8, which 4 x 4 would hold, too
+    model = chat_model(connector="pixel_shuffle", vision_config=vision)
+    pixels = torch.rand(2, 3, 16, 64)
+    embeds = model.get_image_features(pixels).pooler_output
+    masked = model.get_image_features(pixels, pixel_mask=torch.ones(2, 16, 64)).pooler_output
+    torch.testing.assert_close(torch.stack(list(embeds)), torch.stack(list(masked)), rtol=0, atol=0)
+    assert len(embeds[0]) == 4

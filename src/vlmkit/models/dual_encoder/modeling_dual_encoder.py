@@ -14,9 +14,12 @@ from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
 
 from vlmkit.base import VlmkitModel
 from vlmkit.losses import info_nce, sigmoid_loss
+from vlmkit.losses.similarity import scaled_similarity
 from vlmkit.models.dual_encoder.configuration_dual_encoder import DualEncoderConfig
 from vlmkit.modules.temperature import initial_logit_scale, inverse_temperature, new_logit_scale
-from vlmkit.modules.towers import TextTower, VisionTower, published_config, text_part, vision_part
+from vlmkit.modules.text_tower import TextTower
+from vlmkit.modules.towers import published_config, text_part, vision_part
+from vlmkit.modules.vision_tower import VisionTower
 
 _USAGE = """import vlmkit
 from transformers import pipeline
@@ -230,7 +233,7 @@ class DualEncoderModel(VlmkitModel):
         image_embeds = nn.functional.normalize(image_features.float(), dim=-1)
         text_embeds = nn.functional.normalize(text_features.float(), dim=-1)
         scale = inverse_temperature(self.logit_scale, self.config.temperature)
-        logits_per_image = scale * image_embeds @ text_embeds.T
+        logits_per_image = scaled_similarity(image_embeds, text_embeds, scale)
         if self.logit_bias is not None:
             logits_per_image = logits_per_image + self.logit_bias
 

@@ -25,7 +25,7 @@ from vlmkit.models.paired_cifar.captions import pair_captions
 from vlmkit.models.paired_cifar.configuration_paired_cifar import PairedCifarAlignerConfig
 from vlmkit.modules.initialization import initialize_xavier
 from vlmkit.modules.temperature import initial_logit_scale, inverse_temperature, new_logit_scale
-from vlmkit.modules.towers import VisionTower
+from vlmkit.modules.vision_tower import VisionTower
 
 _USAGE = """import vlmkit
 from transformers import AutoModel, AutoProcessor

@@ -12,6 +12,7 @@ from transformers.utils import TransformersKwargs, can_return_tuple
 
 from vlmkit.base import VlmkitModel
 from vlmkit.losses import info_nce, matching_loss, matching_pairs
+from vlmkit.losses.similarity import scaled_similarity
 from vlmkit.models.qformer_aligner.configuration_qformer_aligner import QFormerAlignerConfig
 from vlmkit.models.qformer_aligner.heads import CaptioningHead, MatchingHead
 from vlmkit.models.qformer_aligner.outputs import QFormerAlignerOutput, QFormerFeatures
@@ -19,7 +20,9 @@ from vlmkit.modules.pooling import pool_tokens
 from vlmkit.modules.qformer import QFormer, TextEmbeddings
 from vlmkit.modules.temperature import initial_logit_scale, inverse_temperature, new_logit_scale
 from vlmkit.modules.text_encoders import encoder_sizes, encoder_weights
-from vlmkit.modules.towers import TextTower, VisionTower, published_config, text_part, vision_part
+from vlmkit.modules.text_tower import TextTower
+from vlmkit.modules.towers import published_config, text_part, vision_part
+from vlmkit.modules.vision_tower import VisionTower
 
 _USAGE = """import vlmkit
 from PIL import Image
@@ -266,7 +269,7 @@ class QFormerAligner(VlmkitModel):
         image_embeds = nn.functional.normalize(queries.mean(dim=1).float(), dim=-1)
         text_embeds = nn.functional.normalize(pool_tokens(text, attention_mask, "cls").float(), dim=-1)
         scale = inverse_temperature(self.logit_scale, self.config.temperature)
-        logits_per_image = scale * image_embeds @ text_embeds.T
+        logits_per_image = scaled_similarity(image_embeds, text_embeds, scale)
 
         losses: dict[str, Tensor] = {}
         if return_loss and paired:

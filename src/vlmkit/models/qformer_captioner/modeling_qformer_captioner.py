@@ -20,7 +20,8 @@ from vlmkit.base import WritingModel
 from vlmkit.models.qformer_captioner.configuration_qformer_captioner import QFormerCaptionerConfig
 from vlmkit.models.qformer_captioner.qformer import ImageCrossAttention, ImageProjection, QFormer, QFormerFeatures
 from vlmkit.modules.language_models import causal_language_model
-from vlmkit.modules.towers import VisionTower, published_config, text_part, vision_part
+from vlmkit.modules.towers import published_config, text_part, vision_part
+from vlmkit.modules.vision_tower import VisionTower
 
 _USAGE = """import vlmkit
 from transformers import pipeline

@@ -26,7 +26,7 @@ from vlmkit.modules.gated_cross_attention import (
 from vlmkit.modules.language_models import causal_language_model, decoder_layers
 from vlmkit.modules.perceiver import PerceiverResampler
 from vlmkit.modules.qformer import QFormer
-from vlmkit.modules.towers import VisionTower
+from vlmkit.modules.vision_tower import VisionTower
 
 _USAGE = """import vlmkit
 from transformers import pipeline
@@ -76,6 +76,7 @@ class SmolVLM(FromPretrainedParts, GenerationMixin):
     input_modalities = ("image", "text")
     card_usage = _USAGE
     card_pipeline = "image-text-to-text"
+    _supports_flash_attn = False  # what joins the backbones takes masks of who sees whom
     _no_split_modules = ["QFormerLayer", "PerceiverLayer", "GatedCrossAttentionBlock"]  # noqa: RUF012
 
     def __init__(self, config: VlmkitSmolVLMConfig, **kwargs: Any):
@@ -134,6 +135,9 @@ class SmolVLM(FromPretrainedParts, GenerationMixin):
             ValueError: no images or both kinds, tokens of another shape, tokens in training of a vision tower, or
                 images of a size that vision tower or connector cannot take.
         """
+        if pixel_values is not None and pixel_mask is None and self.config.connector == "pixel_shuffle":
+            # Tokens without a grid are taken for a square.
+            pixel_mask = pixel_values.new_ones(len(pixel_values), *pixel_values.shape[2:])
         vision = self.vision_tower.encode_or_take(
             pixel_values, image_tokens, self.training, pixel_mask, token_mask, **kwargs
         )
@@ -203,6 +207,8 @@ class SmolVLM(FromPretrainedParts, GenerationMixin):
         reading: dict[str, ImageReader] = {}
         if self.cross_attention is not None:
             reading = self._reading(is_place, image_embeds, image_key_values, image_columns, past_key_values)
+        elif image_key_values is not None or image_columns is not None:
+            raise ValueError('image_key_values and image_columns are for fusion="cross_attention"; give the images')
         elif image_embeds is not None or inputs_embeds.shape[1] > 1:  # what is generated has no places
             inputs_embeds = merge_image_embeds(inputs_embeds, is_place, image_embeds)
         outputs = self._read(
@@ -308,10 +314,15 @@ class SmolVLM(FromPretrainedParts, GenerationMixin):
         past_key_values: Cache | None,
     ) -> dict[str, ImageReader]:
         """What shows the new columns of texts the images up to them, as a keyword of the decoder; none without."""
+        given = image_key_values is not None
+        if given != (image_columns is not None) or (given and image_embeds is not None):
+            raise ValueError("give the images, or image_key_values with their image_columns, but not both")
         num_seen = 0 if past_key_values is None else past_key_values.get_seq_length()
         if image_embeds is not None:
             image_key_values, image_columns = self._beside_texts(is_place, image_embeds, num_seen)
         if image_key_values is None or image_columns is None:
+            if is_place.shape[1] > 1:  # what is generated has no places
+                check_places(is_place, ())
             return {}
         columns = num_seen + torch.arange(is_place.shape[1], device=is_place.device)
         blocks: Any = self.cross_attention
@@ -339,11 +350,10 @@ class SmolVLM(FromPretrainedParts, GenerationMixin):
         self._refuse_both(pixel_values, image_tokens, mm_encoder_outputs)
         if mm_encoder_outputs:
             return mm_encoder_outputs["image"].pooler_output
-        if pixel_values is None and image_tokens is None:
+        images = (pixel_values, image_tokens, pixel_mask, token_mask)
+        if all(part is None for part in images):
             return None
-        return self.get_image_features(
-            pixel_values, image_tokens, pixel_mask, token_mask, return_dict=True
-        ).pooler_output
+        return self.get_image_features(*images, return_dict=True).pooler_output
 
     @staticmethod
     def _refuse_both(pixel_values: Any, image_tokens: Any, mm_encoder_outputs: Any) -> None:

@@ -11,7 +11,8 @@ from vlmkit.base import WritingModel
 from vlmkit.models.qformer_aligner import QFormerAligner
 from vlmkit.models.smolvlm.configuration_smolvlm import VlmkitSmolVLMConfig
 from vlmkit.modules.language_models import check_plain_language_model
-from vlmkit.modules.towers import VisionTower, published_config, text_part, vision_part
+from vlmkit.modules.towers import published_config, text_part, vision_part
+from vlmkit.modules.vision_tower import VisionTower
 
 
 class FromPretrainedParts(WritingModel):

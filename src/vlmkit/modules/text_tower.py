@@ -1,0 +1,116 @@
+"""Any text backbone behind one interface: tokens `(B, T, D)` and one pooled vector `(B, D)`."""
+
+import os
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    MODEL_FOR_TEXT_ENCODING_MAPPING,
+    AutoModel,
+    AutoModelForTextEncoding,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from vlmkit.modules.backbones import name_of, token_width, without_pooler
+from vlmkit.modules.pooling import POOLINGS, pool_tokens
+from vlmkit.modules.token_embeddings import TokenEmbeddings
+from vlmkit.modules.towers import Tower
+from vlmkit.validation import one_of
+
+TEXT_FEATURES = ("token_embeddings", "encoder")
+
+
+class TextTower(Tower):
+    """A text backbone, or nothing but its embedding tables.
+
+    Args:
+        config: the backbone's configuration; of a two-tower one (CLIP, SigLIP), its text part.
+        features: `"encoder"` (contextual states) or `"token_embeddings"` (token plus learned position embeddings; no
+            other parameter of the backbone is built).
+        pooling: `"mean"`, `"cls"` or `"last"`, over attended tokens.
+        frozen: see [`Tower`].
+
+    Raises:
+        ValueError: an option is unknown, or the backbone is no text encoder.
+    """
+
+    def __init__(
+        self, config: PreTrainedConfig, features: str = "encoder", pooling: str = "mean", frozen: bool = False
+    ):
+        one_of("text_features", features, TEXT_FEATURES)
+        one_of("text_pooling", pooling, POOLINGS)
+        if features == "token_embeddings":
+            backbone = TokenEmbeddings._from_config(config)
+        else:
+            auto_class = _text_auto_class(config)
+            backbone = auto_class.from_config(config, **without_pooler(auto_class, config))
+            if not isinstance(backbone.get_input_embeddings(), nn.Embedding):
+                raise ValueError(f"{name_of(config)} has no table of token embeddings; give a text model")
+        super().__init__(backbone, pooling, frozen)
+
+    @property
+    def hidden_size(self) -> int:
+        """Width D of the tokens and of the pooled vector."""
+        if isinstance(self.backbone, TokenEmbeddings):
+            return self.backbone.token_embeddings.embedding_dim
+        return token_width(self.backbone)
+
+    @classmethod
+    def load_backbone(
+        cls, name_or_path: str | os.PathLike, config: PreTrainedConfig, features: str = "encoder", **kwargs: Any
+    ) -> PreTrainedModel:
+        """Load pretrained weights for a tower of this configuration, from a folder or the hub."""
+        one_of("text_features", features, TEXT_FEATURES)
+        if features == "token_embeddings":
+            return TokenEmbeddings.from_text_pretrained(name_or_path, config, **kwargs)
+        auto_class = _text_auto_class(config)
+        return auto_class.from_pretrained(name_or_path, config=config, **without_pooler(auto_class, config), **kwargs)
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any
+    ) -> BaseModelOutputWithPooling:
+        """Encode texts; padding on the left or on the right gives the same result.
+
+        Args:
+            input_ids: `(B, T)`.
+            attention_mask: `(B, T)`, 1 for tokens and 0 for padding; all ones if not given.
+            **kwargs: passed to the backbone, such as `output_hidden_states`.
+
+        Returns:
+            `last_hidden_state (B, T, D)` and `pooler_output (B, D)`.
+        """
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        # Every backbone counts positions in its own way, but all agree once the padding is on the right.
+        order = attention_mask.argsort(dim=1, descending=True, stable=True)
+        outputs = self.backbone(
+            input_ids=input_ids.gather(1, order),
+            attention_mask=attention_mask.gather(1, order),
+            return_dict=True,
+            **kwargs,
+        )
+        back = order.argsort(dim=1)
+        tokens = _reorder(outputs.last_hidden_state, back, dim=1)
+        hidden_states, attentions = outputs.get("hidden_states"), outputs.get("attentions")
+        return BaseModelOutputWithPooling(
+            last_hidden_state=tokens,
+            pooler_output=pool_tokens(tokens, attention_mask, self.pooling),
+            hidden_states=hidden_states and tuple(_reorder(states, back, dim=1) for states in hidden_states),
+            attentions=attentions and tuple(_reorder(_reorder(a, back, dim=2), back, dim=3) for a in attentions),
+        )
+
+
+def _reorder(tensor: Tensor, order: Tensor, dim: int) -> Tensor:
+    """Reorder each sequence of a batch `(B, ..., T, ...)` by its row of `order (B, T)`."""
+    shape = [len(order) if d == 0 else order.shape[1] if d == dim else 1 for d in range(tensor.ndim)]
+    return tensor.gather(dim, order.view(shape).expand_as(tensor))
+
+
+def _text_auto_class(config: PreTrainedConfig) -> Any:
+    """The class that builds only the encoder of an encoder-decoder (T5)."""
+    if config.is_encoder_decoder and type(config) not in MODEL_FOR_TEXT_ENCODING_MAPPING:
+        raise ValueError(f"{config.model_type} cannot be built without its decoder; use another text model")
+    return AutoModelForTextEncoding if type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING else AutoModel
