@@ -112,3 +112,10 @@ def test_a_saved_folder_has_a_card_and_keeps_the_one_it_has(tmp_path):
     model.describe(data="Holiday photographs.")
     model.save_pretrained(tmp_path / "mine")
     assert "Holiday photographs." in card.read_text()  # what is new replaces what is old
+
+
+def test_a_model_saved_in_the_current_folder_is_called_after_it(tmp_path, monkeypatch):
+    (tmp_path / "mine").mkdir()
+    monkeypatch.chdir(tmp_path / "mine")
+    DualEncoderModel(tiny.dual_encoder_config()).save_pretrained(".")
+    assert "\n# mine\n" in Path("README.md").read_text()

@@ -118,7 +118,7 @@ class CardMixin:
         """Save as transformers does, and write the model card."""
         result = super().save_pretrained(save_directory, *args, **kwargs)  # type: ignore[misc]
         if kwargs.get("is_main_process", True):
-            self._write_card(save_directory, name=Path(save_directory).name)
+            self._write_card(save_directory, name=Path(save_directory).resolve().name)
         return result
 
     def _upload_modified_files(self, working_dir: str | os.PathLike, repo_id: str, *args: Any, **kwargs: Any) -> Any:

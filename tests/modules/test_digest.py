@@ -59,3 +59,7 @@ def test_renamed_weights_have_another_digest():
             self.register_buffer(name, torch.ones(2))
 
     assert weights_digest(Named("a")) != weights_digest(Named("b"))
+
+
+def test_settings_have_borders():
+    assert weights_digest(module(), "ab", "c") != weights_digest(module(), "a", "bc")

@@ -25,7 +25,7 @@ def weights_digest(module: nn.Module, *settings: str, size: int = 16, without: s
         size: in bytes; the text has two characters for each.
         without: weights with this in their names do not count.
     """
-    digest = hashlib.blake2b("".join(settings).encode(), digest_size=size)
+    digest = hashlib.blake2b("\0".join(settings).encode(), digest_size=size)
     for name, tensor in module.state_dict().items():
         if without is not None and without in name:
             continue

@@ -188,20 +188,24 @@ class QFormer(nn.Module):
         Args:
             text_states: `(B, T, D)`, of [`TextEmbeddings`].
             image_states: `(B, N, D)`; without them there are no queries.
-            attention_mask: `(B, T)` of the texts, 1 for tokens and 0 for padding; needed with them.
+            attention_mask: `(B, T)` of the texts, 1 for tokens and 0 for padding; all ones if not given.
             mode: see [`joint_attention_mask`].
             output_hidden_states: whether the states after each layer are returned, too.
             image_mask: `(B, N)`, false for padding, which no query sees; at least one token of each image is true.
 
         Raises:
-            ValueError: the mode is unknown.
+            ValueError: the mode is unknown, or there is neither text nor image.
         """
+        if text_states is None and image_states is None:
+            raise ValueError("give text_states, image_states or both")
         parts = [] if text_states is None else [text_states]
         if image_states is not None:
             parts.append(self.query_tokens.expand(len(image_states), -1, -1))
         hidden_states = torch.cat(parts, dim=1)
         num_text_tokens, mask = 0, None
-        if text_states is not None and attention_mask is not None:
+        if text_states is not None:
+            if attention_mask is None:
+                attention_mask = text_states.new_ones(text_states.shape[:2])
             num_text_tokens = text_states.shape[1]
             num_queries = hidden_states.shape[1] - num_text_tokens
             sees = joint_attention_mask(attention_mask, num_queries, mode, self.queries_see_text)
