@@ -216,3 +216,21 @@ def test_only_captions_of_a_stream():
 def test_an_unknown_task():
     with pytest.raises(ValueError, match="tasks are captions, questions, and not answers"):
         chats_of([table()], ["captions", "answers"])
+
+
+def test_a_stream_beside_a_table():
+    with pytest.raises(ValueError, match="table 1 is a stream, which can only be alone; drop the others"):
+        chats_of([table(), table().to_iterable_dataset()])
+
+
+@pytest.mark.parametrize(
+    ("messages", "message"),
+    [
+        ([{"role": "user"}], "message 0"),
+        ([{"role": "user", "content": [{"text": "a dog"}]}], "the type of a part of message 0 is None"),
+        ([{"role": "user", "content": ["a dog"]}], "message 0"),
+    ],
+)
+def test_malformed_messages_are_named(messages, message):
+    with pytest.raises(ValueError, match=message):
+        ChatCollator(tiny.smolvlm_processor())([{"messages": messages}])

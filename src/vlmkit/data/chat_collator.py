@@ -52,8 +52,9 @@ def stacked_image_tokens(chats: Sequence[dict[str, Any]]) -> Tensor | None:
     """
     stacked, has_images = [], False
     for row, chat in enumerate(chats):
-        contents = [message["content"] for message in chat["messages"] if isinstance(message["content"], list)]
-        shown = [part for content in contents for part in content if str(part["type"]).startswith("image")]
+        contents = [message.get("content") for message in chat["messages"]]  # the processor names what is malformed
+        parts = [part for content in contents if isinstance(content, list) for part in content]
+        shown = [part for part in parts if isinstance(part, dict) and str(part.get("type")).startswith("image")]
         num_bare = sum(all(part.get(name) is None for name in _IMAGES) for part in shown)
         has_images |= num_bare < len(shown)
         tokens = [] if chat.get("image_tokens") is None else chat["image_tokens"]

@@ -175,7 +175,7 @@ def chats_of(
         Conversations one table after the other, captions before questions; or None if there are none to be had.
 
     Raises:
-        ValueError: an unknown task, or as [`CaptionChats`] and [`QuestionChats`] raise.
+        ValueError: an unknown task, a stream beside another table, or as [`CaptionChats`] and [`QuestionChats`] raise.
 
     Example:
         >>> columns = {"image_id": ["a.jpg"], "captions": [["A dog."]], "image_tokens": [[[0.0], [1.0]]]}
@@ -185,7 +185,12 @@ def chats_of(
     """
     if unknown := set(tasks) - set(CHAT_TASKS):
         raise ValueError(f"tasks are {', '.join(CHAT_TASKS)}, and not {', '.join(sorted(unknown))}")
-    if len(tables) == 1 and isinstance(tables[0], datasets.IterableDataset):
+    streams = [place for place, table in enumerate(tables) if isinstance(table, datasets.IterableDataset)]
+    if streams and len(tables) > 1:
+        raise ValueError(
+            f"table {streams[0]} is a stream, which can only be alone; drop the others, or read it into a table"
+        )
+    if streams:
         stream = tables[0]
         return stream.map(caption_chat, remove_columns=stream.column_names) if "captions" in tasks else None
     views: list[Any] = []
