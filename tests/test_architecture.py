@@ -1,4 +1,4 @@
-"""Imports within vlmkit point one way, and files stay small."""
+"""Imports within vlmkit point one way, and files and functions stay small."""
 
 import ast
 from pathlib import Path
@@ -9,6 +9,8 @@ import vlmkit
 
 SOURCE = Path(vlmkit.__file__).parent
 MAX_LINES = 400
+MAX_BODY_LINES = 50
+ROOT = Path(__file__).parent.parent
 FORBIDDEN = {"benchmarks", "docs", "examples", "tests"}
 
 LEAVES = {"cifar100_classes", "distributed", "images", "validation"}
@@ -106,6 +108,24 @@ def test_imports_point_one_way():
 @pytest.mark.parametrize("path", module_files(SOURCE).values(), ids=lambda path: str(path.relative_to(SOURCE)))
 def test_files_are_small(path):
     assert len(path.read_text(encoding="utf-8").splitlines()) <= MAX_LINES
+
+
+def body_lines(function: ast.FunctionDef) -> int:
+    """How many lines a function has behind its signature and docstring."""
+    body = function.body if ast.get_docstring(function) is None else function.body[1:]
+    return function.end_lineno - body[0].lineno + 1 if body else 0
+
+
+@pytest.mark.parametrize("folder", ["benchmarks", "examples", "src"])
+def test_functions_are_small(folder):
+    lengths = {
+        f"{path.relative_to(ROOT)}: {node.name}": body_lines(node)
+        for path in (ROOT / folder).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef)
+    }
+    assert lengths
+    assert {name: lines for name, lines in lengths.items() if lines > MAX_BODY_LINES} == {}
 
 
 def test_the_table_allows_only_what_it_has_a_row_for():

@@ -73,14 +73,7 @@ def main() -> None:
         if feature_args.cache_features:
             model.to(training_args.device)
             tables = {split: cache_features(model, processor, table) for split, table in tables.items()}
-    side = processor.image_processor.crop_size["height"] if feature_args.augment else 0
-    augmentation = (
-        v2.Compose(
-            [v2.RandomResizedCrop(side, scale=(0.6, 1)), v2.RandomHorizontalFlip(), v2.ColorJitter(0.2, 0.2, 0.2)]
-        )
-        if feature_args.augment
-        else None
-    )
+    augmentation = augmentation_for(processor) if feature_args.augment else None
 
     trainer = EvalCollatorTrainer(
         model,
@@ -103,6 +96,14 @@ def main() -> None:
     trainer.save_model()
     if training_args.push_to_hub and trainer.is_world_process_zero():
         model.push_to_hub(trainer.hub_model_id)  # our model card in place of Trainer's
+
+
+def augmentation_for(processor: DualEncoderProcessor) -> v2.Compose:
+    """Random crops, flips and colours, at the side that the processor crops to."""
+    side = processor.image_processor.crop_size["height"]
+    return v2.Compose(
+        [v2.RandomResizedCrop(side, scale=(0.6, 1)), v2.RandomHorizontalFlip(), v2.ColorJitter(0.2, 0.2, 0.2)]
+    )
 
 
 if __name__ == "__main__":
