@@ -8,7 +8,7 @@ from backbones import PATCH, SIDE
 
 @dataclass(frozen=True)
 class Design:
-    """A model and how it is trained; the defaults are what all studies but the first start from.
+    """A model and how it is trained; the defaults are what all studies but `five` and `captions` start from.
 
     Args:
         connector: see `VlmkitSmolVLMConfig`.
