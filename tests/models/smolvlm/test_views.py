@@ -86,6 +86,13 @@ class TestProcessor:
             processor(text="<image> a", return_tensors="pt")
         assert places(processor(text=["a dog", "a"], return_tensors="pt")) == [0, 0]
 
+    def test_splitting_by_an_image_processor_that_cannot_is_refused(self):
+        processor, options = tiny.smolvlm_processor(), {"do_image_splitting": False}
+        message = "CLIPImageProcessor does not split images; leave out do_image_splitting, or make the processor with"
+        with pytest.raises(ValueError, match=message):
+            processor.apply_chat_template([CHAT[:1]], processor_kwargs=SPLIT, **TO_ANSWER)
+        assert places(processor.apply_chat_template([CHAT[:1]], processor_kwargs=options, **TO_ANSWER)) == [3]
+
     def test_of_another_image_processor_are_unknown(self):
         with pytest.raises(
             ValueError, match=r"CLIPImageProcessor.* does not tell the sizes of its images; give num_im"

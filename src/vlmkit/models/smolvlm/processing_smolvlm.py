@@ -178,11 +178,16 @@ class VlmkitSmolVLMProcessor(VlmkitProcessor):
         return inputs
 
     def validate_inputs(self, images: Any = None, text: Any = None, **kwargs: Any) -> None:
-        """Refuse empty lists and texts, and more or fewer images than texts have places for.
+        """Refuse empty lists and texts, more or fewer images than texts have places for, and splitting by who cannot.
 
         Raises:
             ValueError: see above.
         """
+        if kwargs.get("do_image_splitting") and not hasattr(self.image_processor, "do_image_splitting"):
+            raise ValueError(
+                f"{type(self.image_processor).__name__} does not split images; leave out do_image_splitting, or make "
+                "the processor with a VlmkitSmolVLMImageProcessor"
+            )
         if images is None and isinstance(text, list):  # the model will count its image_tokens
             text = [sample.replace(self.image_token, "image") if isinstance(sample, str) else sample for sample in text]
         elif isinstance(text, list) and isinstance(images, list) and images and isinstance(images[0], (list, tuple)):
