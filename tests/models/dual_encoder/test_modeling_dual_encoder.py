@@ -52,6 +52,15 @@ def test_unit_vectors_are_float32_in_a_half_precision_model():
     assert cached.loss.isfinite()
 
 
+def test_similarities_are_float32_under_autocast():
+    model, features = make_model(), {"image_pooled": torch.randn(3, 16), "text_pooled": torch.randn(3, 16)}
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        outputs = model(**features)
+    assert outputs.logits_per_image.dtype == torch.float32
+    expected = outputs.image_embeds @ outputs.text_embeds.T / model.config.temperature
+    torch.testing.assert_close(outputs.logits_per_image, expected)
+
+
 @pytest.mark.parametrize(("typo", "right"), [("group_id", "group_ids"), ("pixel_value", "pixel_values")])
 def test_a_misspelt_argument_is_refused(typo, right):
     with pytest.raises(TypeError, match=f"no argument '{typo}', did you mean '{right}'"):
