@@ -26,7 +26,7 @@ from vlmkit.training import (
     freeze_lower_blocks,
     optimizer_with_part_rates,
     parse_phases,
-    phase_progress,
+    progress_of_phases,
 )
 
 
@@ -70,10 +70,7 @@ def main() -> None:
     model_args, data_args, phase_args, training_args = phases[0]
     if any(phase[:2] != phases[0][:2] for phase in phases):
         raise SystemExit("a phase changes the model or the data, which are the same in all: move this out of `phases`")
-    progress = [phase_progress(phase[-1].output_dir) for phase in phases]
-    begun = [phase[-1].output_dir for phase, step in zip(phases, progress, strict=True) if any(step)]
-    if begun and not phase_args.resume:
-        raise SystemExit(f"{begun[-1]} holds a run: go on with --resume, or give another --output_dir")
+    progress = progress_of_phases([phase[-1].output_dir for phase in phases], phase_args.resume)
     if phase_args.cache_tokens and not model_args.freeze_vision:
         raise SystemExit("--cache_tokens needs a frozen vision tower: drop it, or leave --freeze_vision")
 

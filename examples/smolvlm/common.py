@@ -1,4 +1,4 @@
-"""What the scripts share: data, and how far a run has come."""
+"""What the scripts share: images and captions, and their cached tokens."""
 
 from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ from datasets import Dataset, Image
 from transformers import PreTrainedModel, ProcessorMixin
 
 from vlmkit.data import first_rows, load_coco_captions, load_flickr8k, load_scenes, stream_image_text
-from vlmkit.training import PhaseProgress, cache_image_tokens, phase_progress
+from vlmkit.training import cache_image_tokens
 
 CAPTIONED = ("coco", "flickr8k")
 DATA_KINDS = (*CAPTIONED, "web")  # what --data can hold
@@ -140,15 +140,3 @@ def cached_tables(model: PreTrainedModel, processor: ProcessorMixin, tables: Tab
     return {
         name: cache_image_tokens(model.vision_tower, processor, table, dtype=dtype) for name, table in tables.items()
     }
-
-
-def progress_of(folder: Path, resume: bool) -> PhaseProgress:
-    """How far the run in a folder has come.
-
-    Raises:
-        SystemExit: it has begun, and is not to be resumed.
-    """
-    progress = phase_progress(folder)
-    if any(progress) and not resume:
-        raise SystemExit(f"{folder} holds a run: go on with --resume, or give another --output_dir")
-    return progress

@@ -26,7 +26,7 @@ from transformers import AutoModel, AutoProcessor, PreTrainedModel, ProcessorMix
 from vlmkit import QFormerAligner
 from vlmkit.data import CAPTION_PROMPTS, answer_baselines, held_out, user_message
 from vlmkit.metrics import caption_metrics, vqa_accuracy
-from vlmkit.training import cache_image_tokens, embed_table, parse_arguments, reply_to_chats
+from vlmkit.training import embed_table, parse_arguments, reply_to_chats
 
 CONDITIONS = ("model", "shuffled images", "no image")
 
@@ -55,7 +55,7 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     metrics: dict[str, Any] = {}
     for name, tables in load_chat_tables(data_args, training=False).items():
-        table = cache_image_tokens(model.vision_tower, processor, held_out(tables))
+        table = held_out(tables)
         if isinstance(model, QFormerAligner):
             if "captions" in table.column_names:
                 metrics[f"{name}/retrieval"] = score_retrieval(
@@ -159,8 +159,8 @@ class Asked:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         row, question = self.rows[index], self.questions[index]
-        tokens = None if row is None else self.table[row]["image_tokens"][None]
-        return {"messages": [user_message(question, has_image=row is not None)], "image_tokens": tokens}
+        image = None if row is None else self.table[row]["image"]
+        return {"messages": [user_message(question, image, has_image=row is not None)]}
 
 
 def write_csv(file: Path, columns: dict[str, Any]) -> None:

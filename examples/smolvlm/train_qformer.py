@@ -12,16 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from common import (
-    DataArguments,
-    Tables,
-    cached_tables,
-    check_source,
-    check_streaming,
-    data_name,
-    load_tables,
-    progress_of,
-)
+from common import DataArguments, Tables, cached_tables, check_source, check_streaming, data_name, load_tables
 from datasets import Dataset
 from scores import CUTOFFS, score_retrieval
 from torchvision.transforms import v2
@@ -39,6 +30,7 @@ from vlmkit.training import (
     embed_table,
     optimizer_with_part_rates,
     parse_arguments,
+    progress_of_phases,
 )
 
 NEW_PARTS = {"query_tokens", "image_attention", "image_projection", "matching_head", "captioning_head", "logit_scale"}
@@ -103,7 +95,7 @@ def main() -> None:
         ModelArguments, DataArguments, RunArguments, AlignerTrainingArguments
     )
     folder = Path(training_args.output_dir)
-    progress = progress_of(folder, run_args.resume)
+    [progress] = progress_of_phases([folder], run_args.resume)
     check_source([data_args.dataset], data_args)
     check_streaming([data_args.dataset], training_args.max_steps, run_args.cache_tokens)
     if run_args.cache_tokens != "no" and run_args.augmentation:

@@ -15,7 +15,7 @@ from typing import Literal
 
 import torch
 from chat_data import ChatDataArguments, load_chat_tables
-from common import Tables, cached_tables, check_streaming, data_name, progress_of
+from common import Tables, cached_tables, check_streaming, data_name
 from peft import PeftModel
 from transformers import ProcessorMixin, Trainer, set_seed
 
@@ -25,11 +25,12 @@ from vlmkit.data import ChatCollator, chats_of, held_out
 from vlmkit.training import (
     TableTrainingArguments,
     adapt_backbones,
+    first_replies,
     load_lora,
     optimizer_with_part_rates,
     parse_arguments,
+    progress_of_phases,
     refuse_several_gpus,
-    reply_to_chats,
 )
 
 CONNECTOR = "base_model.model.connector.modules_to_save.default"
@@ -81,7 +82,7 @@ def main() -> None:
     refuse_several_gpus(training_args)  # the images of a batch are in one row, whatever its texts have
     folder, push = Path(training_args.output_dir), training_args.push_to_hub
     training_args.push_to_hub = False  # the adapter: what is published is the merged model
-    progress = progress_of(folder, model_args.resume)
+    [progress] = progress_of_phases([folder], model_args.resume)
     check_streaming(data_args.datasets, training_args.max_steps, model_args.cache_tokens)
 
     set_seed(training_args.seed)
@@ -175,12 +176,8 @@ def finish(
     processor.save_pretrained(folder / "merged")
     for name, split in tables.items():
         chats = chats_of([held_out(split)], data_args.tasks, max_turns=1) or []
-        shown = [chats[row] for row in range(min(4, len(chats)))]
-        prompts = [{**chat, "messages": chat["messages"][:1]} for chat in shown]
-        replies = reply_to_chats(model, processor, prompts, max_new_tokens=30, do_sample=False)
-        for chat, reply in zip(shown, replies, strict=True):
-            question, truth = (message["content"][-1]["text"] for message in chat["messages"])
-            print(f"{name}: {question} -> {reply} ({truth})")
+        for question, reply, answer in first_replies(model, processor, chats, max_new_tokens=30, do_sample=False):
+            print(f"{name}: {question} -> {reply} ({answer})")
     print(f"written: {folder / 'merged'}")
     if push:
         model.push_to_hub(training_args.hub_model_id or folder.name)

@@ -18,14 +18,11 @@ from vlmkit.data import (
     load_flickr8k,
     load_scenes,
 )
-from vlmkit.training import reply_to_chats
+from vlmkit.training import first_replies
 
 PHOTOS = ("coco", "flickr8k")  # what --data can hold
 DATASETS = (*PHOTOS, "easy_vqa", "scenes", "detailed_scenes")
 DETAILED_SCENES = {"num_train": 4000, "num_test": 500, "num_validation": 200}
-
-# Drawing takes a while, and every phase asks for the same.
-draw_scenes, draw_detailed_scenes = cache(load_scenes), cache(load_detailed_scenes)
 
 
 @dataclass
@@ -77,18 +74,8 @@ def load_chat_tables(arguments: ChatDataArguments) -> dict[str, DatasetDict]:
     Raises:
         SystemExit: one has no split to train on, or nothing that was asked for is in any of them.
     """
-    loaders = {
-        "coco": lambda: load_coco_captions(
-            arguments.data, arguments.image_folder, arguments.max_images, arguments.on_error
-        ),
-        "flickr8k": lambda: load_flickr8k(arguments.data, on_error=arguments.on_error),
-        "easy_vqa": lambda: load_easy_vqa(arguments.easy_vqa_folder),
-        "scenes": draw_scenes,
-        "detailed_scenes": lambda: draw_detailed_scenes(  # no more than are used
-            **{name: min(count, arguments.max_images or count) for name, count in DETAILED_SCENES.items()}
-        ),
-    }
-    tables = {name: first_rows(loaders[name](), arguments.max_images) for name in arguments.datasets}
+    source = arguments.data, arguments.image_folder, arguments.easy_vqa_folder, arguments.max_images, arguments.on_error
+    tables = {name: load_splits(name, *source) for name in arguments.datasets}
     for name, splits in tables.items():
         if "train" not in splits:
             raise SystemExit(f"{name} has no split to train on, only {', '.join(splits)}")
@@ -96,6 +83,28 @@ def load_chat_tables(arguments: ChatDataArguments) -> dict[str, DatasetDict]:
         asked = " or ".join(arguments.tasks)
         raise SystemExit(f"{' and '.join(tables)} has no {asked}: change --tasks or --datasets")
     return tables
+
+
+@cache  # checking photographs and drawing scenes take a while, and every phase asks for the same
+def load_splits(
+    name: str,
+    data: str | None,
+    image_folder: str | None,
+    easy_vqa_folder: str | None,
+    max_images: int | None,
+    on_error: Literal["raise", "skip"],
+) -> DatasetDict:
+    """The first rows of the splits of a data set; the arguments are those of ChatDataArguments."""
+    loaders = {
+        "coco": lambda: load_coco_captions(data, image_folder, max_images, on_error),
+        "flickr8k": lambda: load_flickr8k(data, on_error=on_error),
+        "easy_vqa": lambda: load_easy_vqa(easy_vqa_folder),
+        "scenes": load_scenes,
+        "detailed_scenes": lambda: load_detailed_scenes(  # no more than are used
+            **{split: min(count, max_images or count) for split, count in DETAILED_SCENES.items()}
+        ),
+    }
+    return first_rows(loaders[name](), max_images)
 
 
 def data_names(arguments: ChatDataArguments) -> str:
@@ -109,9 +118,5 @@ def print_replies(model: PreTrainedModel, processor: ProcessorMixin, arguments: 
     for name, splits in load_chat_tables(arguments).items():
         unseen = [splits[split] for split in ("test", "validation") if split in splits]
         chats = chats_of(unseen[:1], arguments.tasks, max_turns=1) or []
-        shown = [chats[row] for row in range(min(4, len(chats)))]
-        prompts = [{**chat, "messages": chat["messages"][:1]} for chat in shown]
-        replies = reply_to_chats(model, processor, prompts, max_new_tokens=30, do_sample=False)
-        for chat, reply in zip(shown, replies, strict=True):
-            question, truth = (message["content"][-1]["text"] for message in chat["messages"][:2])
-            print(f"{name}: {question} -> {reply} ({truth})")
+        for question, reply, answer in first_replies(model, processor, chats, max_new_tokens=30, do_sample=False):
+            print(f"{name}: {question} -> {reply} ({answer})")

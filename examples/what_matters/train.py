@@ -31,7 +31,7 @@ from vlmkit.training import (
     TableTrainingArguments,
     adapt_backbones,
     parse_phases,
-    phase_progress,
+    progress_of_phases,
     refuse_several_gpus,
 )
 from vlmkit.training.adapters import Mode
@@ -129,7 +129,8 @@ def checked_progress(phases: list[Phase]) -> list[PhaseProgress]:
     """How far each phase has come.
 
     Raises:
-        SystemExit: settings do not go together, or a phase has diverged, or has begun and is not to be resumed.
+        SystemExit: settings do not go together, or a phase has diverged.
+        ValueError: a phase has begun, and is not to be resumed.
     """
     if any(phase[0] != phases[0][0] for phase in phases):
         raise SystemExit("a phase changes the model, which is the same in all: move this out of `phases`")
@@ -140,10 +141,7 @@ def checked_progress(phases: list[Phase]) -> list[PhaseProgress]:
         check_data(data_args)
         refuse_several_gpus(training_args)  # the images of a batch are in one row, whatever its texts have
     folders = [training_args.output_dir for *_, training_args in phases]
-    progress = [phase_progress(folder) for folder in folders]
-    begun = [folder for folder, step in zip(folders, progress, strict=True) if any(step)]
-    if begun and not phase_args.resume:
-        raise SystemExit(f"{begun[-1]} holds a run: go on with --resume, or give another --output_dir")
+    progress = progress_of_phases(folders, phase_args.resume)
     for number, (folder, before) in enumerate(zip(folders, [None, *folders], strict=False), start=1):
         if Path(folder, DIVERGENCE).is_file():
             raise SystemExit(divergence_message(number, folder, before))

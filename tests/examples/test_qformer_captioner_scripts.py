@@ -138,7 +138,7 @@ def test_a_killed_run_ends_like_one_that_was_not(place, trained, phase, step):
     folder = place / f"killed_{phase}_{step}"
     assert not (folder / phase / "model.safetensors").exists()
     begun = "phase_1" if step < RECIPE["save_steps"] else phase
-    with pytest.raises(SystemExit, match=f"{folder.name}/{begun} holds a run: go on with --resume, or give another"):
+    with pytest.raises(ValueError, match=f"{folder.name}/{begun} holds a run: go on with --resume, or give another"):
         run(place, "train.py", *flags)
     output = run(place, "train.py", *flags, "--resume")
     assert ("phase 1 is finished" in output) == (phase == "phase_2")
@@ -153,7 +153,7 @@ def test_a_finished_run_is_only_scored_again(place, trained):
     file = place / "whole/phase_2/test_metrics.json"
     metrics = file.read_text()
     file.unlink()
-    with pytest.raises(SystemExit, match="whole/phase_2 holds a run"):
+    with pytest.raises(ValueError, match="whole/phase_2 holds a run"):
         run(place, "train.py", "two.yaml", "--output_dir", "whole")
     output = run(place, "train.py", "two.yaml", "--output_dir", "whole", "--resume")
     assert "phase 1 is finished" in output

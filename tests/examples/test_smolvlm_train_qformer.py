@@ -112,7 +112,7 @@ def kill_and_resume(place: Path, step: int, whole: str, *flags: object) -> Path:
     folder = place / f"killed_{step}_{whole}"
     assert not (folder / "model.safetensors").exists()
     if step > STEPS_PER_EPOCH:
-        with pytest.raises(SystemExit, match=f"{folder.name} holds a run: go on with --resume, or give another"):
+        with pytest.raises(ValueError, match=f"{folder.name} holds a run: go on with --resume, or give another"):
             run(place, "train_qformer.py", *flags)
     run(place, "train_qformer.py", *flags, "--resume")
     return folder

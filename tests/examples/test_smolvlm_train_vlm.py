@@ -95,7 +95,7 @@ def test_a_killed_run_ends_like_one_that_was_not(place, trained, step):
         run(place, "train_vlm.py", *flags, callback=Kill(step))
     assert not (folder / "merged").exists()
     if step > 3:
-        with pytest.raises(SystemExit, match=f"killed_{step} holds a run: go on with --resume, or give another"):
+        with pytest.raises(ValueError, match=f"killed_{step} holds a run: go on with --resume, or give another"):
             run(place, "train_vlm.py", *flags)
     run(place, "train_vlm.py", *flags, "--resume")
     assert_same_adapter(folder, place / "whole")

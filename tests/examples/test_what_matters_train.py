@@ -1,5 +1,6 @@
 """The schedule of three phases runs on folders, for a step or two each."""
 
+import csv
 import json
 from pathlib import Path
 
@@ -15,7 +16,8 @@ from tests.local_hub import LocalHub
 from tests.subprocesses import run_python
 from transformers import AutoModel, AutoProcessor, LlamaForCausalLM, TrainerCallback, ViTModel
 
-from vlmkit import SmolVLM, VlmkitSmolVLMProcessor
+from vlmkit import SmolVLM, VlmkitSmolVLMProcessor, data
+from vlmkit.data import CAPTION_PROMPTS, load_flickr8k, user_message
 from vlmkit.training import reply_to_chats
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft's
@@ -138,6 +140,30 @@ def test_the_last_model_answers_about_split_images(place, trained):
     assert (prompt["input_ids"] == processor.image_token_id).sum() == 5 * 3
 
 
+def test_a_model_of_images_of_many_sizes_and_views_can_be_scored(place, trained):
+    flags = ["--datasets", "flickr8k", "--data", "flickr8k", "--max_images", 4, "--max_new_tokens", 4]
+    printed = smolvlm_runs.run(place, "evaluate.py", "--model", "whole/phase_3", *flags, "--output_dir", "scores")
+    assert "4 images " in printed
+    with open(place / "scores/flickr8k_captions.csv", encoding="utf-8", newline="") as stream:
+        written = list(csv.DictReader(stream))
+    images = load_flickr8k(place / "flickr8k")["test"]["image"][:4]
+    model, processor = (kind.from_pretrained(place / "whole/phase_3") for kind in (AutoModel, AutoProcessor))
+    for name, shown in (("model", images), ("shuffled images", [*images[1:], images[0]])):
+        asked = [{"messages": [user_message(CAPTION_PROMPTS[0], image)]} for image in shown]
+        replies = reply_to_chats(model, processor, asked, max_new_tokens=4, do_sample=False)
+        assert [row[name] for row in written] == replies
+
+
+def test_photographs_are_loaded_once_for_all_phases(place, monkeypatch):
+    loaded, load = [], load_flickr8k
+    monkeypatch.setattr(data, "load_flickr8k", lambda *args, **kwargs: loaded.append(args) or load(*args, **kwargs))
+    short = {"datasets": ["flickr8k"], "max_steps": 1, "tasks": ["captions"], "vision_mode": "frozen"}
+    write_recipe(place / "once.yaml", **short, phases=[LOW, LOW])
+    printed = run(place, "once.yaml", "--output_dir", "once")
+    assert printed.count("flickr8k: ") == 4
+    assert loaded == [("flickr8k",)]
+
+
 def test_what_is_printed_and_written(place, trained):
     assert trained.count("flickr8k: ") == trained.count("easy_vqa: ") == 4
     assert trained.count("written: ") == 1
@@ -153,7 +179,7 @@ def test_a_killed_run_ends_like_one_that_was_not(place, trained, phase, step, ag
     with pytest.raises(Killed):
         run(place, *flags, callback=Kill(phase, step))
     assert not (folder / phase / "model.safetensors").exists()
-    with pytest.raises(SystemExit, match=rf"killed_{phase}/phase_. holds a run: go on with --resume, or give another"):
+    with pytest.raises(ValueError, match=rf"killed_{phase}/phase_. holds a run: go on with --resume, or give another"):
         run(place, *flags)
     seen = Kill("none", 0)
     printed = run(place, *flags, "--resume", callback=seen)

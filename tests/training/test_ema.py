@@ -27,6 +27,22 @@ class Record(TrainerCallback):
         self.weights.append(copy_of(model))
 
 
+class Killed(BaseException):
+    """Not an error that anything handles."""
+
+
+class KillAt(TrainerCallback):
+    """Stops a run at once at an event after an update, of which the callbacks behind it hear nothing."""
+
+    def __init__(self, event: str, step: int):
+        self.step = step
+        setattr(self, event, self.stop)
+
+    def stop(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            raise Killed
+
+
 class StopAfter(TrainerCallback):
     def __init__(self, steps: int):
         self.steps = steps
@@ -165,6 +181,60 @@ def test_a_killed_run_ends_where_the_uninterrupted_one_does(tmp_path, killed_aft
         load_file(folder / "checkpoint-6/unaveraged.safetensors") for folder in (tmp_path / "parts", tmp_path / "whole")
     ]
     assert_close(*weights, exact=True)
+
+
+class EveryEvaluationIsTheBest(TrainerCallback):
+    def on_evaluate(self, args, state, control, metrics, **kwargs):
+        metrics["eval_loss"] = -float(state.global_step)
+
+
+BY_STEPS = {"save_strategy": "steps", "save_steps": 2, "eval_strategy": "steps", "eval_steps": 2}
+BY_EPOCH = {"save_strategy": "epoch", "eval_strategy": "epoch"}
+IF_BEST = {**BY_STEPS, "save_strategy": "best", "metric_for_best_model": "eval_loss"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "event", "step", "newest"),
+    [
+        (BY_STEPS, "on_save", 4, 4),
+        (BY_STEPS, "on_save", 6, 6),
+        (BY_STEPS, "on_evaluate", 4, 2),
+        (BY_EPOCH, "on_save", 3, 3),
+        (BY_EPOCH, "on_evaluate", 6, 3),
+        (IF_BEST, "on_save", 4, 4),
+        (IF_BEST, "on_evaluate", 4, 2),
+    ],
+)
+def test_a_run_that_is_killed_around_a_checkpoint_goes_on_exactly(tmp_path, arguments, event, step, newest):
+    """Even where Trainer has deleted all checkpoints but the one that it has just written."""
+    arguments = {**arguments, "save_total_limit": 1}
+    whole = train(tmp_path / "whole", EveryEvaluationIsTheBest(), EmaCallback(DECAY), **arguments)
+    with pytest.raises(Killed):
+        train(tmp_path / "parts", KillAt(event, step), EveryEvaluationIsTheBest(), EmaCallback(DECAY), **arguments)
+    assert [path.name for path in (tmp_path / "parts").iterdir() if path.is_dir()] == [f"checkpoint-{newest}"]
+    resumed = make_trainer(tmp_path / "parts", EveryEvaluationIsTheBest(), EmaCallback(DECAY), **arguments)
+    resumed.train(resume_from_checkpoint=True)
+    assert_close(copy_of(resumed.model), copy_of(whole.model), exact=True)
+    for folder in (tmp_path / "parts", tmp_path / "whole"):
+        assert [str(path.relative_to(folder)) for path in folder.rglob("*unaveraged*")] == [
+            "checkpoint-6/unaveraged.safetensors"
+        ]
+
+
+def test_an_evaluation_that_is_not_the_best_leaves_nothing(tmp_path):
+    train(tmp_path, EmaCallback(DECAY), **IF_BEST)  # the loss rises
+    assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*unaveraged*")] == [
+        "checkpoint-2/unaveraged.safetensors"
+    ]
+
+
+def test_a_checkpoint_that_is_asked_for_after_an_evaluation_has_the_weights_too(plain, tmp_path):
+    class SaveWhatWasEvaluated(TrainerCallback):
+        def on_evaluate(self, args, state, control, **kwargs):
+            control.should_save = True
+
+    train(tmp_path, EmaCallback(DECAY), SaveWhatWasEvaluated(), eval_strategy="steps", eval_steps=4)
+    assert_close(load_file(tmp_path / "checkpoint-4/unaveraged.safetensors"), plain[3], exact=True)
 
 
 def test_a_checkpoint_saved_without_the_callback_cannot_be_resumed_with_it(tmp_path):

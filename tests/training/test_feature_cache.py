@@ -217,6 +217,50 @@ def test_tokens_are_computed_anew_after_a_change(change, model, processor, tmp_p
     assert not torch.equal(tokens_of(old), tokens_of(new))
 
 
+def shapes() -> Dataset:
+    """A square, a wide and a tall photograph."""
+    photos = [tiny.photo(*size, seed=row) for row, size in enumerate([(64, 64), (64, 16), (32, 64)])]
+    return Dataset.from_dict({"image": photos}, features=Features({"image": Image()}))
+
+
+def views_processor(**images):
+    return tiny.views_processor(tiny.smolvlm_config(), **images)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3])
+def test_padding_has_no_part_in_an_images_features(batch_size, model, tmp_path):
+    processor, table = views_processor(size={"longest_edge": 64}), shapes()
+    features = cache_image_features(model.vision_tower, processor, table, batch_size, tmp_path)
+    for row, image in enumerate(table["image"]):
+        pixel_values = processor(images=image, return_tensors="pt")["pixel_values"]
+        expected = model.vision_tower(pixel_values).pooler_output[0]
+        torch.testing.assert_close(features[row]["image_pooled"], expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [{"longest_edge": 64}, {"height": 32, "width": 48}])
+def test_tokens_that_need_a_mask_are_refused(size, model, tmp_path):
+    message = "VlmkitSmolVLMImageProcessor returns a pixel_mask, .*; set its size to a square"
+    with pytest.raises(ValueError, match=message):
+        cache_tokens(model, views_processor(size=size), shapes(), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("encode", [cache_image_features, cache_image_tokens])
+def test_several_views_of_an_image_are_refused(encode, model, tmp_path):
+    processor = views_processor(do_image_splitting=True)
+    message = "makes 5 views of an image, and a row has room for one; set its do_image_splitting=False"
+    with pytest.raises(ValueError, match=message):
+        encode(model.vision_tower, processor, shapes(), cache_dir=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_tokens_of_images_that_are_squashed_to_one_square_are_kept(model, tmp_path):
+    processor, table = views_processor(size={"height": 48, "width": 48}), shapes()
+    inputs = processor(images=table["image"][:], return_tensors="pt")
+    expected = model.vision_tower(inputs["pixel_values"]).last_hidden_state
+    torch.testing.assert_close(tokens_of(cache_tokens(model, processor, table, tmp_path)), expected)
+
+
 @pytest.mark.parametrize("encode", [cache_image_features, cache_image_tokens])
 @pytest.mark.parametrize("interruption", [RuntimeError, KeyboardInterrupt])
 def test_an_interrupted_run_leaves_nothing_behind(encode, interruption, model, processor, tmp_path, monkeypatch):
@@ -235,6 +279,20 @@ def test_an_interrupted_run_leaves_nothing_behind(encode, interruption, model, p
             encode(tower, processor, table, batch_size=1, cache_dir=tmp_path)
     assert list(tmp_path.iterdir()) == []
     assert len(encode(tower, processor, table, batch_size=1, cache_dir=tmp_path)) == 3
+
+
+def test_a_tower_in_training_keeps_its_mode_after_an_interruption(processor, tmp_path, monkeypatch):
+    tower = DualEncoderModel(tiny.dual_encoder_config(freeze_vision=False)).train().vision_tower
+
+    def interrupt(**_):
+        assert not tower.backbone.training
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tower, "forward", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        cache_image_features(tower, processor, make_table(), cache_dir=tmp_path)
+    assert tower.training
+    assert tower.backbone.training
 
 
 def test_the_file_gets_its_name_when_it_is_complete(model, processor, tmp_path, monkeypatch):

@@ -5,7 +5,7 @@ import pytest
 from tests import tiny
 from transformers import GPT2LMHeadModel, Trainer, TrainingArguments
 
-from vlmkit.training import parse_arguments, parse_phases, phase_progress
+from vlmkit.training import parse_arguments, parse_phases, phase_progress, progress_of_phases
 
 
 @dataclass
@@ -118,3 +118,16 @@ def test_progress_of_a_phase(tmp_path):
     trainer = Trainer(GPT2LMHeadModel(tiny.text_config()), TrainingArguments(folder, report_to="none"))
     trainer.save_metrics("train", {"train_loss": 1.0})
     assert phase_progress(folder) == (True, str(folder / "checkpoint-10"))
+
+
+@pytest.mark.parametrize("file", ["train_results.json", "checkpoint-3/trainer_state.json"])
+def test_phases_that_have_begun_are_not_begun_anew(tmp_path, file):
+    folders = [tmp_path / f"phase_{number}" for number in (1, 2)]
+    assert progress_of_phases(folders, resume=False) == [(False, None), (False, None)]
+    (folders[0] / file).parent.mkdir(parents=True)
+    (folders[0] / file).touch()
+    with pytest.raises(ValueError, match="phase_1 holds a run: go on with --resume, or give another --output_dir"):
+        progress_of_phases(folders, resume=False)
+    assert progress_of_phases([str(folder) for folder in folders], resume=True) == [
+        phase_progress(folder) for folder in folders
+    ]

@@ -4,7 +4,7 @@ from tests import tiny
 
 from vlmkit import SmolVLM
 from vlmkit.data import assistant_message, user_message
-from vlmkit.training import reply_to_chats
+from vlmkit.training import first_replies, reply_to_chats
 
 
 @pytest.fixture
@@ -72,3 +72,41 @@ def test_what_cannot_be_replied_to_is_refused(model):
     with pytest.raises(ValueError, match="conversation 3 ends with 'assistant'"):
         reply_to_chats(model, processor, [*chats(), answered], batch_size=2, max_new_tokens=1)
     assert reply_to_chats(model, processor, []) == []
+
+
+@pytest.mark.parametrize(
+    ("chat", "message"),
+    [
+        ({"image_id": "a.jpg", "captions": []}, r"has no messages, only \['captions', 'image_id'\]; give a list"),
+        ({"messages": None}, "has no messages"),
+        ({"messages": []}, "has no messages"),
+        ({"messages": [{"content": "is this a dog"}]}, "ends with None; it must end with what the user says"),
+    ],
+)
+def test_a_conversation_without_messages_or_roles_is_named(model, chat, message):
+    with pytest.raises(ValueError, match=f"conversation 3 {message}"):
+        reply_to_chats(model, tiny.smolvlm_processor(), [*chats(), chat], batch_size=2, max_new_tokens=1)
+
+
+def answered() -> list[dict]:
+    """The conversations, each going on for a turn after its first one."""
+    answers = [[assistant_message(answer), user_message("and this", has_image=False)] for answer in ("dog", "tree")]
+    return [
+        {"messages": [user_message("a photo", tiny.photo()), *answers[0]]},
+        {"messages": [user_message("is a tree green", has_image=False), *answers[1]]},
+    ]
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_first_replies_stand_between_question_and_answer(model, count):
+    processor, options = tiny.smolvlm_processor(), {"do_sample": False, "max_new_tokens": 6}
+    asked = [{"messages": chat["messages"][:1]} for chat in answered()]
+    replies = reply_to_chats(model, processor, asked, **options)
+    expected = [("a photo", replies[0], "dog"), ("is a tree green", replies[1], "tree")]
+    assert first_replies(model, processor, answered(), count, **options) == expected[:count]
+
+
+def test_first_replies_of_nothing(model):
+    assert first_replies(model, tiny.smolvlm_processor(), []) == []
+    with pytest.raises(ValueError, match="conversation 1 has no question with an answer; give messages"):
+        first_replies(model, tiny.smolvlm_processor(), [*answered()[:1], {"image_id": "a.jpg"}])

@@ -66,7 +66,7 @@ def refuse_several_gpus(training_args: TrainingArguments) -> None:
 
 def _emulates_bf16() -> bool:
     """Whether this is known of the CPU; only newer versions of torch tell, and of x86 only."""
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return capabilities.get("avx512_bf16") is False and not capabilities.get("amx_bf16")
 
 

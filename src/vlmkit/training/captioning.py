@@ -8,6 +8,8 @@ from datasets.utils import tqdm
 from transformers import PreTrainedModel, ProcessorMixin
 
 from vlmkit.data.columns import stack
+from vlmkit.training.evaluation_mode import evaluation_mode
+from vlmkit.training.generation import check_generation
 
 
 @torch.no_grad()
@@ -40,15 +42,10 @@ def caption_table(
     cached = "image_tokens" in table.column_names
     if not cached and "image" not in table.column_names:
         raise ValueError(f"the table has neither 'image' nor 'image_tokens', only {table.column_names}")
-    if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}; give 1 or more")
-    if generation.get("num_return_sequences", 1) != 1:
-        raise ValueError(f"num_return_sequences is {generation['num_return_sequences']}; a row gets one caption")
+    check_generation(batch_size, generation, "a row gets one caption")
     column = table.select_columns("image_tokens" if cached else "image")
-    training = model.training
-    model.eval()
     captions: list[str] = []
-    try:
+    with evaluation_mode(model):
         for start in tqdm(range(0, len(table), batch_size), desc="Captioning", unit="batch", delay=2):
             images = column[start : start + batch_size]
             texts = [prompt] * len(next(iter(images.values())))
@@ -59,6 +56,4 @@ def caption_table(
                 inputs = processor(images=images["image"], text=texts, return_tensors="pt")
             written = model.generate(**inputs.to(model.device, model.dtype), **generation)
             captions += [text.strip() for text in processor.batch_decode(written, skip_special_tokens=True)]
-    finally:
-        model.train(training)
     return captions

@@ -10,7 +10,8 @@ from torch import Tensor
 from transformers import PreTrainedModel, ProcessorMixin
 
 from vlmkit.data.columns import stack
-from vlmkit.training.feature_cache import cache_image_features, cache_text_features
+from vlmkit.training.evaluation_mode import evaluation_mode
+from vlmkit.training.feature_cache import cache_image_features, cache_text_features, require_column
 
 
 class TableEmbeddings(NamedTuple):
@@ -52,19 +53,12 @@ def embed_table(
             not have.
     """
     for name in ("captions", "image_tokens" if "image_tokens" in table.column_names else "image"):
-        if name not in table.column_names:
-            raise ValueError(f"the table has no column {name!r}, only {table.column_names}")
-    if len(table) == 0:
-        raise ValueError("the table has no rows, so there is nothing to embed")
-    training = model.training
-    model.eval()
-    try:
+        require_column(table, name)
+    with evaluation_mode(model):
         if cache_dir is None:
             image_embeds, text_embeds = _from_rows(model, processor, table, batch_size)
         else:
             image_embeds, text_embeds = _from_features(model, processor, table, batch_size, cache_dir)
-    finally:
-        model.train(training)
     rows = torch.arange(len(table))
     captions_of_row = torch.tensor([len(captions) for captions in table["captions"]])
     return TableEmbeddings(image_embeds.cpu(), text_embeds.cpu(), rows, rows.repeat_interleave(captions_of_row))

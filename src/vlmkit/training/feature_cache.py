@@ -22,6 +22,7 @@ from vlmkit.modules.digest import text_digest, weights_digest
 from vlmkit.modules.text_tower import TextTower
 from vlmkit.modules.towers import Tower
 from vlmkit.modules.vision_tower import VisionTower
+from vlmkit.training.evaluation_mode import evaluation_mode
 from vlmkit.validation import one_of
 
 _COLUMNS = ("image_pooled", "image_tokens", "text_pooled")
@@ -39,7 +40,7 @@ def cache_image_features(
     Args:
         vision_tower: returns `pooler_output (B, D)` for `pixel_values`; it runs where its weights are, in evaluation
             mode and without gradients.
-        processor: turns images into `pixel_values`.
+        processor: turns images into `pixel_values`, and of several sizes into a `pixel_mask`, too.
         table: rows with an `image`.
         batch_size: images per forward pass.
         cache_dir: where the file lies; the `vlmkit` folder of the `datasets` cache if not given.
@@ -48,13 +49,13 @@ def cache_image_features(
         The table with `image_pooled`, float32 tensors `(D,)`, in place of `image`.
 
     Raises:
-        ValueError: the table has no column `image` or no rows.
+        ValueError: the table has no column `image` or no rows, or the processor makes several views of an image.
     """
-    _require(table, "image")
+    require_column(table, "image")
     file = _image_file(cache_dir, "image", vision_tower, processor, table)
 
     def encode(batch: dict[str, list]) -> dict[str, Any]:
-        outputs = _run(vision_tower, processor(images=batch["image"], return_tensors="pt"))
+        outputs = _run(vision_tower, _processed(processor, batch["image"]))
         return {"image_pooled": _on_cpu(outputs.pooler_output).numpy()}
 
     features = Features({"image_pooled": List(Value("float32"))})
@@ -87,17 +88,23 @@ def cache_image_tokens(
         The table with `image_tokens`, float32 tensors `(N, D)`, in place of `image`.
 
     Raises:
-        ValueError: the table has no column `image` or no rows, `dtype` is unknown, or a number is too large for
-            float16.
+        ValueError: the table has no column `image` or no rows, `dtype` is unknown, a number is too large for float16,
+            or the processor makes several views of an image, or a `pixel_mask`, as its images may differ in size.
     """
     one_of("dtype", dtype, ("float32", "float16"))
-    _require(table, "image")
+    require_column(table, "image")
     settings = (str(vision_tower.layers), str(vision_tower.prefix_tokens), dtype)
     file = _image_file(cache_dir, "image tokens", vision_tower, processor, table, *settings)
 
     def encode(batch: dict[str, list]) -> dict[str, Any]:
-        outputs = _run(vision_tower, processor(images=batch["image"], return_tensors="pt"))
-        tokens = _on_cpu(outputs.last_hidden_state)
+        inputs = _processed(processor, batch["image"])
+        if "pixel_mask" in inputs:
+            raise ValueError(
+                f"{type(processor.image_processor).__name__} returns a pixel_mask, for images that differ in size or "
+                "are no squares, and tokens are kept without one; set its size to a square, such as "
+                "{'height': 224, 'width': 224}, or give the model the images themselves"
+            )
+        tokens = _on_cpu(_run(vision_tower, inputs).last_hidden_state)
         if dtype == "float16" and (largest := tokens.abs().max()) > torch.finfo(torch.float16).max:
             raise ValueError(f"the tokens reach {largest:g}, too large for float16; use dtype='float32'")
         return {"image_tokens": tokens.numpy().astype(dtype)}
@@ -133,7 +140,7 @@ def cache_text_features(
     Raises:
         ValueError: the table has no column `captions` or no rows.
     """
-    _require(table, "captions")
+    require_column(table, "captions")
     rows = table.select_columns("captions")
     # The tokens themselves stand for both the captions and the preprocessing.
     tokens = [processor(text=captions)["input_ids"] for captions in rows["captions"]]
@@ -148,24 +155,42 @@ def cache_text_features(
     return _join(table, _encode(rows, encode, features, file, batch_size, "Encoding captions"))
 
 
-def _require(table: Dataset, column: str) -> None:
+def require_column(table: Dataset, column: str) -> None:
+    """Refuse a table that lacks a column, or has no rows.
+
+    Raises:
+        ValueError: see above.
+    """
     if column not in table.column_names:
         raise ValueError(f"the table has no column {column!r}, only {table.column_names}")
     if len(table) == 0:
         raise ValueError("the table has no rows, so there is nothing to encode")
 
 
+def _processed(processor: ProcessorMixin, images: list[Any]) -> dict[str, Tensor]:
+    """The vision tower's inputs for some images, one view of each.
+
+    Raises:
+        ValueError: there are several.
+    """
+    inputs = processor(images=images, return_tensors="pt")
+    if (num_views := len(inputs["pixel_values"])) != len(images):
+        raise ValueError(
+            f"{type(processor.image_processor).__name__} makes {num_views // len(images)} views of an image, and a row "
+            "has room for one; set its do_image_splitting=False, or give the model the images themselves"
+        )
+    return inputs
+
+
 @torch.no_grad()
 def _run(tower: Tower, inputs: dict[str, Tensor]) -> BaseModelOutputWithPooling:
-    names = [name for name in ("pixel_values", "input_ids", "attention_mask") if name in inputs]
+    names = [name for name in ("pixel_values", "pixel_mask", "input_ids", "attention_mask") if name in inputs]
     on_device = {name: inputs[name].to(tower.backbone.device) for name in names}
     if "pixel_values" in on_device:  # convolutions are faster with the channels last
         pixel_values = on_device["pixel_values"].to(tower.backbone.dtype)
         on_device["pixel_values"] = pixel_values.contiguous(memory_format=torch.channels_last)
-    training = tower.training
-    outputs = tower.eval()(**on_device)
-    tower.train(training)
-    return outputs
+    with evaluation_mode(tower):
+        return tower(**on_device)
 
 
 def _on_cpu(features: Tensor) -> Tensor:

@@ -8,6 +8,8 @@ from datasets.utils import tqdm
 from transformers import PreTrainedModel, ProcessorMixin
 
 from vlmkit.data.chat_collator import stacked_image_tokens
+from vlmkit.training.evaluation_mode import evaluation_mode
+from vlmkit.training.generation import check_generation
 
 
 @torch.no_grad()
@@ -32,32 +34,59 @@ def reply_to_chats(
         A reply per conversation, without special tokens and surrounding space.
 
     Raises:
-        ValueError: `batch_size` is below 1, several replies per conversation are asked for, a conversation does not end
-            with the user, or has more or fewer images than image parts.
+        ValueError: `batch_size` is below 1, several replies per conversation are asked for, a conversation has no
+            messages, does not end with the user, or has more or fewer images than image parts.
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}; give 1 or more")
-    if generation.get("num_return_sequences", 1) != 1:
-        raise ValueError(f"num_return_sequences is {generation['num_return_sequences']}; a conversation gets one reply")
-    training = model.training
-    model.eval()
+    check_generation(batch_size, generation, "a conversation gets one reply")
     replies: list[str] = []
-    try:
+    with evaluation_mode(model):
         for start in tqdm(range(0, len(chats), batch_size), desc="Replying", unit="batch", delay=2):
             batch = [chats[row] for row in range(start, min(start + batch_size, len(chats)))]
             inputs = _prompts(processor, batch, first_row=start).to(model.device, model.dtype)
             written = model.generate(**inputs, **generation)[:, inputs["input_ids"].shape[1] :]
             replies += [text.strip() for text in processor.batch_decode(written, skip_special_tokens=True)]
-    finally:
-        model.train(training)
     return replies
+
+
+def first_replies(
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    chats: Sequence[dict[str, Any]],
+    count: int = 4,
+    **generation: Any,
+) -> list[tuple[str, str, str]]:
+    """Ask the model what the first conversations begin with, to look at its replies beside the right ones.
+
+    Args:
+        model: see [`reply_to_chats`].
+        processor: the model's.
+        chats: conversations that begin with a question and its answer, each a list of parts that ends with a text, as
+            [`CaptionChats`] and [`QuestionChats`] make them.
+        count: conversations to take, or all if there are fewer.
+        **generation: passed to `generate`.
+
+    Returns:
+        Question, reply and answer of each.
+
+    Raises:
+        ValueError: a conversation has no answer, or as [`reply_to_chats`] raises.
+    """
+    first = [chats[row] for row in range(min(count, len(chats)))]
+    for row, chat in enumerate(first):
+        if len(chat.get("messages") or ()) < 2:
+            raise ValueError(f"conversation {row} has no question with an answer; give messages of at least one turn")
+    asked = [{**chat, "messages": chat["messages"][:1]} for chat in first]
+    replies = reply_to_chats(model, processor, asked, **generation)
+    texts = [[message["content"][-1]["text"] for message in chat["messages"][:2]] for chat in first]
+    return [(question, reply, answer) for (question, answer), reply in zip(texts, replies, strict=True)]
 
 
 def _prompts(processor: ProcessorMixin, chats: Sequence[dict[str, Any]], first_row: int) -> Any:
     """The inputs of `generate` for a batch of conversations."""
     for row, chat in enumerate(chats, start=first_row):
-        role = chat["messages"][-1]["role"] if chat["messages"] else None
-        if role != "user":
+        if not chat.get("messages"):
+            raise ValueError(f"conversation {row} has no messages, only {sorted(chat)}; give a list of at least one")
+        if (role := chat["messages"][-1].get("role")) != "user":
             raise ValueError(f"conversation {row} ends with {role!r}; it must end with what the user says")
     inputs = processor.apply_chat_template(
         [chat["messages"] for chat in chats],
