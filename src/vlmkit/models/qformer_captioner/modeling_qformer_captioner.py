@@ -18,7 +18,12 @@ from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
 
 from vlmkit.base import WritingModel
 from vlmkit.models.qformer_captioner.configuration_qformer_captioner import QFormerCaptionerConfig
-from vlmkit.models.qformer_captioner.qformer import ImageCrossAttention, ImageProjection, QFormer, QFormerFeatures
+from vlmkit.models.qformer_captioner.qformer import (
+    CaptionerFeatures,
+    CaptionerQFormer,
+    ImageCrossAttention,
+    ImageProjection,
+)
 from vlmkit.modules.language_models import causal_language_model
 from vlmkit.modules.towers import published_config, text_part, vision_part
 from vlmkit.modules.vision_tower import VisionTower
@@ -103,7 +108,7 @@ class QFormerCaptioner(WritingModel, GenerationMixin):
         width = self.language_model.get_input_embeddings().embedding_dim
         shape = (config, width, config.num_attention_heads)
         self.image_projection = ImageProjection(self.vision_tower.hidden_size, width, len(config.vision_layers or [-1]))
-        self.qformer = QFormer(*shape, config.num_qformer_layers, config.num_query_tokens, config.dropout)
+        self.qformer = CaptionerQFormer(*shape, config.num_qformer_layers, config.num_query_tokens, config.dropout)
         self.image_cross_attention = ImageCrossAttention(*shape, config.dropout)
         self.embedding_dropout = nn.Dropout(config.dropout)
         self._can_compile_fullgraph = self.language_model._can_compile_fullgraph
@@ -112,7 +117,7 @@ class QFormerCaptioner(WritingModel, GenerationMixin):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        if isinstance(module, QFormer):
+        if isinstance(module, CaptionerQFormer):
             init.normal_(module.global_token, std=_QUERY_STD)
             init.normal_(module.query_tokens, std=_QUERY_STD)
         elif isinstance(module, ImageCrossAttention):
@@ -152,7 +157,7 @@ class QFormerCaptioner(WritingModel, GenerationMixin):
     @can_return_tuple
     def get_image_features(
         self, pixel_values: Tensor | None = None, image_tokens: Tensor | None = None, **kwargs: Any
-    ) -> QFormerFeatures:
+    ) -> CaptionerFeatures:
         """Let the queries collect what images show.
 
         Args:
@@ -167,7 +172,7 @@ class QFormerCaptioner(WritingModel, GenerationMixin):
         vision = self.vision_tower.encode_or_take(pixel_values, image_tokens, self.training, **kwargs)
         image_states = self.image_projection(vision.last_hidden_state)
         queries, attentions = self.qformer(image_states, output_attentions)
-        return QFormerFeatures(
+        return CaptionerFeatures(
             last_hidden_state=queries,
             pooler_output=queries[:, 0],
             image_hidden_states=image_states,
@@ -215,7 +220,7 @@ class QFormerCaptioner(WritingModel, GenerationMixin):
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give the texts, either as input_ids or as inputs_embeds")
         output_attentions = bool(kwargs.get("output_attentions") or self.config.output_attentions)
-        features = QFormerFeatures()
+        features = CaptionerFeatures()
         if image_key_values is None:
             features = self.get_image_features(
                 pixel_values, image_tokens, output_attentions=output_attentions, return_dict=True

@@ -14,7 +14,7 @@ _QFORMER_EPS, _CROSS_EPS = 1e-6, 1e-5
 
 
 @dataclass
-class QFormerFeatures(ModelOutput):
+class CaptionerFeatures(ModelOutput):
     """What the Q-Former makes of images.
 
     Args:
@@ -90,7 +90,7 @@ class QFormerLayer(GradientCheckpointingLayer):
         return self.cross_feed_forward(queries), weights
 
 
-class QFormer(nn.Module):
+class CaptionerQFormer(nn.Module):
     """A global token and Q learned queries that attend to the tokens of an image.
 
     All layers get the same keys and values, which each projects once more.

@@ -6,7 +6,7 @@ import torch
 from sklearn.decomposition import PCA
 from tests.subprocesses import run_python
 
-from vlmkit.analysis.embedding_map import project_embeddings
+from vlmkit.analysis.projection import project_embeddings
 
 
 def clusters(size=20, width=8):
@@ -62,7 +62,7 @@ class TestTsne:
         assert project_embeddings(clusters()).shape == (40, 2)
 
     def test_scikit_learn_is_imported_only_when_needed(self):
-        code = "import sys, vlmkit.analysis.embedding_map; print('sklearn' in sys.modules)"
+        code = "import sys, vlmkit.analysis.projection; print('sklearn' in sys.modules)"
         assert run_python("-c", code) == "False\n"
 
 
