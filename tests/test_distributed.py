@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,10 +14,23 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
 from tests import tiny
-from vlmkit import DualEncoderModel, PairedCifarAligner
-from vlmkit.distributed import gather_with_grad, rank, row_counts, world_size
+from vlmkit import DualEncoderModel, PairedCifarAligner, QFormerAligner
+from vlmkit.distributed import gather_with_grad, mean_over_processes, rank, row_counts, world_size
+from vlmkit.losses import MatchingPairs, matching_loss
 
 PARTS = {"even": (4, 4), "uneven": (5, 2)}
+JUDGED_PARTS = [3, 6]  # three combinations of one pair and of two
+
+
+class PairJudge(torch.nn.Module):
+    """Judges given combinations of image and text by their features."""
+
+    def __init__(self):
+        super().__init__()
+        self.score = torch.nn.Linear(4, 1)
+
+    def forward(self, features: torch.Tensor, **pairs: torch.Tensor) -> SimpleNamespace:
+        return SimpleNamespace(loss=matching_loss(self.score(features).squeeze(1), MatchingPairs(**pairs)))
 
 
 def make_model(loss: str) -> DualEncoderModel:
@@ -34,6 +48,38 @@ def make_aligner(loss: str) -> PairedCifarAligner:
     model = PairedCifarAligner(tiny.paired_cifar_config(loss=loss, **extras, **smoothing)).eval()
     tiny.build_caption_bank(model)
     return model
+
+
+def make_qformer_aligner() -> QFormerAligner:
+    torch.manual_seed(0)
+    weights = {"matching_loss_weight": 1.0, "captioning_loss_weight": 1.0}
+    model = QFormerAligner(tiny.qformer_aligner_config(freeze_vision=False, **weights)).eval()
+    torch.nn.init.constant_(model.captioning_head.norm.weight, 10.0)  # some words are much harder than others
+    return model
+
+
+def make_captions(size: int) -> dict[str, torch.Tensor]:
+    """Captions that differ in length, of one image: no process and no joined batch has wrong pairs to match."""
+    batch = {**make_batch(size, groups=False), "group_ids": torch.zeros(size, dtype=torch.long)}
+    lengths = 1 + torch.arange(size) % 5
+    return {**batch, "attention_mask": (torch.arange(5) < lengths[:, None]).long()}
+
+
+def make_pair_judge() -> PairJudge:
+    torch.manual_seed(0)
+    return PairJudge()
+
+
+def make_judged_pairs() -> dict[str, torch.Tensor]:
+    """A batch of one pair, which has no wrong ones, and a batch of two pairs."""
+    generator = torch.Generator().manual_seed(1)
+    return {
+        "features": torch.randn(9, 4, generator=generator),
+        "image_rows": torch.tensor([0, 0, 0, 0, 1, 0, 1, 1, 0]),
+        "text_rows": torch.tensor([0, 0, 0, 0, 1, 1, 0, 0, 1]),
+        "targets": torch.tensor([1.0, 0, 0, 1, 1, 0, 0, 0, 0]),
+        "weights": torch.tensor([1.0, 0, 0, 1, 1, 1, 1, 1, 1]),
+    }
 
 
 def make_pairs(size: int, loss: str) -> dict[str, torch.Tensor]:
@@ -77,13 +123,13 @@ def loss_and_gradients(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -
     return {"loss": loss.detach(), **whole}
 
 
-def worker(folder: Path, parts: list[int], loss: str, groups: bool, how: str) -> None:
+def contrastive_worker(folder: Path, parts: list[int], loss: str, groups: bool, how: str) -> None:
     result = own_part(wrap(make_model(loss), how), make_batch(sum(parts), groups), parts)
     if rank() == 0:
         torch.save(result, folder / "result.pt")
 
 
-def pairs_worker(folder: Path) -> None:
+def caption_bank_worker(folder: Path) -> None:
     results = {
         f"{loss}-{name}": own_part(wrap(make_aligner(loss), "ddp"), make_pairs(sum(parts), loss), parts)
         for loss in ("in_batch", "full_bank")
@@ -91,6 +137,19 @@ def pairs_worker(folder: Path) -> None:
     }
     if rank() == 0:
         torch.save(results, folder / "result.pt")
+
+
+def multimodal_worker(folder: Path) -> None:
+    results = {
+        name: own_part(wrap(make_qformer_aligner(), "ddp"), make_captions(sum(parts)), parts)
+        for name, parts in PARTS.items()
+    }
+    results["matching"] = own_part(wrap(make_pair_judge(), "ddp"), make_judged_pairs(), JUDGED_PARTS)
+    if rank() == 0:
+        torch.save(results, folder / "result.pt")
+
+
+WORKERS = {"contrastive": contrastive_worker, "caption_bank": caption_bank_worker, "multimodal": multimodal_worker}
 
 
 def own_part(model: torch.nn.Module, batch: dict[str, torch.Tensor], parts: list[int]) -> dict[str, torch.Tensor]:
@@ -101,13 +160,13 @@ def own_part(model: torch.nn.Module, batch: dict[str, torch.Tensor], parts: list
     return result
 
 
-def in_two_processes(folder: Path, **arguments: object) -> dict:
+def in_two_processes(folder: Path, worker: str, **arguments: object) -> dict:
     """What the first of two workers saves."""
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
     root = Path(__file__).parent.parent
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
     run = subprocess.run(
-        [*torchrun, "--standalone", __file__, json.dumps({"folder": str(folder), **arguments})],
+        [*torchrun, "--standalone", __file__, worker, str(folder), json.dumps(arguments)],
         env=environment,
         cwd=root,
         capture_output=True,
@@ -127,16 +186,31 @@ def assert_equal(two: dict[str, torch.Tensor], one: dict[str, torch.Tensor]) -> 
 @pytest.mark.parametrize("parts", PARTS)
 @pytest.mark.parametrize(("loss", "how"), [("info_nce", "ddp"), ("info_nce", "fsdp2"), ("sigmoid", "ddp")])
 def test_two_processes_equal_one(tmp_path, loss, how, parts, groups):
-    two = in_two_processes(tmp_path, parts=PARTS[parts], loss=loss, groups=groups, how=how)
+    two = in_two_processes(tmp_path, "contrastive", parts=PARTS[parts], loss=loss, groups=groups, how=how)
     assert_equal(two, loss_and_gradients(make_model(loss), make_batch(sum(PARTS[parts]), groups)))
 
 
 def test_two_processes_equal_one_with_a_caption_bank(tmp_path):
-    two = in_two_processes(tmp_path)
+    two = in_two_processes(tmp_path, "caption_bank")
     assert two.keys() == {"in_batch-even", "in_batch-uneven", "full_bank-even", "full_bank-uneven"}
     for name, result in two.items():
         loss, _, parts = name.partition("-")
         assert_equal(result, loss_and_gradients(make_aligner(loss), make_pairs(sum(PARTS[parts]), loss)))
+
+
+def test_two_processes_equal_one_in_matching_and_captioning(tmp_path):
+    two = in_two_processes(tmp_path, "multimodal")
+    assert_equal(two.pop("matching"), loss_and_gradients(make_pair_judge(), make_judged_pairs()))
+    assert two.keys() == PARTS.keys()
+    for name, result in two.items():
+        assert_equal(result, loss_and_gradients(make_qformer_aligner(), make_captions(sum(PARTS[name]))))
+
+
+def test_the_mean_of_one_process_is_of_the_losses_that_count():
+    losses = torch.tensor([1.0, 2.0, 6.0])
+    assert mean_over_processes(losses).item() == 3
+    assert mean_over_processes(losses, torch.tensor([1.0, 1.0, 0.0])).item() == 1.5
+    assert mean_over_processes(losses, torch.zeros(3)).item() == mean_over_processes(losses[:0]).item() == 0
 
 
 def test_one_process_is_the_identity():
@@ -148,14 +222,10 @@ def test_one_process_is_the_identity():
 
 
 if __name__ == "__main__":
-    options = json.loads(sys.argv[1])
-    place = Path(options.pop("folder"))
+    worker_name, folder_name, options = sys.argv[1:]
     torch.distributed.init_process_group("gloo")
     assert world_size() == 2
-    if options:
-        worker(place, **options)
-    else:
-        pairs_worker(place)
+    WORKERS[worker_name](Path(folder_name), **json.loads(options))
     torch.distributed.barrier()  # nobody leaves while the other still talks
     torch.distributed.destroy_process_group()
     sys.stderr.flush()

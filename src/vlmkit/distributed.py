@@ -54,6 +54,30 @@ def row_counts(tensor: Tensor) -> list[int]:
     return counts.tolist()
 
 
+def mean_over_processes(losses: Tensor, weights: Tensor | None = None) -> Tensor:
+    """The mean of all processes' losses, as averaging gradients over processes needs it from each of them.
+
+    Each process divides the sum of its own losses by the number of all processes' losses over W. The mean of these over
+    processes, and of their gradients, is that of the joined batch, even if the processes differ in their numbers.
+
+    Args:
+        losses: `(N,)`; N may differ between processes.
+        weights: `(N,)`, 1 for losses that count and 0 for others; all count if not given.
+
+    Returns:
+        A scalar; 0 if no process has a loss that counts.
+
+    Example:
+        >>> mean_over_processes(torch.tensor([1.0, 2.0, 6.0]), torch.tensor([1.0, 1.0, 0.0])).item()
+        1.5
+    """
+    weights = torch.ones_like(losses) if weights is None else weights
+    count = weights.sum()
+    if world_size() > 1:
+        dist.all_reduce(count)
+    return (weights * losses).sum() * world_size() / count.clamp(min=1)
+
+
 def gather_with_grad(tensor: Tensor, sizes: list[int] | None = None) -> Tensor:
     """Concatenate the rows of all processes, in rank order, with exact gradients.
 

@@ -88,9 +88,11 @@ def test_two_processes_of_accelerate(name, batch_size, even_batches):
         assert len(batches[0]) == len(batches[1])
 
 
-def test_accelerate_passes_the_epoch_on():
+@pytest.mark.parametrize("num_processes", [1, 2])
+def test_accelerate_passes_the_epoch_on(num_processes):
     groups = GROUPS["five captions each"]
     sampler = UniqueGroupBatchSampler(groups, 8)
-    loader = prepare_data_loader(DataLoader(range(len(groups)), batch_sampler=sampler))
+    whole = DataLoader(range(len(groups)), batch_sampler=sampler)
+    loader = prepare_data_loader(whole, num_processes=num_processes, process_index=0)
     loader.set_epoch(5)
     assert sampler.epoch == 5

@@ -50,6 +50,11 @@ class UniqueGroupBatchSampler(Sampler[list[int]]):
         """Choose the order; Trainer and accelerate call this before each epoch."""
         self.epoch = epoch
 
+    @property
+    def sampler(self) -> "UniqueGroupBatchSampler":
+        """The sampler itself; in several processes, accelerate passes the epoch on to this attribute alone."""
+        return self
+
     def __len__(self) -> int:
         return self._length
 

@@ -1,4 +1,8 @@
-"""Training losses: pure functions on embeddings, computed in float32 over all processes."""
+"""Training losses: pure functions on embeddings, computed in float32.
+
+Processes that average their gradients train as one process on the joined batch; only the wrong pairs of
+[`matching_pairs`] are chosen within each process.
+"""
 
 from vlmkit.losses.caption_bank import bank_logits, bank_softmax, soft_cross_entropy, swapped_margin
 from vlmkit.losses.contrastive import info_nce, sigmoid_loss

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from vlmkit.distributed import row_counts, world_size
+from vlmkit.distributed import mean_over_processes
 from vlmkit.losses.similarity import scaled_similarity
 
 
@@ -78,7 +78,7 @@ def soft_cross_entropy(
     ids, weights = _weighted_targets(len(logits), ids, weights)
     log_probs = logits.float().log_softmax(dim=1)
     own = (weights * log_probs.gather(1, ids)).sum(dim=1)
-    return _mean_over_processes(-(1 - label_smoothing) * own - label_smoothing * log_probs.mean(dim=1))
+    return mean_over_processes(-(1 - label_smoothing) * own - label_smoothing * log_probs.mean(dim=1))
 
 
 def swapped_margin(
@@ -118,7 +118,7 @@ def swapped_margin(
     images, captions = image_embeds.float()[:, None], caption_embeds.float()
     gap = (images * (captions[swapped_ids] - captions[caption_ids])).sum(dim=-1)
     hinge = (margin + gap).clamp(min=0).masked_fill(swapped_ids == caption_ids, 0.0)
-    return _mean_over_processes((weights * hinge).sum(dim=1))
+    return mean_over_processes((weights * hinge).sum(dim=1))
 
 
 def _weighted_targets(rows: int, ids: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -133,8 +133,3 @@ def _weighted_targets(rows: int, ids: Tensor, weights: Tensor | None) -> tuple[T
             "several (B, K) with weights of the same shape"
         )
     return ids, weights.float()
-
-
-def _mean_over_processes(losses: Tensor) -> Tensor:
-    """The mean over all processes' rows, as DDP's averaging of gradients needs it from each process."""
-    return losses.sum() * world_size() / sum(row_counts(losses))

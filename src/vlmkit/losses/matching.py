@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vlmkit.distributed import mean_over_processes
+
 
 class MatchingPairs(NamedTuple):
     """Which images to read together with which texts, as rows of a batch of B pairs.
@@ -26,7 +28,8 @@ class MatchingPairs(NamedTuple):
 def matching_pairs(logits_per_image: Tensor, group_ids: Tensor | None = None, draw: bool = True) -> MatchingPairs:
     """Combine each image with its text and with a similar wrong one, and each text with a similar wrong image.
 
-    The negatives are those of [`hard_negatives`], from this process's batch alone.
+    The negatives are those of [`hard_negatives`], from this process's batch alone: in several processes they are others
+    than those of the joined batch.
 
     Args:
         logits_per_image: `(B, B)` similarities of images with texts, divided by the temperature.
@@ -61,7 +64,7 @@ def matching_loss(logits: Tensor, pairs: MatchingPairs) -> Tensor:
         pairs: of [`matching_pairs`].
 
     Returns:
-        A float32 scalar, the mean over the pairs that there are; log 2 for logits of 0.
+        A float32 scalar, the mean over the pairs that there are in all processes; log 2 for logits of 0.
 
     Raises:
         ValueError: there is not one logit for each pair.
@@ -76,8 +79,8 @@ def matching_loss(logits: Tensor, pairs: MatchingPairs) -> Tensor:
     """
     if logits.shape != pairs.targets.shape:
         raise ValueError(f"logits {tuple(logits.shape)} must hold one number for each of {len(pairs.targets)} pairs")
-    losses = F.binary_cross_entropy_with_logits(logits.float(), pairs.targets, pairs.weights, reduction="sum")
-    return losses / pairs.weights.sum()
+    losses = F.binary_cross_entropy_with_logits(logits.float(), pairs.targets, reduction="none")
+    return mean_over_processes(losses, pairs.weights)
 
 
 def hard_negatives(similarity: Tensor, group_ids: Tensor | None = None, draw: bool = True) -> Tensor:

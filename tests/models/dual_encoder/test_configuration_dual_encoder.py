@@ -39,6 +39,12 @@ def test_a_width_without_a_shared_space_is_refused():
         DualEncoderConfig(projection_dim=64)
 
 
+@pytest.mark.parametrize("width", [0, -3])
+def test_a_shared_space_without_dimensions_is_refused(width):
+    with pytest.raises(ValueError, match=f"projection_dim is {width}; give 1 or more, or leave it out for 512"):
+        DualEncoderConfig(projection="shared", projection_dim=width)
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [

@@ -1,6 +1,7 @@
 """What is particular to DualEncoderModel; what all models share is in test_contract.py."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -79,6 +80,15 @@ def test_a_misspelt_argument_is_refused(typo, right):
 def test_each_side_is_given_once(change, message):
     with pytest.raises(ValueError, match=message):
         make_model()(**{**make_batch(), **change})
+
+
+@pytest.mark.parametrize("shape", [(3, 15), (16,), (3, 1, 16)])
+@pytest.mark.parametrize(("side", "own"), [("image", "vision"), ("text", "text")])
+def test_features_of_another_shape_are_refused(side, own, shape):
+    features = {"image_pooled": torch.rand(3, 16), "text_pooled": torch.rand(3, 16)}
+    message = f"{side}_pooled is {shape}, but this model takes ({side}s, 16); compute it with its own {own} tower"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        make_model()(**{**features, f"{side}_pooled": torch.rand(shape)})
 
 
 def test_images_and_texts_may_differ_in_number_outside_training_only():

@@ -161,6 +161,13 @@ class TestRefusals:
         with pytest.raises(ValueError, match=message):
             processor(images=images)
 
+    @pytest.mark.parametrize("kind", [torch.zeros, np.zeros])
+    @pytest.mark.parametrize("around", [list, lambda pair: [pair]], ids=["one pair", "pairs"])
+    def test_batches_of_left_and_right_images(self, processor, kind, around):
+        lefts, rights = kind((5, 3, 16, 16)), kind((5, 3, 16, 16))
+        with pytest.raises(ValueError, match=r"pair 0 holds \(5, 3, 16, 16\), .* to \(B, 2, 3, H, W\), or give pairs"):
+            processor(images=around([lefts, rights]))
+
     @pytest.mark.parametrize(
         "shape", [(3, 16, 16), (2, 3, 16, 16), (5, 3, 3, 16, 16), (5, 1, 3, 16, 16), (2, 2, 5, 3, 16, 16)]
     )

@@ -34,7 +34,8 @@ class DualEncoderConfig(VlmkitConfig):
     Raises:
         TypeError: an unknown keyword (the message names the nearest field).
         StrictDataclassFieldValidationError: a value of the wrong type, or none of the choices.
-        ValueError: a temperature of 0 or below, a learned one below 0.01, or a `projection_dim` without `"shared"`.
+        ValueError: a temperature of 0 or below, a learned one below 0.01, a `projection_dim` below 1, or one without
+            `"shared"`.
 
     References:
         "Which side should we scale?" (see `docs/papers.md`): `text_features`, `projection`, temperature 0.07.
@@ -70,7 +71,9 @@ class DualEncoderConfig(VlmkitConfig):
         """Check the values and fill in the width of the shared space."""
         check_temperature(self.temperature, self.learn_temperature)
         if self.projection == "shared":
-            self.projection_dim = self.projection_dim or 512
+            self.projection_dim = 512 if self.projection_dim is None else self.projection_dim
+            if self.projection_dim < 1:
+                raise ValueError(f"projection_dim is {self.projection_dim}; give 1 or more, or leave it out for 512")
         elif self.projection_dim is not None:
             raise ValueError(
                 f"projection_dim is {self.projection_dim}, but projection='vision_to_text' ends in the text's own "

@@ -205,8 +205,8 @@ class DualEncoderModel(VlmkitModel):
 
         Raises:
             TypeError: an unknown argument (the message names the nearest).
-            ValueError: a side is missing or given twice; in training, images and texts differ in number, or features
-                are given for a tower that is not frozen.
+            ValueError: a side is missing or given twice, or given features are of another shape; in training, images
+                and texts differ in number, or features are given for a tower that is not frozen.
         """
         self.refuse_arguments(kwargs.keys())
         if (pixel_values is None) == (image_pooled is None):
@@ -219,10 +219,14 @@ class DualEncoderModel(VlmkitModel):
             raise ValueError(
                 "image_pooled would bypass the vision tower, which is being trained; set freeze_vision=True"
             )
+        else:
+            _check_pooled("image", image_pooled, "vision", self.vision_tower.pooled_size)
         if text_pooled is None:
             text_pooled = self.text_tower(input_ids, attention_mask, **kwargs).pooler_output
         elif self.training and self.text_tower.is_trained:
             raise ValueError("text_pooled would bypass the text tower, which is being trained; set freeze_text=True")
+        else:
+            _check_pooled("text", text_pooled, "text", self.text_tower.hidden_size)
         paired = len(image_pooled) == len(text_pooled)
         if self.training and return_loss and not paired:
             raise ValueError(f"training needs one text per image, got {len(image_pooled)} and {len(text_pooled)}")
@@ -249,4 +253,13 @@ class DualEncoderModel(VlmkitModel):
             logits_per_text=logits_per_image.T,
             image_embeds=image_embeds,
             text_embeds=text_embeds,
+        )
+
+
+def _check_pooled(side: str, pooled: Tensor, tower: str, width: int) -> None:
+    """Refuse given features that a tower does not return."""
+    if pooled.ndim != 2 or pooled.shape[1] != width:
+        raise ValueError(
+            f"{side}_pooled is {tuple(pooled.shape)}, but this model takes ({side}s, {width}); compute it with its own "
+            f"{tower} tower, whose pooler_output it is"
         )

@@ -124,4 +124,10 @@ def _flat_pairs(images: Any) -> Any:
             raise ValueError(f"pair {row} is one {type(pair).__name__}; give two images, [left, right]")
         if len(pair) != 2:
             raise ValueError(f"pair {row} holds {len(pair)} images; give two, [left, right]")
+        for image in pair:
+            if getattr(image, "ndim", 0) > 3:
+                raise ValueError(
+                    f"pair {row} holds {tuple(image.shape)}, which is more than one image; stack left and right images "
+                    "to (B, 2, 3, H, W), or give pairs, [[left, right], ...]"
+                )
     return [image for pair in pairs for image in pair]

@@ -3,6 +3,8 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vlmkit.distributed import mean_over_processes
+
 
 class MatchingHead(nn.Module):
     """Tells whether queries have seen the image of the text that they were read with.
@@ -46,9 +48,9 @@ class CaptioningHead(nn.Module):
             token_table: `(vocabulary, D)`, the token embeddings.
 
         Returns:
-            A float32 scalar, the mean over all tokens but the first of each text; 0 if there are no others.
+            A float32 scalar, the mean over all processes' tokens but the first of each text; 0 if there are no others.
         """
         predicts = (attention_mask[:, :-1] * attention_mask[:, 1:]).bool()
         states = self.norm(F.gelu(self.dense(text_states[:, :-1][predicts])))
         logits = F.linear(states, token_table).float()
-        return F.cross_entropy(logits, input_ids[:, 1:][predicts], reduction="sum") / predicts.sum().clamp(min=1)
+        return mean_over_processes(F.cross_entropy(logits, input_ids[:, 1:][predicts], reduction="none"))
