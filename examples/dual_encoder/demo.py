@@ -2,7 +2,7 @@
 
     make demo        (or: python examples/dual_encoder/demo.py)
 
-No network, no GPU, about three minutes on two cores. The held-out scenes show combinations of colour and shape that
+No network, no GPU, about four minutes on two cores. The held-out scenes show combinations of colour and shape that
 were never seen in training.
 """
 

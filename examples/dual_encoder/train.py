@@ -46,7 +46,7 @@ class FeatureArguments:
     """What happens to images on the way to the model."""
 
     cache_features: bool = field(default=False, metadata={"help": "compute frozen features once, not in every epoch"})
-    augment: bool = field(default=False, metadata={"help": "random crops, flips and colours in training"})
+    augment: bool = field(default=False, metadata={"help": "random crops and colours in training"})
 
 
 def main() -> None:
@@ -99,11 +99,11 @@ def main() -> None:
 
 
 def augmentation_for(processor: DualEncoderProcessor) -> v2.Compose:
-    """Random crops, flips and colours, at the side that the processor crops to."""
-    side = processor.image_processor.crop_size["height"]
-    return v2.Compose(
-        [v2.RandomResizedCrop(side, scale=(0.6, 1)), v2.RandomHorizontalFlip(), v2.ColorJitter(0.2, 0.2, 0.2)]
-    )
+    """Random crops and colours, at the side that the processor gives images; a flip would swap left and right."""
+    image_processor = processor.image_processor
+    size = image_processor.crop_size if image_processor.do_center_crop else image_processor.size
+    side = size.get("height") or size["shortest_edge"]
+    return v2.Compose([v2.RandomResizedCrop(side, scale=(0.6, 1)), v2.ColorJitter(0.2, 0.2, 0.2)])
 
 
 if __name__ == "__main__":

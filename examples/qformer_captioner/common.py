@@ -20,7 +20,9 @@ class DataArguments:
     dataset: Literal["coco", "flickr8k", "scenes"] = field(
         default="scenes", metadata={"help": "scenes are drawn, and need no data"}
     )
-    data: str | None = field(default=None, metadata={"help": "folder or hub id of coco or flickr8k"})
+    data: str | None = field(
+        default=None, metadata={"help": "folder or hub id, of coco also a captions file (to train: Karpathy's)"}
+    )
     image_folder: str | None = field(default=None, metadata={"help": "of the images, where --data is a captions file"})
     max_images: int | None = field(
         default=None, metadata={"help": "first images of each split (original: 80000 of coco)"}
@@ -39,28 +41,35 @@ class CaptionerTrainingArguments(TableTrainingArguments):
     save_total_limit: int | None = 1
 
 
-def load_tables(arguments: DataArguments) -> DatasetDict:
-    """The data set that was asked for, with a split to score on.
+def load_tables(arguments: DataArguments, training: bool = True) -> DatasetDict:
+    """The splits of the data set that was asked for.
+
+    Args:
+        arguments: what was asked for.
+        training: whether there must be a split to train on beside the one to score on.
 
     Raises:
         SystemExit: data and data set do not go together, or there is no such split.
     """
+    tables = first_rows(all_tables(arguments), arguments.max_images)
+    if training and not ("train" in tables and {"validation", "test"} & tables.keys()):
+        raise SystemExit(f"{arguments.data} needs a split to train on and another to score on, not {', '.join(tables)}")
+    return tables
+
+
+def all_tables(arguments: DataArguments) -> DatasetDict:
+    """The data set as its loader returns it."""
     if arguments.dataset == "scenes":
         if arguments.data is not None:
             raise SystemExit(
                 f"--dataset scenes draws its images: drop --data {arguments.data}, or name the --dataset that it holds"
             )
-        return first_rows(load_scenes(), arguments.max_images)
+        return load_scenes()
     if arguments.dataset == "flickr8k":
-        return first_rows(load_flickr8k(arguments.data, on_error=arguments.on_error), arguments.max_images)
+        return load_flickr8k(arguments.data, on_error=arguments.on_error)
     if arguments.data is None:
-        raise SystemExit("--dataset coco needs --data: a folder, a captions file or a hub id")
-    tables = load_coco_captions(
-        arguments.data, arguments.image_folder, max_images=arguments.max_images, on_error=arguments.on_error
-    )
-    if not {"test", "validation"} & tables.keys():
-        raise SystemExit(f"{arguments.data} has no split to score captions on, only {', '.join(tables)}")
-    return tables
+        raise SystemExit("--dataset coco needs --data: a folder, a hub id or a captions file (to train: Karpathy's)")
+    return load_coco_captions(arguments.data, arguments.image_folder, arguments.max_images, arguments.on_error)
 
 
 def table_of_files(files: Sequence[Path]) -> Dataset:

@@ -40,7 +40,7 @@ def main() -> None:
     arguments, data_args = parse_arguments(EvaluationArguments, DataArguments)
     model = AutoModel.from_pretrained(arguments.model).to("cuda" if torch.cuda.is_available() else "cpu").eval()
     processor = AutoProcessor.from_pretrained(arguments.model)
-    tables = load_tables(data_args)
+    tables = load_tables(data_args, training=False)
     table = cache_image_tokens(model.vision_tower, processor, held_out(tables))
     references = list(table["captions"])
 

@@ -78,8 +78,6 @@ def main() -> None:
     model, processor = new_model(model_args)
     with training_args.main_process_first():  # the others read what the first one computed
         tables = load_tables(data_args)
-        if "train" not in tables:
-            raise SystemExit(f"{data_args.data} has no split to train on, only {', '.join(tables)}")
         if phase_args.cache_tokens:
             model.vision_tower.to(training_args.device)
             tables = cached(model, processor, tables, phase_args.cache_tokens)

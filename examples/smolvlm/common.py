@@ -23,7 +23,10 @@ class SourceArguments:
     """Where images and captions come from, and how many of them."""
 
     data: str | None = field(
-        default=None, metadata={"help": "folder or hub id of coco or flickr8k; folder or pattern of web's shards"}
+        default=None,
+        metadata={
+            "help": "folder or hub id, of coco also a captions file (to train: Karpathy's), of web a pattern of shards"
+        },
     )
     image_folder: str | None = field(default=None, metadata={"help": "of the images, where --data is a captions file"})
     max_images: int | None = field(default=None, metadata={"help": "first images of each split of each data set"})
@@ -52,7 +55,10 @@ def check_source(datasets: Sequence[str], source: SourceArguments) -> None:
     if source.data is not None and not held:
         raise SystemExit(f"drop --data {source.data}, or name the data set that it holds: {', '.join(DATA_KINDS)}")
     if source.data is None and held and held != ["flickr8k"]:
-        kinds = {"coco": "a folder, a captions file or a hub id", "web": "a folder of shards, or a pattern of them"}
+        kinds = {
+            "coco": "a folder, a hub id or a captions file (to train: Karpathy's)",
+            "web": "a folder of shards, or a pattern of them",
+        }
         raise SystemExit(f"{held[0]} needs --data: {kinds[held[0]]}")
     if source.image_folder is not None and held != ["coco"]:
         raise SystemExit(f"drop --image_folder {source.image_folder}: it goes with a captions file of coco")

@@ -27,7 +27,7 @@ from datasets.utils import tqdm
 from PIL import Image
 
 from vlmkit.data.checks import Faults
-from vlmkit.data.image_text_layouts import find_shards
+from vlmkit.data.image_text_layouts import find_shards, shard_name
 from vlmkit.data.image_text_shards import read_shard
 from vlmkit.training import parse_arguments
 
@@ -298,7 +298,7 @@ def check(arguments: PrepareArguments) -> None:
 
 def show_downloads(shards: Iterable[Path]) -> None:
     """Print how many images img2dataset could download, where its statistics lie beside the shards."""
-    files = [shard.with_name(f"{shard.name.partition('.')[0]}_stats.json") for shard in shards]
+    files = [shard.parent.parent / f"{shard_name(shard)}_stats.json" for shard in shards]
     stats = [json.loads(file.read_bytes()) for file in files if file.exists()]
     if stats:
         tried, downloaded = (sum(shard[name] for shard in stats) for name in ("count", "successes"))

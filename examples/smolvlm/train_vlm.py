@@ -6,6 +6,7 @@ Flags after the YAML file win. The vision tower stays as it is; Q-Former and ada
 model by LoRA (or --use_dora). The output folder gets `base` (what training starts from), the adapter with Q-Former and
 all, and `merged`, an ordinary model that needs no peft. A killed run goes on with --resume.
 On two GPUs: torchrun --nproc_per_node 2 examples/smolvlm/train_vlm.py ...
+Several machines must share the output folder.
 """
 
 import shutil
@@ -86,7 +87,7 @@ def main() -> None:
     check_streaming(data_args.datasets, training_args.max_steps, model_args.cache_tokens)
 
     set_seed(training_args.seed)
-    with training_args.main_process_first():  # the others read what the first one wrote
+    with training_args.main_process_first(local=False):  # those of other machines, too, read what the first one wrote
         tables = load_chat_tables(data_args)
         if training_args.process_index == 0:
             write_base(model_args, folder / "base")

@@ -7,7 +7,7 @@ from PIL import Image
 from tests.subprocesses import run_python
 
 from vlmkit.analysis.figure_style import GREEN, VERMILION
-from vlmkit.analysis.pair_plots import confusion_heatmap, embedding_map, error_gallery, heat_overlay
+from vlmkit.analysis.pair_plots import confusion_heatmap, embedding_map, error_gallery, heat_overlay, metric_ladder
 
 COLOURS = ("red", "green", "blue")
 LONG = "the photo on the left is a willow tree and the photo on the right is a pickup truck"
@@ -169,6 +169,12 @@ class TestConfusionHeatmap:
     def test_errors(self, confusion, message):
         with pytest.raises(ValueError, match=message):
             confusion_heatmap(confusion, ["a", "b"])
+
+
+def test_a_ladder_shows_every_metric():
+    names = [f"top@{k}" for k in range(1, 9)]
+    figure = metric_ladder(["baseline", "+ depth"], dict.fromkeys(names, (0.1, 0.2)), dict.fromkeys(names, 0.01))
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == names
 
 
 def test_the_figures_need_no_pyplot():

@@ -232,12 +232,20 @@ class TestHub:
         with pytest.raises(ValueError, match="an image is in two splits"):
             load_flickr8k(self.write(tmp_path / "hub", train=columns, test=columns), "paper")
 
+    def test_a_folder_may_lie_in_the_home_folder(self, tmp_path, monkeypatch):
+        captions = {"caption": ["one", "two"]}
+        self.write(tmp_path / "tables", train=captions, test=captions)
+        monkeypatch.setenv("HOME", str(tmp_path))
+        assert load_flickr8k("~/tables").num_rows == {"train": 2, "test": 2}
+        with pytest.raises(FileNotFoundError, match="no captioned images at ~/elsewhere, neither in a folder"):
+            load_flickr8k("~/elsewhere")
+
     def test_default_is_the_public_copy(self, monkeypatch):
         def refuse(source):
-            raise ConnectionError(source)
+            raise ConnectionError("unreachable")
 
         monkeypatch.setattr(caption_tables, "load_dataset", refuse)
-        with pytest.raises(ConnectionError, match=r"^jxie/flickr8k$"):
+        with pytest.raises(FileNotFoundError, match=r"no captioned images at jxie/flickr8k, .*: unreachable$"):
             load_flickr8k()
 
 

@@ -125,8 +125,14 @@ def test_shards_that_are_not_there(tars, tmp_path):
 
 def test_two_shards_of_one_name(tars, folders):
     pattern = f"{tars.parent.parent}/{{tars,folders}}/cc3m/*"
-    with pytest.raises(ValueError, match="would give their images the same ids; rename a folder"):
+    with pytest.raises(ValueError, match="would give their images the same ids; rename one, or its folder"):
         stream_image_text(pattern)
+
+
+def test_names_of_shards_may_hold_dots(tmp_path):
+    for name in ("train.00000.tar", "train.00001.TAR.GZ", "train.00002.tgz"):
+        write_tar(tmp_path / "cc3m" / name, {"a.jpg": jpeg(1), "a.txt": b"a dog"})
+    assert ids(stream_image_text(tmp_path / "cc3m")) == [f"cc3m/train.0000{shard}/a" for shard in range(3)]
 
 
 def test_unknown_option(tars):

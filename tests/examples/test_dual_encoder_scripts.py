@@ -1,19 +1,24 @@
 """The scripts run as a user runs them: on folders, for a few steps."""
 
 import csv
+import importlib
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 from safetensors.torch import load_file
 from tests import tiny
 from tests.data.flickr8k_folders import write_csv, write_images, write_lists
-from transformers import GPT2Model, ViTModel
+from transformers import CLIPImageProcessor, GPT2Model, ViTImageProcessor, ViTModel
+
+from vlmkit import DualEncoderProcessor
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = ROOT / "examples" / "dual_encoder"
@@ -111,6 +116,41 @@ def test_a_recipe_can_be_a_file_and_flags_win(place, tmp_path):
     assert (config["text_features"], config["projection"], config["freeze_text"]) == ("encoder", "shared", False)
     state = next(json.loads(path.read_text()) for path in (tmp_path / "run").glob("checkpoint-*/trainer_state.json"))
     assert state["global_step"] == 2
+
+
+@pytest.fixture
+def augmentation_for(monkeypatch):
+    """The function of that name in train.py."""
+    modules = ("common", "train")  # other examples have modules of these names
+    monkeypatch.syspath_prepend(SCRIPTS)
+    for name in modules:
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    yield importlib.import_module("train").augmentation_for
+    for name in modules:
+        sys.modules.pop(name, None)
+
+
+@pytest.mark.parametrize(
+    "image_processor",
+    [
+        ViTImageProcessor(size={"height": 24, "width": 24}),
+        CLIPImageProcessor(size={"shortest_edge": 24}, do_center_crop=False),  # its crop_size stays 224
+        CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 24, "width": 24}),
+    ],
+)
+def test_augmented_images_have_the_side_that_the_processor_gives(augmentation_for, image_processor):
+    augmentation = augmentation_for(DualEncoderProcessor(image_processor, tiny.tokenizer()))
+    assert augmentation(tiny.photo()).size == (24, 24)
+
+
+def test_augmentation_leaves_left_and_right_where_they_are(augmentation_for):
+    augmentation = augmentation_for(tiny.dual_encoder_processor())
+    picture = Image.new("RGB", (40, 40), "black")
+    picture.paste("white", (20, 0, 40, 40))
+    torch.manual_seed(0)
+    for _ in range(20):
+        pixels = np.asarray(augmentation(picture), dtype=float)
+        assert pixels[:, 0].mean() < pixels[:, -1].mean()
 
 
 @pytest.mark.parametrize(

@@ -264,7 +264,7 @@ def test_a_phase_keeps_model_and_data(place, changes):
         ({"dataset": "scenes"}, "--dataset scenes draws its images: drop --data flickr8k, or name the --dataset"),
         (
             {"dataset": "coco", "data": "annotations.json", "image_folder": "images"},
-            "annotations.json has no split to score captions on, only train",
+            "annotations.json needs a split to train on and another to score on, not train",
         ),
     ],
 )

@@ -144,8 +144,18 @@ def test_evaluate_without_training_images(place, tmp_path):
     run(place, "evaluate.py", "--model", "run", *flags)
     metrics = json.loads((tmp_path / "scores/metrics.json").read_text())
     assert metrics["one caption for all"]["bleu_1"] > 0
-    with pytest.raises(SystemExit, match="has no split to train on, only validation"):
+    with pytest.raises(SystemExit, match="needs a split to train on and another to score on, not validation"):
         run(place, "train.py", "one.yaml", *flags[:4], "--output_dir", tmp_path / "refused")
+
+
+def test_evaluate_scores_the_images_of_a_captions_file(place, tmp_path):
+    coco_folders.write_published(tmp_path)
+    flags = ["--data", tmp_path / "annotations/captions_val2017.json", "--image_folder", tmp_path / "val2017"]
+    flags += ["--dataset", "coco", "--output_dir", tmp_path / "scores", "--max_new_tokens", 4]
+    run(place, "evaluate.py", "--model", "run", *flags)
+    with open(tmp_path / "scores/predictions.csv", newline="", encoding="utf-8") as file:
+        references = {row["image_id"]: row["references"] for row in csv.DictReader(file)}
+    assert references == {name: captions[0] for name, captions in coco_folders.CAPTIONS["val"].items()}
 
 
 def test_pictures_show_what_the_model_saw(place, tmp_path, monkeypatch):

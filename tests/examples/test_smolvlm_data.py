@@ -153,7 +153,7 @@ def test_a_stream_must_have_more_images_than_are_held_out(chat_data):
     [
         ({"datasets": ["web", "scenes"], "data": "cc3m"}, "each once, or web alone"),
         ({"datasets": ["web"]}, "web needs --data: a folder of shards"),
-        ({"datasets": ["coco"]}, "coco needs --data: a folder, a captions file"),
+        ({"datasets": ["coco"]}, "coco needs --data: a folder, a hub id or a captions file"),
         ({"datasets": ["flickr8k"], "data": "x", "image_folder": "y"}, "drop --image_folder y: it goes with"),
         ({"datasets": []}, "give some of coco, flickr8k, easy_vqa, scenes, each once"),
     ],

@@ -168,6 +168,13 @@ def test_sound_shards(tmp_path, write):
     ]
 
 
+def test_statistics_of_shards_whose_names_hold_dots(tmp_path):
+    write_tars(tmp_path / "cc3m")
+    for file in (tmp_path / "cc3m").iterdir():
+        file.rename(file.with_name(f"train.{file.name}"))
+    assert "\n12 of 30 images were downloaded\n" in run(tmp_path, SCRIPT, "--check", "cc3m")
+
+
 def test_faults_are_counted_over_all_shards(tmp_path):
     write_tars(tmp_path / "cc3m")
     for shard in (0, 2):

@@ -1,6 +1,7 @@
 """The second stage runs on folders, for a few steps."""
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -201,14 +202,19 @@ def test_a_validation_loss_without_a_validation_split_is_refused(place):
         run(place, "train_vlm.py", *TINY, *SHORT, *flags, "--output_dir", "no_validation")
 
 
-def test_two_processes_train_and_merge_once(place):
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    environment = {**os.environ, "HF_DATASETS_CACHE": str(place / "cache"), "OMP_NUM_THREADS": "1"}
+def test_two_machines_train_and_merge_once(place):
+    """Both processes are the first of their machine, and only one of them writes the base, which the other reads."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    world = {"WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    environment = {**os.environ, **world, "HF_DATASETS_CACHE": str(place / "cache"), "OMP_NUM_THREADS": "1"}
     flags = [*TINY, *DATA, *SHORT, "--ddp_backend", "gloo", "--output_dir", "two"]
-    command = [*torchrun, str(SCRIPTS / "train_vlm.py"), *map(str, flags)]
-    result = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True)
-    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-4000:]
-    assert result.stdout.count("written: two/merged") == 1
+    command = [sys.executable, str(SCRIPTS / "train_vlm.py"), *map(str, flags)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    machines = [subprocess.Popen(command, cwd=place, env={**environment, "RANK": rank}, **pipes) for rank in ("0", "1")]
+    printed = [machine.communicate()[0] for machine in machines]
+    assert [machine.returncode for machine in machines] == [0, 0], "\n".join(text[-4000:] for text in printed)
+    assert [text.count("written: two/merged") for text in printed] == [1, 0]
     assert (place / "two/merged/model.safetensors").is_file()
 
 

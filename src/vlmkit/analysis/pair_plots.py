@@ -183,7 +183,7 @@ def metric_ladder(
 
     Args:
         rows: N names, in the order in which changes were added.
-        metrics: for each metric its N fractions.
+        metrics: for each metric its N fractions; six can be told apart.
         references: for each metric what can be had without looking, drawn as a dotted line of the same colour.
 
     Raises:
@@ -202,7 +202,7 @@ def metric_ladder(
             )
     figure = Figure(figsize=(1.6 + 0.9 * len(rows), 4.2), layout="constrained")
     axes = figure.subplots()
-    for (name, values), colour in zip(metrics.items(), SERIES, strict=False):
+    for (name, values), colour in zip(metrics.items(), itertools.cycle(SERIES)):
         axes.plot(range(len(rows)), [100 * value for value in values], marker="o", color=colour, label=name)
         axes.axhline(100 * references[name], color=colour, linestyle=":", linewidth=1)
         for place, value in enumerate(values):

@@ -241,7 +241,7 @@ def _language_model(adapter: Path, base_model: str | os.PathLike) -> PreTrainedM
     try:
         from vlmkit.training.adapters import load_lora
     except ImportError as error:
-        raise ImportError('merging a lora_adapter needs peft: pip install "vlmkit[train]" peft') from error
+        raise ImportError('merging a lora_adapter needs peft: pip install "vlmkit[train]"') from error
     language_model = AutoModelForCausalLM.from_pretrained(base_model, dtype=torch.float32)
     return load_lora(language_model, adapter).merge_and_unload()
 

@@ -1,5 +1,6 @@
 """What the loaders of captioned images share: from image files, or from what `datasets` reads, to checked tables."""
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from itertools import chain
@@ -58,15 +59,22 @@ def from_datasets(source: str, faults: Faults, repeats: bool = False) -> tuple[D
     """The table of the images of anything that `datasets.load_dataset` reads, and the photos of each split.
 
     Args:
-        source: a hub id or a folder. It needs a column `image` and the captions in `caption_0`, `caption_1`, ...,
-            `captions`, `caption` or `text`, and may hold one row per caption if a column tells the image.
+        source: a hub id, or a folder, where "~" stands for the home folder. It needs a column `image` and the captions
+            in `caption_0`, `caption_1`, ..., `captions`, `caption` or `text`, and may hold one row per caption if a
+            column tells the image.
         faults: gets the empty captions and the duplicate rows.
         repeats: see [`group_captions`].
 
     Raises:
+        FileNotFoundError: there is no data set.
         ValueError: a column is missing.
     """
-    tables = load_dataset(source)
+    try:
+        tables = load_dataset(os.path.expanduser(source))
+    except (FileNotFoundError, ConnectionError) as error:
+        raise FileNotFoundError(
+            f"there are no captioned images at {source}, neither in a folder on this machine nor on the hub: {error}"
+        ) from error
     splits: dict[str, list[Photo]] = {}
     offset = 0
     for split, table in tables.items():

@@ -44,7 +44,7 @@ def load_coco_captions(
             faulty, with one warning that counts it.
 
     Raises:
-        FileNotFoundError: a captions file, an image folder or an image is absent.
+        FileNotFoundError: there is no data set; or a captions file, an image folder or an image is absent.
         ValueError: an unknown option, `image_folder` without a captions file or the reverse, a file that is not of its
             kind, a fault (the message names file and annotation, or the image), or no image left in a split.
 

@@ -50,7 +50,8 @@ def load_flickr8k(
             warning that counts it. A repetition among exactly five captions is no fault: the published data have some.
 
     Raises:
-        FileNotFoundError: a captions file, a listed image, the image folder or one of three lists is absent.
+        FileNotFoundError: there is no data set; or a captions file, a listed image, the image folder or one of three
+            lists is absent.
         ValueError: an unknown option, a fault (the message names file and row, or the image), no image left in a
             split, or fewer than 2,000 images for the protocol "paper".
 

@@ -13,7 +13,7 @@ from vlmkit.data.tar_stream import tar_files
 
 IMAGE_SUFFIXES = frozenset({"bmp", "gif", "jpeg", "jpg", "png", "tif", "tiff", "webp"})
 _SUFFIXES = IMAGE_SUFFIXES | {"txt", "json"}
-_TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+_TAR_SUFFIX = re.compile(r"\.(tar(\.(gz|bz2|xz))?|tgz)\Z", re.IGNORECASE)
 
 
 class Sample(NamedTuple):
@@ -36,7 +36,7 @@ def find_shards(source: str | Path) -> list[Path]:
 
     Raises:
         FileNotFoundError: there is none, or one that the pattern names is absent.
-        ValueError: two shards have the same name in folders of the same name.
+        ValueError: two shards have the same name, apart from the suffix, in folders of the same name.
 
     Example:
         >>> import tempfile
@@ -61,21 +61,20 @@ def find_shards(source: str | Path) -> list[Path]:
     shards = [shard.resolve() for shard in shards]
     by_name = {shard_name(shard): shard for shard in shards}
     for shard in shards:
-        if by_name[shard_name(shard)] != shard:
-            raise ValueError(
-                f"{shard} and {by_name[shard_name(shard)]} would give their images the same ids; rename a folder"
-            )
+        other = by_name[shard_name(shard)]
+        if other != shard:
+            raise ValueError(f"{shard} and {other} would give their images the same ids; rename one, or its folder")
     return list(by_name.values())
 
 
 def shard_name(shard: Path) -> str:
-    """The name of a shard with that of its folder, which `image_id` begins with.
+    """The name of a shard, without the suffix of an archive, behind that of its folder; `image_id` begins with it.
 
     Example:
-        >>> shard_name(Path("data/cc3m/00000.tar"))
-        'cc3m/00000'
+        >>> shard_name(Path("data/cc3m/train.00000.tar"))
+        'cc3m/train.00000'
     """
-    return f"{shard.parent.name}/{shard.name.partition('.')[0]}"
+    return f"{shard.parent.name}/{_TAR_SUFFIX.sub('', shard.name)}"
 
 
 def _shards_in(folder: Path) -> list[Path]:
@@ -88,7 +87,7 @@ def _shards_in(folder: Path) -> list[Path]:
 
 
 def _is_tar(path: Path) -> bool:
-    return path.name.lower().endswith(_TAR_SUFFIXES) and path.is_file()
+    return _TAR_SUFFIX.search(path.name) is not None and path.is_file()
 
 
 def _matches(pattern: str) -> list[Path]:
