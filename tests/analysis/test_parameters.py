@@ -4,13 +4,14 @@ from tests import tiny
 from torch import nn
 from transformers import GPT2Config, TimmWrapperConfig
 
-from vlmkit import DualEncoderConfig, DualEncoderModel
+from vlmkit import DualEncoderConfig, DualEncoderModel, SmolVLM
 from vlmkit.analysis.parameters import (
     component_parameters,
     count_parameters,
     dual_encoder_parameters,
     parameter_table,
 )
+from vlmkit.training import adapt_backbones
 
 VIT = {"base": "vit_base_patch16_224", "large": "vit_large_patch16_224"}
 GPT2 = {"medium": (1024, 24, 16), "large": (1280, 36, 20)}
@@ -80,6 +81,17 @@ class TestComponentParameters:
         assert sum(part.trainable for part in parts) == total.trainable == count_parameters(model, trainable_only=True)
         assert sum(part.share for part in parts) == pytest.approx(total.share) == 1
         assert {"vision_tower", "text_tower"} <= {part.name for part in parts}
+
+    @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft asks for it
+    def test_what_an_adapter_trains_whole_counts_once(self):
+        model = SmolVLM(tiny.smolvlm_config())
+        before = {row.name: row.total for row in component_parameters(model)}
+        adapt_backbones(model, rank=2, alpha=4)
+        after = {row.name: row for row in component_parameters(model)}
+        assert after["connector"].total == after["connector"].trainable == before["connector"]
+        assert after["vision_tower"].total == before["vision_tower"]
+        added = after["language_model"].total - before["language_model"]
+        assert added == after["language_model"].trainable == after["total"].total - before["total"] > 0
 
     def test_no_parameters(self):
         (total,) = component_parameters(nn.Sequential(nn.ReLU()))

@@ -74,7 +74,8 @@ def component_parameters(model: nn.Module) -> list[ComponentParameters]:
 
     The parts are the model's own parameters, if it has any outside its modules, and its direct children, in that order;
     children without parameters are left out. Parameters that several parts share, such as tied embeddings, count in the
-    first of them only, so that the parts add up to the whole.
+    first of them only, so that the parts add up to the whole. What peft keeps of modules that it trains whole, for an
+    adapter that is switched off, does not count.
 
     Args:
         model: any module, on any device, the meta device included.
@@ -88,17 +89,18 @@ def component_parameters(model: nn.Module) -> list[ComponentParameters]:
         [('0', 9, 9), ('2', 4, 0), ('total', 13, 9)]
     """
     parts = {name: [parameter] for name, parameter in model.named_parameters(recurse=False)}
-    parts |= {name: list(child.parameters()) for name, child in model.named_children()}
-    whole = count_parameters(model)
-    rows, counted = [], set()
+    for name, child in model.named_children():
+        parts[name] = [p for path, p in child.named_parameters() if "original_module" not in path.split(".")]
+    counts, counted = {}, set()
     for name, parameters in parts.items():
         new = [parameter for parameter in parameters if parameter not in counted]
         counted.update(new)
-        total = sum(parameter.numel() for parameter in new)
-        trainable = sum(parameter.numel() for parameter in new if parameter.requires_grad)
+        trained = sum(parameter.numel() for parameter in new if parameter.requires_grad)
         if parameters:
-            rows.append(ComponentParameters(name, total, trainable, share=total / whole))
-    return [*rows, ComponentParameters("total", whole, count_parameters(model, trainable_only=True), share=1.0)]
+            counts[name] = (sum(parameter.numel() for parameter in new), trained)
+    counts["total"] = (sum(total for total, _ in counts.values()), sum(trained for _, trained in counts.values()))
+    whole = counts["total"][0] or 1
+    return [ComponentParameters(name, total, trained, total / whole) for name, (total, trained) in counts.items()]
 
 
 def parameter_table(rows: Sequence[ComponentParameters]) -> str:
