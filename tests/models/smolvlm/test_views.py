@@ -90,7 +90,7 @@ class TestProcessor:
         processor, options = tiny.smolvlm_processor(), {"do_image_splitting": False}
         message = "CLIPImageProcessor does not split images; leave out do_image_splitting, or make the processor with"
         with pytest.raises(ValueError, match=message):
-            processor.apply_chat_template([CHAT[:1]], processor_kwargs=SPLIT, **TO_ANSWER)
+            processor.apply_chat_template([CHAT[:1]], processor_kwargs=dict(SPLIT), **TO_ANSWER)
         assert places(processor.apply_chat_template([CHAT[:1]], processor_kwargs=options, **TO_ANSWER)) == [3]
 
     def test_of_another_image_processor_are_unknown(self):
