@@ -1,6 +1,5 @@
 """Two processes that average their gradients train as one process on the joined batch."""
 
-import json
 import os
 import subprocess
 import sys
@@ -19,6 +18,12 @@ from vlmkit.distributed import gather_with_grad, mean_over_processes, rank, row_
 from vlmkit.losses import MatchingPairs, matching_loss
 
 PARTS = {"even": (4, 4), "uneven": (5, 2)}
+CONTRASTIVE = {
+    f"{loss}-{how}-{parts}-{'groups' if groups else 'no groups'}": (loss, how, PARTS[parts], groups)
+    for loss, how in (("info_nce", "ddp"), ("info_nce", "fsdp2"), ("sigmoid", "ddp"))
+    for parts in PARTS
+    for groups in (False, True)
+}
 JUDGED_PARTS = [3, 6]  # three combinations of one pair and of two
 
 
@@ -123,10 +128,13 @@ def loss_and_gradients(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -
     return {"loss": loss.detach(), **whole}
 
 
-def contrastive_worker(folder: Path, parts: list[int], loss: str, groups: bool, how: str) -> None:
-    result = own_part(wrap(make_model(loss), how), make_batch(sum(parts), groups), parts)
+def contrastive_worker(folder: Path) -> None:
+    results = {
+        name: own_part(wrap(make_model(loss), how), make_batch(sum(parts), groups), parts)
+        for name, (loss, how, parts, groups) in CONTRASTIVE.items()
+    }
     if rank() == 0:
-        torch.save(result, folder / "result.pt")
+        torch.save(results, folder / "result.pt")
 
 
 def caption_bank_worker(folder: Path) -> None:
@@ -160,13 +168,13 @@ def own_part(model: torch.nn.Module, batch: dict[str, torch.Tensor], parts: list
     return result
 
 
-def in_two_processes(folder: Path, worker: str, **arguments: object) -> dict:
+def in_two_processes(folder: Path, worker: str) -> dict:
     """What the first of two workers saves."""
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
     root = Path(__file__).parent.parent
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
     run = subprocess.run(
-        [*torchrun, "--standalone", __file__, worker, str(folder), json.dumps(arguments)],
+        [*torchrun, "--standalone", __file__, worker, str(folder)],
         env=environment,
         cwd=root,
         capture_output=True,
@@ -182,12 +190,16 @@ def assert_equal(two: dict[str, torch.Tensor], one: dict[str, torch.Tensor]) -> 
         torch.testing.assert_close(two[name], one[name], rtol=1e-5, atol=1e-5, msg=lambda text, n=name: f"{n}: {text}")
 
 
-@pytest.mark.parametrize("groups", [False, True], ids=["no-groups", "groups"])
-@pytest.mark.parametrize("parts", PARTS)
-@pytest.mark.parametrize(("loss", "how"), [("info_nce", "ddp"), ("info_nce", "fsdp2"), ("sigmoid", "ddp")])
-def test_two_processes_equal_one(tmp_path, loss, how, parts, groups):
-    two = in_two_processes(tmp_path, "contrastive", parts=PARTS[parts], loss=loss, groups=groups, how=how)
-    assert_equal(two, loss_and_gradients(make_model(loss), make_batch(sum(PARTS[parts]), groups)))
+@pytest.fixture(scope="module")
+def contrastive(tmp_path_factory) -> dict[str, dict[str, torch.Tensor]]:
+    """All cases in one pair of processes, which take long to start."""
+    return in_two_processes(tmp_path_factory.mktemp("contrastive"), "contrastive")
+
+
+@pytest.mark.parametrize("name", CONTRASTIVE)
+def test_two_processes_equal_one(contrastive, name):
+    loss, _, parts, groups = CONTRASTIVE[name]
+    assert_equal(contrastive[name], loss_and_gradients(make_model(loss), make_batch(sum(parts), groups)))
 
 
 def test_two_processes_equal_one_with_a_caption_bank(tmp_path):
@@ -222,10 +234,10 @@ def test_one_process_is_the_identity():
 
 
 if __name__ == "__main__":
-    worker_name, folder_name, options = sys.argv[1:]
+    worker_name, folder_name = sys.argv[1:]
     torch.distributed.init_process_group("gloo")
     assert world_size() == 2
-    WORKERS[worker_name](Path(folder_name), **json.loads(options))
+    WORKERS[worker_name](Path(folder_name))
     torch.distributed.barrier()  # nobody leaves while the other still talks
     torch.distributed.destroy_process_group()
     sys.stderr.flush()
