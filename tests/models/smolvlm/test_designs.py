@@ -296,6 +296,11 @@ def test_what_generate_computes_is_given_whole_and_in_place_of_images(fusion):
             model(**batch, **given)
 
 
+def test_square_images_without_a_mask_have_tokens_in_one_tensor():
+    model = chat_model(connector="pixel_shuffle")
+    assert model.get_image_features(torch.rand(2, 3, 32, 32)).pooler_output.shape[0] == 2
+
+
 def test_an_image_that_is_no_square_is_shuffled_in_its_own_grid():
     vision = tiny.vision_config(image_size=(16, 64), patch_size=8)  # a grid of 2 x 8, which 4 x 4 would hold, too
     model = chat_model(connector="pixel_shuffle", vision_config=vision)

@@ -136,8 +136,9 @@ class SmolVLM(FromPretrainedParts, GenerationMixin):
                 images of a size that vision tower or connector cannot take.
         """
         if pixel_values is not None and pixel_mask is None and self.config.connector == "pixel_shuffle":
-            # Tokens without a grid are taken for a square.
-            pixel_mask = pixel_values.new_ones(len(pixel_values), *pixel_values.shape[2:])
+            height, width = pixel_values.shape[2:]
+            if height != width:  # a mask tells the grid of the tokens, which else is taken for a square
+                pixel_mask = pixel_values.new_ones(len(pixel_values), height, width)
         vision = self.vision_tower.encode_or_take(
             pixel_values, image_tokens, self.training, pixel_mask, token_mask, **kwargs
         )
