@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from torch import nn
@@ -91,16 +92,16 @@ def component_parameters(model: nn.Module) -> list[ComponentParameters]:
     parts = {name: [parameter] for name, parameter in model.named_parameters(recurse=False)}
     for name, child in model.named_children():
         parts[name] = [p for path, p in child.named_parameters() if "original_module" not in path.split(".")]
-    counts, counted = {}, set()
+    whole = sum(parameter.numel() for parameter in set(chain.from_iterable(parts.values())))
+    rows, counted = [], set()
     for name, parameters in parts.items():
         new = [parameter for parameter in parameters if parameter not in counted]
         counted.update(new)
-        trained = sum(parameter.numel() for parameter in new if parameter.requires_grad)
+        total = sum(parameter.numel() for parameter in new)
+        trainable = sum(parameter.numel() for parameter in new if parameter.requires_grad)
         if parameters:
-            counts[name] = (sum(parameter.numel() for parameter in new), trained)
-    counts["total"] = (sum(total for total, _ in counts.values()), sum(trained for _, trained in counts.values()))
-    whole = counts["total"][0] or 1
-    return [ComponentParameters(name, total, trained, total / whole) for name, (total, trained) in counts.items()]
+            rows.append(ComponentParameters(name, total, trainable, share=total / whole))
+    return [*rows, ComponentParameters("total", whole, sum(row.trainable for row in rows), share=1.0)]
 
 
 def parameter_table(rows: Sequence[ComponentParameters]) -> str:
