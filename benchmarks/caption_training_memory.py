@@ -87,10 +87,10 @@ def build_batches(model: QFormerCaptioner, arguments: Arguments) -> dict[str, di
     placeholders = torch.full((arguments.batch_size, arguments.num_queries), _PAD)
     texts = {"input_ids": captions, "labels": captions}
     with torch.no_grad():
-        image_tokens = model.vision_tower(images).last_hidden_state
+        vision_features = model.vision_tower(images).last_hidden_state
     return {
         "vlmkit": {"pixel_values": images, **texts},
-        "vlmkit, image tokens": {"image_tokens": image_tokens, **texts},
+        "vlmkit, image tokens": {"vision_features": vision_features, **texts},
         "BLIP-2": {
             "pixel_values": images,
             "input_ids": torch.cat([placeholders, captions], dim=1),

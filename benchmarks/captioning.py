@@ -67,10 +67,10 @@ def caption_like_the_original(model: QFormerCaptioner, pixel_values: Tensor, num
     Returns:
         `(1, 1 + num_tokens)`.
     """
-    image_tokens = model.vision_tower(pixel_values).last_hidden_state
+    vision_features = model.vision_tower(pixel_values).last_hidden_state
     token_ids = torch.tensor([[model.config.text_config.bos_token_id]])
     for _ in range(num_tokens):
-        queries, _ = model.qformer(model.image_projection(image_tokens))
+        queries, _ = model.qformer(model.vision_projection(vision_features))
         embeddings = model.get_input_embeddings()(token_ids)
         hidden_states = model.get_decoder()(inputs_embeds=embeddings, use_cache=False).last_hidden_state
         key_values = model.image_cross_attention.attention.key_values(queries)

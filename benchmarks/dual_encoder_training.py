@@ -19,8 +19,8 @@ from transformers import HfArgumentParser, Trainer, TrainingArguments, set_seed
 
 from vlmkit import DualEncoderModel, DualEncoderProcessor
 from vlmkit.data import ContrastiveCollator, load_flickr8k
+from vlmkit.inference import cache_image_features, cache_text_features, embed_table
 from vlmkit.metrics import retrieval_metrics
-from vlmkit.training import cache_image_features, cache_text_features, embed_table
 
 
 @dataclass

@@ -91,17 +91,17 @@ def encode_one_by_one(model: nn.Module, pixel_values: Tensor) -> Tensor:
 
 def original_loss(model: nn.Module, pixel_values: Tensor, texts: dict[str, Tensor], dtype: str) -> Tensor:
     """From pixels, by the scores of all positions."""
-    image_tokens = encode_one_by_one(model, pixel_values)
+    vision_features = encode_one_by_one(model, pixel_values)
     inputs = {name: tensor for name, tensor in texts.items() if name != "labels"}
     with torch.autocast(DEVICE, torch.bfloat16, enabled=dtype == "bfloat16"):
-        logits = model(**inputs, image_tokens=image_tokens, use_cache=False).logits
+        logits = model(**inputs, vision_features=vision_features, use_cache=False).logits
         return ForCausalLMLoss(logits, texts["labels"], vocab_size=logits.shape[-1])
 
 
-def vlmkit_loss(model: nn.Module, image_tokens: Tensor, texts: dict[str, Tensor], dtype: str) -> Tensor:
+def vlmkit_loss(model: nn.Module, vision_features: Tensor, texts: dict[str, Tensor], dtype: str) -> Tensor:
     """From image tokens, by the scores of labelled positions."""
     with torch.autocast(DEVICE, torch.bfloat16, enabled=dtype == "bfloat16"):
-        return model(**texts, image_tokens=image_tokens, use_cache=False).loss
+        return model(**texts, vision_features=vision_features, use_cache=False).loss
 
 
 def loss_without_dropout(model: nn.Module, loss: Callable[[], Tensor]) -> float:
@@ -165,10 +165,10 @@ def measure_side(arguments: Arguments) -> dict[str, float]:
         def loss() -> Tensor:
             return original_loss(model, pixel_values, texts, arguments.dtype)
     else:
-        image_tokens = encode_one_by_one(model, pixel_values)
+        vision_features = encode_one_by_one(model, pixel_values)
 
         def loss() -> Tensor:
-            return vlmkit_loss(model, image_tokens, texts, arguments.dtype)
+            return vlmkit_loss(model, vision_features, texts, arguments.dtype)
 
     value = loss_without_dropout(model, loss)
     optimizer = new_optimizer(model)
@@ -221,11 +221,11 @@ def report_stages(arguments: Arguments) -> None:
             texts = build_batch(config, batch_size)
             if stage == "stage 1":
                 texts = {"input_ids": torch.randint(1, 30_000, (batch_size, _CAPTION_LENGTH), device=DEVICE)}
-            image_tokens = torch.randn(batch_size, num_tokens, config.vision_config.hidden_size, device=DEVICE)
+            vision_features = torch.randn(batch_size, num_tokens, config.vision_config.hidden_size, device=DEVICE)
 
-            def loss(model: nn.Module = model, images: Tensor = image_tokens, texts: dict = texts) -> Tensor:
+            def loss(model: nn.Module = model, images: Tensor = vision_features, texts: dict = texts) -> Tensor:
                 with torch.autocast(DEVICE, torch.bfloat16, enabled=arguments.dtype == "bfloat16"):
-                    return model(**texts, image_tokens=images).loss
+                    return model(**texts, vision_features=images).loss
 
             with FlopCounterMode(display=False) as counter:
                 step(loss, optimizer)

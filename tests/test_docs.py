@@ -27,7 +27,7 @@ from transformers import BertConfig, BertModel, CLIPVisionConfig, CLIPVisionMode
 import vlmkit
 from tests import tiny
 from tests.conversion import multimodel_original, qformer_vlm_original
-from tests.data.flickr8k_folders import write_csv, write_images, write_lists
+from tests.data.sources.flickr8k_folders import write_csv, write_images, write_lists
 from vlmkit.cifar100_classes import CIFAR100_CLASSES
 
 ROOT = Path(__file__).parent.parent

@@ -198,7 +198,7 @@ def smolvlm_config(**kwargs) -> VlmkitSmolVLMConfig:
     return VlmkitSmolVLMConfig(**{**sizes, "image_token_id": IMAGE_TOKEN_ID, "num_query_tokens": 3, **kwargs})
 
 
-def views_processor(config: VlmkitSmolVLMConfig, **images) -> VlmkitSmolVLMProcessor:
+def crops_processor(config: VlmkitSmolVLMConfig, **images) -> VlmkitSmolVLMProcessor:
     """For any design; images are squashed to 32 x 32 unless told otherwise."""
     divisor = config.vision_config.patch_size * (
         config.pixel_shuffle_factor if config.connector == "pixel_shuffle" else 1

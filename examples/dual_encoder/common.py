@@ -12,8 +12,9 @@ from transformers import PreTrainedModel, ProcessorMixin
 
 from vlmkit.analysis.plots import similarity_grid
 from vlmkit.data import caption_matches, load_flickr8k, load_scenes
+from vlmkit.inference import cache_image_features, cache_text_features, embed_table
 from vlmkit.metrics import chance_recall, retrieval_metrics
-from vlmkit.training import ContrastiveTrainingArguments, cache_image_features, cache_text_features, embed_table
+from vlmkit.training import ContrastiveTrainingArguments
 
 
 @dataclass

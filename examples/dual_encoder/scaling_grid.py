@@ -25,7 +25,7 @@ from vlmkit.analysis.parameters import dual_encoder_parameters
 from vlmkit.data import CaptionPairs, ContrastiveCollator
 from vlmkit.metrics import compute_retrieval_metrics
 from vlmkit.modules import VisionTower
-from vlmkit.modules.digest import text_digest
+from vlmkit.modules.fingerprint import text_fingerprint
 from vlmkit.training import parse_arguments
 
 VISION = [
@@ -147,7 +147,7 @@ def cell_name(
     recipe = ("learning_rate", "weight_decay", "num_train_epochs", "max_steps", "per_device_train_batch_size")
     settings = [vision, text, seed, grid.cutoffs, data_args.data, data_args.protocol]
     settings += [getattr(training_args, name) for name in recipe]
-    digest = text_digest(json.dumps(settings), size=4)
+    digest = text_fingerprint(json.dumps(settings), size=4)
     short = "--".join(f"{kind}{Path(place).name}" for kind, place in map(_split_kind, (vision, text)))
     return f"{short}--{data_args.protocol}--{seed}--{digest}"
 

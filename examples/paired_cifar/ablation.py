@@ -31,7 +31,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from vlmkit import PairedCifarAligner, PairedCifarAlignerProcessor
 from vlmkit.data import ImagePairs
-from vlmkit.modules.digest import text_digest
+from vlmkit.modules.fingerprint import text_fingerprint
 from vlmkit.training import parse_arguments
 
 Row = tuple[str, dict[str, Any]]
@@ -157,7 +157,7 @@ def digest(arguments: tuple[Any, ...]) -> str:
     _, *parts, training_args = arguments
     names = RECIPE
     settings = [*map(vars, parts), {name: str(getattr(training_args, name)) for name in names}]
-    return text_digest(json.dumps(settings), size=4)
+    return text_fingerprint(json.dumps(settings), size=4)
 
 
 def run_row(
@@ -195,7 +195,7 @@ def run_row(
 def take_bank(model: PairedCifarAligner, other: PairedCifarAligner) -> None:
     """Copy the captions' embeddings of another model."""
     model.caption_embeds.copy_(other.caption_embeds)
-    model.caption_bank_digests.copy_(other.caption_bank_digests)
+    model.caption_bank_fingerprints.copy_(other.caption_bank_fingerprints)
     model.config.text_encoder = other.config.text_encoder
     model.check_caption_bank()
 

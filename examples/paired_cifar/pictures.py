@@ -8,7 +8,7 @@ from PIL import Image
 from torch import Tensor
 
 from vlmkit import PairedCifarAligner
-from vlmkit.analysis.attention import attention_rollout, occlusion_map
+from vlmkit.analysis.attention_maps import attention_rollout, occlusion_map
 from vlmkit.analysis.pair_plots import confusion_heatmap, embedding_map, error_gallery, heat_overlay
 from vlmkit.analysis.projection import project_embeddings
 from vlmkit.data import CIFAR100_SUPERCLASSES, ImagePairs

@@ -17,7 +17,8 @@ from transformers import AutoModel, AutoProcessor
 import vlmkit  # noqa: F401 (registers the Auto classes)
 from vlmkit.analysis.caption_plots import caption_gallery
 from vlmkit.data import decodable_image_files, find_image_files, thumbnail
-from vlmkit.training import caption_table, parse_arguments
+from vlmkit.inference import caption_table
+from vlmkit.training import parse_arguments
 
 
 @dataclass

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from datasets import Dataset, DatasetDict, Features, Image, Value
 
-from vlmkit.data import first_rows, load_coco_captions, load_flickr8k, load_scenes
+from vlmkit.data import load_coco_captions, load_flickr8k, load_scenes, take_rows
 from vlmkit.training import TableTrainingArguments
 
 SCORES = ("bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l", "cider")
@@ -51,7 +51,7 @@ def load_tables(arguments: DataArguments, training: bool = True) -> DatasetDict:
     Raises:
         SystemExit: data and data set do not go together, or there is no such split.
     """
-    tables = first_rows(all_tables(arguments), arguments.max_images)
+    tables = take_rows(all_tables(arguments), arguments.max_images)
     if training and not ("train" in tables and {"validation", "test"} & tables.keys()):
         raise SystemExit(f"{arguments.data} needs a split to train on and another to score on, not {', '.join(tables)}")
     return tables

@@ -18,9 +18,10 @@ from datasets.utils import tqdm
 from transformers import AutoModel, AutoProcessor
 
 import vlmkit  # noqa: F401 (registers the Auto classes)
-from vlmkit.data import held_out
+from vlmkit.data import evaluation_split
+from vlmkit.inference import cache_vision_features, caption_table
 from vlmkit.metrics import caption_metrics
-from vlmkit.training import cache_image_tokens, caption_table, parse_arguments
+from vlmkit.training import parse_arguments
 
 
 @dataclass
@@ -41,7 +42,7 @@ def main() -> None:
     model = AutoModel.from_pretrained(arguments.model).to("cuda" if torch.cuda.is_available() else "cpu").eval()
     processor = AutoProcessor.from_pretrained(arguments.model)
     tables = load_tables(data_args, training=False)
-    table = cache_image_tokens(model.vision_tower, processor, held_out(tables))
+    table = cache_vision_features(model.vision_tower, processor, evaluation_split(tables))
     references = list(table["captions"])
 
     # Every image gets the tokens of the next: no image keeps its own.

@@ -18,16 +18,10 @@ from transformers import AutoModel, PreTrainedModel, ProcessorMixin, Trainer, se
 
 from vlmkit import QFormerCaptioner, QFormerCaptionerProcessor
 from vlmkit.analysis.parameters import component_parameters, parameter_table
-from vlmkit.data import CaptionCollator, CaptionPairs, held_out
+from vlmkit.data import CaptionCollator, CaptionPairs, evaluation_split
+from vlmkit.inference import cache_vision_features, caption_table
 from vlmkit.metrics import caption_metrics
-from vlmkit.training import (
-    cache_image_tokens,
-    caption_table,
-    freeze_lower_blocks,
-    optimizer_with_part_rates,
-    parse_phases,
-    progress_of_phases,
-)
+from vlmkit.training import check_phases, freeze_lower_blocks, optimizer_with_group_learning_rates, parse_phases
 
 
 @dataclass
@@ -52,11 +46,11 @@ class PhaseArguments:
 
     freeze_fraction: float = field(default=0.7, metadata={"help": "of the language model's blocks, from the lowest"})
     freeze_token_embeddings: bool = field(default=False, metadata={"help": "even where they are the head as well"})
-    part_rates: str = field(
+    parameter_groups: str = field(
         default="{}", metadata={"help": 'JSON: learning rates of parts, such as {"language_model": 2e-5}'}
     )
     caption: Literal["first", "all"] = field(default="first", metadata={"help": "of each image"})
-    cache_tokens: Literal["float16", "float32"] | None = field(
+    cache_vision_features: Literal["float16", "float32"] | None = field(
         default=None, metadata={"help": "run the frozen vision tower once, and keep its tokens on disk"}
     )
     num_beams: int = field(default=3, metadata={"help": "of the captions that are scored in the end"})
@@ -70,17 +64,17 @@ def main() -> None:
     model_args, data_args, phase_args, training_args = phases[0]
     if any(phase[:2] != phases[0][:2] for phase in phases):
         raise SystemExit("a phase changes the model or the data, which are the same in all: move this out of `phases`")
-    progress = progress_of_phases([phase[-1].output_dir for phase in phases], phase_args.resume)
-    if phase_args.cache_tokens and not model_args.freeze_vision:
-        raise SystemExit("--cache_tokens needs a frozen vision tower: drop it, or leave --freeze_vision")
+    progress = check_phases([phase[-1].output_dir for phase in phases], phase_args.resume)
+    if phase_args.cache_vision_features and not model_args.freeze_vision:
+        raise SystemExit("--cache_vision_features needs a frozen vision tower: drop it, or leave --freeze_vision")
 
     set_seed(training_args.seed)
     model, processor = new_model(model_args)
     with training_args.main_process_first():  # the others read what the first one computed
         tables = load_tables(data_args)
-        if phase_args.cache_tokens:
+        if phase_args.cache_vision_features:
             model.vision_tower.to(training_args.device)
-            tables = cached(model, processor, tables, phase_args.cache_tokens)
+            tables = cached(model, processor, tables, phase_args.cache_vision_features)
     for number, (phase, step) in enumerate(zip(phases, progress, strict=True), start=1):
         *_, phase_args, training_args = phase
         if training_args.should_log:
@@ -114,7 +108,10 @@ def new_model(arguments: ModelArguments) -> tuple[QFormerCaptioner, QFormerCapti
 def cached(model: PreTrainedModel, processor: ProcessorMixin, tables: DatasetDict, dtype: str) -> DatasetDict:
     """Tables with the tokens of the frozen vision tower in place of images."""
     return DatasetDict(
-        {name: cache_image_tokens(model.vision_tower, processor, table, dtype=dtype) for name, table in tables.items()}
+        {
+            name: cache_vision_features(model.vision_tower, processor, table, dtype=dtype)
+            for name, table in tables.items()
+        }
     )
 
 
@@ -138,7 +135,9 @@ def train(
         train_dataset=pairs["train"],
         eval_dataset=pairs.get("validation", pairs.get("test")),
         processing_class=processor,
-        optimizer_cls_and_kwargs=optimizer_with_part_rates(training_args, model, json.loads(phase.part_rates)),
+        optimizer_cls_and_kwargs=optimizer_with_group_learning_rates(
+            training_args, model, json.loads(phase.parameter_groups)
+        ),
     )
     result = trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model()
@@ -155,7 +154,7 @@ def score(
     folder: Path,
 ) -> None:
     """Caption the held-out images, and write the scores into the model's card."""
-    table = held_out(tables)
+    table = evaluation_split(tables)
     captions = caption_table(
         model, processor, table, do_sample=False, num_beams=phase.num_beams, max_new_tokens=phase.max_new_tokens
     )

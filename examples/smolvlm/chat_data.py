@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from common import CAPTIONED, SourceArguments, Tables, check_source, load_tables
 
-from vlmkit.data import CHAT_TASKS, first_rows, load_easy_vqa
+from vlmkit.data import CHAT_TASKS, load_easy_vqa, take_rows
 
 DATASETS = (*CAPTIONED, "easy_vqa", "scenes")
 
@@ -45,7 +45,7 @@ def load_chat_tables(arguments: ChatDataArguments, training: bool = True) -> dic
         raise SystemExit(f"--datasets are {given}: give some of {kinds}, each once, or web alone")
     check_source(names, arguments)
     return {
-        name: first_rows(load_easy_vqa(arguments.easy_vqa_folder), arguments.max_images)
+        name: take_rows(load_easy_vqa(arguments.easy_vqa_folder), arguments.max_images)
         if name == "easy_vqa"
         else load_tables(name, arguments, training)
         for name in names

@@ -8,8 +8,8 @@ from typing import Any, Literal
 from datasets import Dataset, Image
 from transformers import PreTrainedModel, ProcessorMixin
 
-from vlmkit.data import first_rows, load_coco_captions, load_flickr8k, load_scenes, stream_image_text
-from vlmkit.training import cache_image_tokens
+from vlmkit.data import load_coco_captions, load_flickr8k, load_scenes, stream_image_text, take_rows
+from vlmkit.inference import cache_vision_features
 
 CAPTIONED = ("coco", "flickr8k")
 DATA_KINDS = (*CAPTIONED, "web")  # what --data can hold
@@ -66,7 +66,7 @@ def check_source(datasets: Sequence[str], source: SourceArguments) -> None:
         raise SystemExit(f"web is streamed: drop --max_images {source.max_images}, and give --max_steps")
 
 
-def check_streaming(datasets: Sequence[str], max_steps: int, cache_tokens: str) -> None:
+def check_streaming(datasets: Sequence[str], max_steps: int, cache_vision_features: str) -> None:
     """Refuse a training on web that needs a table.
 
     Raises:
@@ -76,8 +76,10 @@ def check_streaming(datasets: Sequence[str], max_steps: int, cache_tokens: str) 
         return
     if max_steps <= 0:
         raise SystemExit("web is streamed and has no length: give --max_steps")
-    if cache_tokens != "no":
-        raise SystemExit(f"web is streamed, and --cache_tokens {cache_tokens} needs a table: give --cache_tokens no")
+    if cache_vision_features != "no":
+        raise SystemExit(
+            f"web is streamed, and --cache_vision_features {cache_vision_features} needs a table: give --cache_vision_features no"
+        )
 
 
 def load_tables(dataset: str, source: SourceArguments, training: bool = True) -> Tables:
@@ -98,7 +100,7 @@ def load_tables(dataset: str, source: SourceArguments, training: bool = True) ->
         "flickr8k": lambda: load_flickr8k(source.data, on_error=source.on_error),
         "scenes": load_scenes,
     }
-    tables = first_rows(loaders[dataset](), source.max_images)
+    tables = take_rows(loaders[dataset](), source.max_images)
     scored = {"validation", "test"} & set(tables)
     if training and not ("train" in tables and scored):
         raise SystemExit(f"{source.data} needs a split to train on and another to score on, not {', '.join(tables)}")
@@ -144,5 +146,5 @@ def data_name(dataset: str, data: str | None) -> str:
 def cached_tables(model: PreTrainedModel, processor: ProcessorMixin, tables: Tables, dtype: str) -> Tables:
     """Tables with the tokens of the frozen vision tower in place of images."""
     return {
-        name: cache_image_tokens(model.vision_tower, processor, table, dtype=dtype) for name, table in tables.items()
+        name: cache_vision_features(model.vision_tower, processor, table, dtype=dtype) for name, table in tables.items()
     }

@@ -24,9 +24,10 @@ from scores import score_retrieval
 from transformers import AutoModel, AutoProcessor, PreTrainedModel, ProcessorMixin
 
 from vlmkit import QFormerAligner
-from vlmkit.data import CAPTION_PROMPTS, answer_baselines, held_out, user_message
+from vlmkit.data import CAPTION_PROMPTS, answer_baselines, evaluation_split, user_message
+from vlmkit.inference import embed_table, reply_to_chats
 from vlmkit.metrics import caption_metrics, vqa_accuracy
-from vlmkit.training import embed_table, parse_arguments, reply_to_chats
+from vlmkit.training import parse_arguments
 
 CONDITIONS = ("model", "shuffled images", "no image")
 
@@ -55,7 +56,7 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     metrics: dict[str, Any] = {}
     for name, tables in load_chat_tables(data_args, training=False).items():
-        table = held_out(tables)
+        table = evaluation_split(tables)
         if isinstance(model, QFormerAligner):
             if "captions" in table.column_names:
                 metrics[f"{name}/retrieval"] = score_retrieval(

@@ -16,7 +16,8 @@ from transformers import AutoModel, AutoProcessor
 import vlmkit  # noqa: F401 (registers the Auto classes)
 from vlmkit.analysis.caption_plots import caption_gallery
 from vlmkit.data import CAPTION_PROMPTS, decodable_image_files, find_image_files, thumbnail, user_message
-from vlmkit.training import parse_arguments, reply_to_chats
+from vlmkit.inference import reply_to_chats
+from vlmkit.training import parse_arguments
 
 
 @dataclass

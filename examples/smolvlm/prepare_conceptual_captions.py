@@ -26,9 +26,9 @@ from datasets import load_dataset
 from datasets.utils import tqdm
 from PIL import Image
 
-from vlmkit.data.checks import Faults
-from vlmkit.data.image_text_layouts import find_shards, shard_name
-from vlmkit.data.image_text_shards import read_shard
+from vlmkit.data.sources.faults import Faults
+from vlmkit.data.sources.web_shard_layouts import find_shards, shard_name
+from vlmkit.data.sources.web_shards import read_shard
 from vlmkit.training import parse_arguments
 
 DELIMITERS = {".tsv": "\t", ".csv": ","}

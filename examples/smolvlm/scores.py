@@ -1,7 +1,7 @@
 """Recall@K of a table's embeddings, beside that of chance."""
 
+from vlmkit.inference import TableEmbeddings
 from vlmkit.metrics import chance_recall, retrieval_metrics
-from vlmkit.training import TableEmbeddings
 
 CUTOFFS = (1, 5, 10)
 

@@ -21,19 +21,18 @@ from transformers import AutoModel, PreTrainedModel, ProcessorMixin, set_seed
 from vlmkit import QFormerAligner, QFormerAlignerProcessor
 from vlmkit.analysis.parameters import component_parameters, parameter_table
 from vlmkit.analysis.plots import similarity_grid
-from vlmkit.data import CaptionPairs, ContrastiveCollator, held_out
+from vlmkit.data import CaptionPairs, ContrastiveCollator, evaluation_split
+from vlmkit.inference import TableEmbeddings, embed_table
 from vlmkit.metrics import compute_retrieval_metrics
 from vlmkit.training import (
     ContrastiveTrainingArguments,
     EvalCollatorTrainer,
-    TableEmbeddings,
-    embed_table,
-    optimizer_with_part_rates,
+    check_phases,
+    optimizer_with_group_learning_rates,
     parse_arguments,
-    progress_of_phases,
 )
 
-NEW_PARTS = {"query_tokens", "image_attention", "image_projection", "matching_head", "captioning_head", "logit_scale"}
+NEW_PARTS = {"query_tokens", "image_attention", "vision_projection", "matching_head", "captioning_head", "logit_scale"}
 
 
 @dataclass
@@ -60,7 +59,7 @@ class RunArguments:
     caption: Literal["first", "random"] = field(
         default="random", metadata={"help": "of each image, which comes once in an epoch"}
     )
-    cache_tokens: Literal["float16", "float32", "no"] = field(
+    cache_vision_features: Literal["float16", "float32", "no"] = field(
         default="no", metadata={"help": "run the vision tower once, and keep its tokens on disk"}
     )
     augmentation: bool = field(default=False, metadata={"help": "shift, enlarge and recolour images in training"})
@@ -95,11 +94,13 @@ def main() -> None:
         ModelArguments, DataArguments, RunArguments, AlignerTrainingArguments
     )
     folder = Path(training_args.output_dir)
-    [progress] = progress_of_phases([folder], run_args.resume)
+    [progress] = check_phases([folder], run_args.resume)
     check_source([data_args.dataset], data_args)
-    check_streaming([data_args.dataset], training_args.max_steps, run_args.cache_tokens)
-    if run_args.cache_tokens != "no" and run_args.augmentation:
-        raise SystemExit("--augmentation changes images in every epoch, --cache_tokens encodes them once: drop one")
+    check_streaming([data_args.dataset], training_args.max_steps, run_args.cache_vision_features)
+    if run_args.cache_vision_features != "no" and run_args.augmentation:
+        raise SystemExit(
+            "--augmentation changes images in every epoch, --cache_vision_features encodes them once: drop one"
+        )
 
     set_seed(training_args.seed)
     model, processor = new_model(model_args)
@@ -108,17 +109,17 @@ def main() -> None:
         for name, table in tables.items():
             if name != "train" and len(table) < CUTOFFS[-1]:
                 raise SystemExit(f"{len(table)} images in {name} are too few for Recall@{CUTOFFS[-1]}; give more")
-        if run_args.cache_tokens != "no":
+        if run_args.cache_vision_features != "no":
             model.vision_tower.to(training_args.device)
-            tables = cached_tables(model, processor, tables, run_args.cache_tokens)
+            tables = cached_tables(model, processor, tables, run_args.cache_vision_features)
     if training_args.should_log:
         print("the training is finished" if progress.finished else parameter_table(component_parameters(model)))
     if not progress.finished:
         train(model, processor, tables, run_args, training_args, progress.checkpoint)
     if training_args.process_index == 0:
         model = AutoModel.from_pretrained(folder).to(training_args.device)
-        embeds = embed_table(model, processor, held_out(tables), training_args.per_device_eval_batch_size)
-        draw_similarity(embeds, held_out(photographs), folder / "similarity.png")
+        embeds = embed_table(model, processor, evaluation_split(tables), training_args.per_device_eval_batch_size)
+        draw_similarity(embeds, evaluation_split(photographs), folder / "similarity.png")
         metrics = score_retrieval(embeds)
         model.describe(data=data_name(data_args.dataset, data_args.data), metrics=metrics)
         model.save_pretrained(folder)
@@ -154,8 +155,8 @@ def train(
         eval_dataset=CaptionPairs(tables["validation"] if "validation" in tables else tables["test"]),
         processing_class=processor,
         compute_metrics=compute_retrieval_metrics,
-        optimizer_cls_and_kwargs=optimizer_with_part_rates(
-            training_args, model, new_part_rates(model, training_args.new_learning_rate)
+        optimizer_cls_and_kwargs=optimizer_with_group_learning_rates(
+            training_args, model, new_parameter_groups(model, training_args.new_learning_rate)
         ),
     )
     result = trainer.train(resume_from_checkpoint=checkpoint)
@@ -164,7 +165,7 @@ def train(
     trainer.accelerator.wait_for_everyone()  # before any process reads what the first one wrote
 
 
-def new_part_rates(model: PreTrainedModel, rate: float) -> dict[str, float]:
+def new_parameter_groups(model: PreTrainedModel, rate: float) -> dict[str, float]:
     """The learning rate of each part that the text encoder does not have."""
     rates = {}
     for name, _ in model.named_parameters():

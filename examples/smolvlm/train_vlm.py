@@ -22,16 +22,16 @@ from transformers import ProcessorMixin, Trainer, set_seed
 
 from vlmkit import SmolVLM, VlmkitSmolVLMProcessor
 from vlmkit.analysis.parameters import component_parameters, parameter_table
-from vlmkit.data import ChatCollator, chats_of, held_out
+from vlmkit.data import ChatCollator, build_chat_dataset, evaluation_split
+from vlmkit.inference import first_replies
 from vlmkit.training import (
     TableTrainingArguments,
     adapt_backbones,
-    first_replies,
+    check_phases,
+    check_single_gpu,
     load_lora,
-    optimizer_with_part_rates,
+    optimizer_with_group_learning_rates,
     parse_arguments,
-    progress_of_phases,
-    refuse_several_gpus,
 )
 
 CONNECTOR = "base_model.model.connector.modules_to_save.default"
@@ -47,7 +47,7 @@ class ModelArguments:
     lora_alpha: int = 128
     lora_dropout: float = 0.1
     use_dora: bool = False
-    cache_tokens: Literal["float16", "float32", "no"] = field(
+    cache_vision_features: Literal["float16", "float32", "no"] = field(
         default="float16", metadata={"help": "run the vision tower once, and keep its tokens on disk"}
     )
     resume: bool = field(default=False, metadata={"help": "go on with a run that was killed"})
@@ -80,11 +80,11 @@ def main() -> None:
     model_args, data_args, training_args = parse_arguments(
         ModelArguments, ChatDataArguments, VlmTrainingArguments, defaults={"bf16": has_bf16}
     )
-    refuse_several_gpus(training_args)  # the images of a batch are in one row, whatever its texts have
+    check_single_gpu(training_args)  # the images of a batch are in one row, whatever its texts have
     folder, push = Path(training_args.output_dir), training_args.push_to_hub
     training_args.push_to_hub = False  # the adapter: what is published is the merged model
-    [progress] = progress_of_phases([folder], model_args.resume)
-    check_streaming(data_args.datasets, training_args.max_steps, model_args.cache_tokens)
+    [progress] = check_phases([folder], model_args.resume)
+    check_streaming(data_args.datasets, training_args.max_steps, model_args.cache_vision_features)
 
     set_seed(training_args.seed)
     with training_args.main_process_first(local=False):  # those of other machines, too, read what the first one wrote
@@ -93,9 +93,9 @@ def main() -> None:
             write_base(model_args, folder / "base")
         model = SmolVLM.from_pretrained(folder / "base")
         processor = VlmkitSmolVLMProcessor.from_pretrained(folder / "base")
-        if model_args.cache_tokens != "no":
+        if model_args.cache_vision_features != "no":
             model.vision_tower.to(training_args.device)
-            dtype = model_args.cache_tokens
+            dtype = model_args.cache_vision_features
             tables = {name: cached_tables(model, processor, split, dtype) for name, split in tables.items()}
     set_seed(training_args.seed)  # the same adapter, whether the base was made or found
     adapted = adapt_backbones(
@@ -141,15 +141,15 @@ def new_trainer(
     """A trainer on all conversations, that watches the loss on those of the validation splits."""
     splits = list(tables.values())
     watched = [split["validation"] for split in splits if "validation" in split]
-    validation = chats_of(watched, data_args.tasks, data_args.max_turns)
-    training = chats_of([split["train"] for split in splits], data_args.tasks, data_args.max_turns)
+    validation = build_chat_dataset(watched, data_args.tasks, data_args.max_turns)
+    training = build_chat_dataset([split["train"] for split in splits], data_args.tasks, data_args.max_turns)
     if training is None:
         raise SystemExit(f"{' and '.join(tables)} has no {' or '.join(data_args.tasks)}: change --tasks or --datasets")
     if training_args.eval_strategy != "no" and validation is None:
         raise SystemExit(f"{' and '.join(tables)} has no validation split: drop --eval_strategy")
-    part_rates = {f"{CONNECTOR}.qformer": training_args.qformer_learning_rate}
-    if list(model.get_submodule(CONNECTOR).image_projection.parameters()):
-        part_rates[f"{CONNECTOR}.image_projection"] = training_args.qformer_learning_rate
+    parameter_groups = {f"{CONNECTOR}.qformer": training_args.qformer_learning_rate}
+    if list(model.get_submodule(CONNECTOR).vision_projection.parameters()):
+        parameter_groups[f"{CONNECTOR}.vision_projection"] = training_args.qformer_learning_rate
     return Trainer(
         model,
         training_args,
@@ -157,7 +157,7 @@ def new_trainer(
         train_dataset=training,
         eval_dataset=validation,
         processing_class=processor,
-        optimizer_cls_and_kwargs=optimizer_with_part_rates(training_args, model, part_rates),
+        optimizer_cls_and_kwargs=optimizer_with_group_learning_rates(training_args, model, parameter_groups),
     )
 
 
@@ -176,7 +176,7 @@ def finish(
     model.save_pretrained(folder / "merged")
     processor.save_pretrained(folder / "merged")
     for name, split in tables.items():
-        chats = chats_of([held_out(split)], data_args.tasks, max_turns=1) or []
+        chats = build_chat_dataset([evaluation_split(split)], data_args.tasks, max_turns=1) or []
         for question, reply, answer in first_replies(model, processor, chats, max_new_tokens=30, do_sample=False):
             print(f"{name}: {question} -> {reply} ({answer})")
     print(f"written: {folder / 'merged'}")

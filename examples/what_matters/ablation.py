@@ -33,15 +33,10 @@ from torch import nn
 from transformers import ProcessorMixin, Trainer, set_seed
 
 from vlmkit import SmolVLM, VlmkitSmolVLMProcessor
-from vlmkit.data import ChatCollator, held_out, load_detailed_scenes
-from vlmkit.modules.digest import text_digest
-from vlmkit.training import (
-    TableTrainingArguments,
-    adapt_backbones,
-    parse_arguments,
-    refuse_several_gpus,
-    reply_to_chats,
-)
+from vlmkit.data import ChatCollator, evaluation_split, load_detailed_scenes
+from vlmkit.inference import reply_to_chats
+from vlmkit.modules.fingerprint import text_fingerprint
+from vlmkit.training import TableTrainingArguments, adapt_backbones, check_single_gpu, parse_arguments
 
 SCENE_RECIPE = ("num_train", "num_objects", "num_questions", "steps", "batch_size", "learning_rate", "lora_rank")
 SCENE_BACKBONES = ("language_model_steps", "vision_tower_steps")
@@ -125,7 +120,7 @@ def load_captions(arguments: AblationArguments) -> DatasetDict:
     [tables] = load_chat_tables(asked).values()
     if not {"test", "validation"} & tables.keys():
         raise SystemExit(f"{arguments.data} has no split to score on, only {', '.join(tables)}")
-    return DatasetDict(train=tables["train"], test=held_out(tables))
+    return DatasetDict(train=tables["train"], test=evaluation_split(tables))
 
 
 def chosen(arguments: AblationArguments, *names: str) -> dict[str, Any]:
@@ -152,7 +147,7 @@ def cell(
     design: Design, seed: int, folder: Path, backbones: dict[str, str], task: Task, arguments: AblationArguments
 ) -> dict[str, Any]:
     """The result of a design and a seed, computed or read; studies that share it read the same."""
-    digest = text_digest(json.dumps([dataclasses.asdict(design), task.recipe]), size=6)
+    digest = text_fingerprint(json.dumps([dataclasses.asdict(design), task.recipe]), size=6)
     path = folder / "cells" / f"{digest}--{seed}.json"
     if not path.exists():
         result = run_cell(design, seed, folder, backbones, task, arguments)
@@ -200,7 +195,7 @@ def run_cell(
         "train_loss": trained.training_loss,
         "diverged": {"step": watch.step, "reason": watch.reason} if watch.diverged else None,
         "parameters": {"total": num_parameters, "trained": num_trained},
-        "image_tokens": mean_image_tokens(processor, asked),
+        "vision_features": mean_image_tokens(processor, asked),
         "prefill_ms": prefill_milliseconds(model, processor, asked),
         "peak_mb": peak_mb,
         "seconds": time.perf_counter() - start,
@@ -244,7 +239,7 @@ def training_arguments(folder: Path, seed: int, arguments: AblationArguments) ->
         save_strategy="no",
         seed=seed,
     )
-    refuse_several_gpus(training_args)
+    check_single_gpu(training_args)
     return training_args
 
 

@@ -28,8 +28,8 @@ from transformers import (
 
 from vlmkit import VlmkitSmolVLMImageProcessor, VlmkitSmolVLMProcessor
 from vlmkit.data import ChatCollator
-from vlmkit.data.chats import assistant_message, user_message
-from vlmkit.data.detailed_scenes import (
+from vlmkit.data.chats.conversations import assistant_message, user_message
+from vlmkit.data.scenes.detailed_scenes import (
     DETAILED_SCENE_WORDS,
     PATTERNS,
     PROPORTIONS,
@@ -37,7 +37,7 @@ from vlmkit.data.detailed_scenes import (
     detailed_scene_texts,
     draw_detailed_scene,
 )
-from vlmkit.data.scene_graph import COLORS, SHAPES
+from vlmkit.data.scenes.graph import COLORS, SHAPES
 from vlmkit.modules import VisionTower
 from vlmkit.training import TableTrainingArguments
 
@@ -144,9 +144,9 @@ class PatchReader(nn.Module):
         self.presence = nn.Linear(tower.hidden_size, 2)
 
     def forward(self, pixel_values: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """The loss on views `(B, 3, H, W)`, with labels `(B, 1 + heads, H / 16 * W / 16)`, -100 where none."""
+        """The loss on crops `(B, 3, H, W)`, with labels `(B, 1 + heads, H / 16 * W / 16)`, -100 where none."""
         mask = torch.ones(len(pixel_values), *pixel_values.shape[2:], device=pixel_values.device)
-        tokens = self.tower(pixel_values, pixel_mask=mask).last_hidden_state
+        tokens = self.tower(pixel_values, pixel_attention_mask=mask).last_hidden_state
         scores = [self.presence(tokens), *(head(tokens) for head in self.heads.values())]
         losses = [
             cross_entropy(part.flatten(0, 1), labels[:, row].flatten(), ignore_index=-100)
@@ -157,11 +157,11 @@ class PatchReader(nn.Module):
 
 
 class Boards(IterableDataset):
-    """Batches of views, whole or quarters, squashed or not, of pictures with an object in nearly every cell.
+    """Batches of crops, whole or quarters, squashed or not, of pictures with an object in nearly every cell.
 
     Args:
         seed: of the pictures.
-        batch_size: views.
+        batch_size: crops.
     """
 
     def __init__(self, seed: int, batch_size: int = 16):
@@ -173,17 +173,17 @@ class Boards(IterableDataset):
             grid, squashed = rng.choice([(4, 4), (4, 2), (2, 4)]), rng.random() < 0.5
             size = {"height": SIDE, "width": SIDE} if squashed else {"longest_edge": SIDE}
             processor = VlmkitSmolVLMImageProcessor(size=size, size_divisor=PATCH, do_image_splitting=True)
-            views, labels = [], []
-            while len(views) < self.batch_size:
+            crops, labels = [], []
+            while len(crops) < self.batch_size:
                 scene = _crowded_scene(grid, rng)
                 picture = draw_detailed_scene(scene, grid, 2 * SIDE, rng)
                 pixels = processor(picture, return_tensors="pt")["pixel_values"]
                 # The quarters say more than the whole.
                 for view in rng.sample(range(5), 3):
-                    views.append(pixels[view])
+                    crops.append(pixels[view])
                     labels.append(_patch_labels(scene, grid, view, tuple(pixels.shape[2:])))
             yield {
-                "pixel_values": torch.stack(views[: self.batch_size]),
+                "pixel_values": torch.stack(crops[: self.batch_size]),
                 "labels": torch.stack(labels[: self.batch_size]),
             }
 
@@ -194,7 +194,7 @@ def train_vision_tower(folder: Path, size: str, steps: int, seed: int = 0) -> No
     Args:
         folder: of the result, with its image processor.
         size: a key of `TOWERS`.
-        steps: of 16 views each.
+        steps: of 16 crops each.
         seed: of weights and data.
 
     References:

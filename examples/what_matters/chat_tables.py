@@ -10,15 +10,15 @@ from transformers import PreTrainedModel, ProcessorMixin
 
 from vlmkit.data import (
     CHAT_TASKS,
-    chats_of,
-    first_rows,
+    build_chat_dataset,
     load_coco_captions,
     load_detailed_scenes,
     load_easy_vqa,
     load_flickr8k,
     load_scenes,
+    take_rows,
 )
-from vlmkit.training import first_replies
+from vlmkit.inference import first_replies
 
 PHOTOS = ("coco", "flickr8k")  # what --data can hold
 DATASETS = (*PHOTOS, "easy_vqa", "scenes", "detailed_scenes")
@@ -79,7 +79,7 @@ def load_chat_tables(arguments: ChatDataArguments) -> dict[str, DatasetDict]:
     for name, splits in tables.items():
         if "train" not in splits:
             raise SystemExit(f"{name} has no split to train on, only {', '.join(splits)}")
-    if chats_of([splits["train"] for splits in tables.values()], arguments.tasks) is None:
+    if build_chat_dataset([splits["train"] for splits in tables.values()], arguments.tasks) is None:
         asked = " or ".join(arguments.tasks)
         raise SystemExit(f"{' and '.join(tables)} has no {asked}: change --tasks or --datasets")
     return tables
@@ -104,7 +104,7 @@ def load_splits(
             **{split: min(count, max_images or count) for split, count in DETAILED_SCENES.items()}
         ),
     }
-    return first_rows(loaders[name](), max_images)
+    return take_rows(loaders[name](), max_images)
 
 
 def data_names(arguments: ChatDataArguments) -> str:
@@ -117,6 +117,6 @@ def print_replies(model: PreTrainedModel, processor: ProcessorMixin, arguments: 
     """Show what a model says about held-out images of each data set, beside the truth."""
     for name, splits in load_chat_tables(arguments).items():
         unseen = [splits[split] for split in ("test", "validation") if split in splits]
-        chats = chats_of(unseen[:1], arguments.tasks, max_turns=1) or []
+        chats = build_chat_dataset(unseen[:1], arguments.tasks, max_turns=1) or []
         for question, reply, answer in first_replies(model, processor, chats, max_new_tokens=30, do_sample=False):
             print(f"{name}: {question} -> {reply} ({answer})")

@@ -24,15 +24,15 @@ from transformers import Trainer, set_seed
 
 from vlmkit import SmolVLM, VlmkitSmolVLMProcessor
 from vlmkit.analysis.parameters import component_parameters, parameter_table
-from vlmkit.data import ChatCollator, chats_of
+from vlmkit.data import ChatCollator, build_chat_dataset
 from vlmkit.modules.backbones import patch_size
 from vlmkit.training import (
-    PhaseProgress,
+    PhaseStatus,
     TableTrainingArguments,
     adapt_backbones,
+    check_phases,
+    check_single_gpu,
     parse_phases,
-    progress_of_phases,
-    refuse_several_gpus,
 )
 from vlmkit.training.adapters import Mode
 
@@ -125,7 +125,7 @@ def main() -> None:
             processors[-1].push_to_hub(training_args.hub_model_id)
 
 
-def checked_progress(phases: list[Phase]) -> list[PhaseProgress]:
+def checked_progress(phases: list[Phase]) -> list[PhaseStatus]:
     """How far each phase has come.
 
     Raises:
@@ -139,9 +139,9 @@ def checked_progress(phases: list[Phase]) -> list[PhaseProgress]:
         raise SystemExit("--push_to_hub needs a name: give --hub_model_id")
     for _, data_args, _, training_args in phases:
         check_data(data_args)
-        refuse_several_gpus(training_args)  # the images of a batch are in one row, whatever its texts have
+        check_single_gpu(training_args)  # the images of a batch are in one row, whatever its texts have
     folders = [training_args.output_dir for *_, training_args in phases]
-    progress = progress_of_phases(folders, phase_args.resume)
+    progress = check_phases(folders, phase_args.resume)
     for number, (folder, before) in enumerate(zip(folders, [None, *folders], strict=False), start=1):
         if Path(folder, DIVERGENCE).is_file():
             raise SystemExit(divergence_message(number, folder, before))
@@ -211,8 +211,8 @@ def train(
         adapted,
         training_args,
         data_collator=ChatCollator(processor),
-        train_dataset=chats_of([splits["train"] for splits in tables.values()], tasks, max_turns),
-        eval_dataset=chats_of(watched, tasks, max_turns),
+        train_dataset=build_chat_dataset([splits["train"] for splits in tables.values()], tasks, max_turns),
+        eval_dataset=build_chat_dataset(watched, tasks, max_turns),
         processing_class=processor,
         callbacks=[watch],
     )

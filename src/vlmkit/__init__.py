@@ -1,10 +1,11 @@
 """Build, train, evaluate and ship small vision-language models the Hugging Face way.
 
-Importing vlmkit makes its models known to transformers' Auto classes. Everything that is not a model lives one level
-down (`vlmkit.data`, `vlmkit.losses`, `vlmkit.metrics`, `vlmkit.training`, `vlmkit.analysis`, `vlmkit.conversion`), and
-is imported from there.
+Importing vlmkit registers its models with the Auto classes of transformers. Everything that is not a model is imported
+from a subpackage: `vlmkit.data`, `vlmkit.losses`, `vlmkit.metrics`, `vlmkit.training`, `vlmkit.inference`,
+`vlmkit.analysis` and `vlmkit.conversion`.
 """
 
+from vlmkit.compat.versions import warn_if_untested
 from vlmkit.models.dual_encoder import (
     DualEncoderConfig,
     DualEncoderModel,
@@ -27,6 +28,7 @@ from vlmkit.models.qformer_aligner import (
 from vlmkit.models.qformer_captioner import (
     QFormerCaptioner,
     QFormerCaptionerConfig,
+    QFormerCaptionerModel,
     QFormerCaptionerOutput,
     QFormerCaptionerProcessor,
 )
@@ -36,11 +38,13 @@ from vlmkit.models.smolvlm import (
     VlmkitSmolVLMConfig,
     VlmkitSmolVLMImageProcessor,
     VlmkitSmolVLMImageProcessorPil,
+    VlmkitSmolVLMModel,
     VlmkitSmolVLMProcessor,
 )
-from vlmkit.modules.given_tokens import GivenTokensConfig
+from vlmkit.modules.precomputed_vision import PrecomputedVisionConfig
 from vlmkit.registration import register
 
+warn_if_untested()
 register()
 
 __version__ = "0.1.0"
@@ -50,11 +54,11 @@ __all__ = [
     "DualEncoderModel",
     "DualEncoderOutput",
     "DualEncoderProcessor",
-    "GivenTokensConfig",
     "PairedCifarAligner",
     "PairedCifarAlignerConfig",
     "PairedCifarAlignerOutput",
     "PairedCifarAlignerProcessor",
+    "PrecomputedVisionConfig",
     "PredictedCaption",
     "QFormerAligner",
     "QFormerAlignerConfig",
@@ -62,6 +66,7 @@ __all__ = [
     "QFormerAlignerProcessor",
     "QFormerCaptioner",
     "QFormerCaptionerConfig",
+    "QFormerCaptionerModel",
     "QFormerCaptionerOutput",
     "QFormerCaptionerProcessor",
     "SmolVLM",
@@ -69,6 +74,7 @@ __all__ = [
     "VlmkitSmolVLMConfig",
     "VlmkitSmolVLMImageProcessor",
     "VlmkitSmolVLMImageProcessorPil",
+    "VlmkitSmolVLMModel",
     "VlmkitSmolVLMProcessor",
     "__version__",
 ]

@@ -14,7 +14,7 @@ from transformers import (
     ProcessorMixin,
 )
 
-from vlmkit.hub import SHIM_NAME
+from vlmkit.base.hub import SHIM_NAME
 from vlmkit.models.dual_encoder import DualEncoderConfig, DualEncoderModel, DualEncoderProcessor
 from vlmkit.models.paired_cifar import PairedCifarAligner, PairedCifarAlignerConfig, PairedCifarAlignerProcessor
 from vlmkit.models.qformer_aligner import QFormerAligner, QFormerAlignerConfig, QFormerAlignerProcessor
@@ -26,7 +26,7 @@ from vlmkit.models.smolvlm import (
     VlmkitSmolVLMImageProcessorPil,
     VlmkitSmolVLMProcessor,
 )
-from vlmkit.modules.given_tokens import GivenTokensConfig, GivenTokensModel
+from vlmkit.modules.precomputed_vision import PrecomputedVisionConfig, PrecomputedVisionModel
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,8 @@ MODELS = (
 
 def register() -> None:
     """Register every row, and the backbone that is none; a second call changes nothing."""
-    AutoConfig.register(GivenTokensConfig.model_type, GivenTokensConfig, exist_ok=True)
-    AutoModel.register(GivenTokensConfig, GivenTokensModel, exist_ok=True)
+    AutoConfig.register(PrecomputedVisionConfig.model_type, PrecomputedVisionConfig, exist_ok=True)
+    AutoModel.register(PrecomputedVisionConfig, PrecomputedVisionModel, exist_ok=True)
     for row in MODELS:
         AutoConfig.register(row.config.model_type, row.config, exist_ok=True)
         AutoProcessor.register(row.config, row.processor, exist_ok=True)

@@ -5,18 +5,18 @@ from collections.abc import Iterable
 from typing import Any
 
 
-def nearest(name: str, candidates: Iterable[str]) -> str:
+def did_you_mean(name: str, candidates: Iterable[str]) -> str:
     """A hint ", did you mean 'x'?" for the candidate closest to a misspelt name, or nothing if none is close.
 
     Example:
-        >>> nearest("temprature", ["temperature", "loss"])
+        >>> did_you_mean("temprature", ["temperature", "loss"])
         ", did you mean 'temperature'?"
     """
     close = difflib.get_close_matches(name, list(candidates), n=1)
     return f", did you mean {close[0]!r}?" if close else ""
 
 
-def one_of(name: str, value: Any, choices: Iterable[Any]) -> None:
+def check_choice(name: str, value: Any, choices: Iterable[Any]) -> None:
     """Check an option against its choices.
 
     Raises:
@@ -25,5 +25,5 @@ def one_of(name: str, value: Any, choices: Iterable[Any]) -> None:
     choices = list(choices)
     if value not in choices:
         names = [choice for choice in choices if isinstance(choice, str)]
-        hint = nearest(value, names) if isinstance(value, str) else ""
+        hint = did_you_mean(value, names) if isinstance(value, str) else ""
         raise ValueError(f"{name} is {value!r}; choose one of {', '.join(map(repr, choices))}{hint}")

@@ -77,7 +77,7 @@ def chats(golden, images):
     names = ("attention_mask", "position_ids", "labels")
     return {
         "input_ids": with_places(golden["inputs.prefix_ids"], golden["inputs.assistant_ids"]),
-        "image_tokens": images[:3],
+        "vision_features": images[:3],
         **{name: golden[f"expected.lm.{name}"] for name in names},
     }
 
@@ -87,7 +87,7 @@ def prompt(golden, images):
     """The prefix without padding, and the beginning of the assistant's turn."""
     beginning = torch.tensor([FACTS["generate_assistant_ids"]])
     input_ids = with_places(golden["inputs.prefix_ids"][1:2], beginning)
-    return SimpleNamespace(input_ids=input_ids, image_tokens=images[:1])
+    return SimpleNamespace(input_ids=input_ids, vision_features=images[:1])
 
 
 # The first stage
@@ -99,7 +99,7 @@ def test_queries_texts_and_attention_to_the_image(aligner, images, texts, golden
     seen = []
     layers = [layer.image_attention for layer in aligner.qformer.layers if layer.image_attention is not None]
     hooks = [layer.register_forward_hook(lambda *call: seen.append(call[-1])) for layer in layers]
-    features = aligner.get_multimodal_features(**texts, image_tokens=images, attention_mode=MODES[mode])
+    features = aligner.get_multimodal_features(**texts, vision_features=images, attention_mode=MODES[mode])
     for hook in hooks:
         hook.remove()
     close(features.query_pooled, golden[f"expected.{mode}.queries_pooled"])
@@ -109,7 +109,7 @@ def test_queries_texts_and_attention_to_the_image(aligner, images, texts, golden
 
 @torch.no_grad()
 def test_image_features(aligner, images, golden):
-    features = aligner.get_image_features(image_tokens=images)
+    features = aligner.get_image_features(vision_features=images)
     close(features.last_hidden_state, golden["expected.encode_image.tokens"])
     close(features.pooler_output, golden["expected.encode_image.pooled"])
 
@@ -130,7 +130,7 @@ ALIGNER_GRADIENTS = {
 
 def test_contrastive_loss_and_its_gradients(aligner, images, texts, golden):
     aligner = deepcopy(aligner).eval()
-    loss = aligner(**texts, image_tokens=images).loss
+    loss = aligner(**texts, vision_features=images).loss
     close(loss, golden["expected.clip_loss_tau0.07"])
     loss.backward()
     gradients = {name: parameter.grad for name, parameter in aligner.named_parameters()}
@@ -146,7 +146,7 @@ def test_contrastive_loss_and_its_gradients(aligner, images, texts, golden):
 
 
 @torch.no_grad()
-def test_image_tokens_logits_and_loss(model, chats, golden):
+def test_vision_features_logits_and_loss(model, chats, golden):
     outputs = model(**chats)
     start = golden["inputs.prefix_ids"].shape[1]
     places = golden["expected.lm.inputs_embeds"][:, start : start + NUM_QUERIES]
@@ -203,7 +203,7 @@ def test_replies_with_the_original_settings(model, prompt, name, changes):
     torch.manual_seed(0)
     embeds = model.get_input_embeddings()(prompt.input_ids)
     options = {"inputs_embeds": embeds, "temperature": 1e-3, "max_new_tokens": 12, **changes}
-    ids = model.generate(image_tokens=prompt.image_tokens, **options)
+    ids = model.generate(vision_features=prompt.vision_features, **options)
     assert ids[0].tolist() == FACTS["generate"][f"near_greedy_{name}"]
 
 

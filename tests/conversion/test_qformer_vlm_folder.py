@@ -120,15 +120,15 @@ def test_the_image_model_is_the_given_one(model, aligner, processor, source):
     tokens = ViTModel.from_pretrained(source["vision_model"], add_pooling_layer=False)(pixel_values).last_hidden_state
     features = model.get_image_features(pixel_values)
     assert_close(features.last_hidden_state, tokens)
-    assert_close(features.pooler_output, model.get_image_features(image_tokens=tokens).pooler_output)
-    assert_close(aligner.get_image_features(pixel_values), aligner.get_image_features(image_tokens=tokens))
+    assert_close(features.pooler_output, model.get_image_features(vision_features=tokens).pooler_output)
+    assert_close(aligner.get_image_features(pixel_values), aligner.get_image_features(vision_features=tokens))
 
 
 @pytest.mark.parametrize("part", ["", "qformer_aligner"])
 def test_without_an_image_model_tokens_are_taken(without_vision, part):
     model = AutoModel.from_pretrained(without_vision / part)
     assert not list(model.vision_tower.parameters())
-    assert model.get_image_features(image_tokens=torch.ones(2, 5, WIDTH)).pooler_output.shape[0] == 2
+    assert model.get_image_features(vision_features=torch.ones(2, 5, WIDTH)).pooler_output.shape[0] == 2
     with pytest.raises(ValueError, match="no vision tower"):
         model.get_image_features(torch.ones(1, 3, 32, 32))
 

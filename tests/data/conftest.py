@@ -1,8 +1,8 @@
 from pathlib import Path
 
 import pytest
-from tests.data.flickr8k_folders import CAPTIONS, write_csv, write_images, write_lists
-from tests.data.image_text_folders import write_folders, write_tars
+from tests.data.sources.flickr8k_folders import CAPTIONS, write_csv, write_images, write_lists
+from tests.data.sources.web_shard_folders import write_folders, write_tars
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import torch
 from datasets import Dataset
 from PIL import Image
 from tests import tiny
-from tests.data.test_collators import Recorder
+from tests.data.test_contrastive_collator import Recorder
 from torch.utils.data import DataLoader
 
 from vlmkit.data import CaptionCollator, CaptionPairs, load_scenes
@@ -31,16 +31,16 @@ def test_batch_of_images_and_captions():
 
 def test_cached_tokens_take_the_place_of_images():
     batch = CaptionCollator(tiny.qformer_captioner_processor())(
-        [row(image_tokens=TOKENS), row(image_tokens=TOKENS + 1)]
+        [row(vision_features=TOKENS), row(vision_features=TOKENS + 1)]
     )
-    assert batch.keys() == {"input_ids", "attention_mask", "labels", "image_tokens"}
-    assert batch["image_tokens"].dtype == torch.float32
-    assert torch.equal(batch["image_tokens"], torch.tensor(np.stack([TOKENS, TOKENS + 1])).float())
+    assert batch.keys() == {"input_ids", "attention_mask", "labels", "vision_features"}
+    assert batch["vision_features"].dtype == torch.float32
+    assert torch.equal(batch["vision_features"], torch.tensor(np.stack([TOKENS, TOKENS + 1])).float())
 
 
 def test_calls_of_the_processor():
     recorder = Recorder()
-    CaptionCollator(recorder)([row(image_tokens=TOKENS)])
+    CaptionCollator(recorder)([row(vision_features=TOKENS)])
     assert recorder.inputs == {"text": ["a red circle"], "return_labels": True, "return_tensors": "pt"}
     CaptionCollator(recorder)([row()])
     assert recorder.inputs.keys() == {"text", "images", "return_labels", "return_tensors"}
@@ -67,7 +67,7 @@ def test_augmentation_gets_rgb_images():
 
 def test_augmentation_of_cached_tokens_is_refused():
     with pytest.raises(ValueError, match="augmentation together with cached features"):
-        CaptionCollator(Recorder(), augmentation=lambda image: image)([row(image_tokens=TOKENS)])
+        CaptionCollator(Recorder(), augmentation=lambda image: image)([row(vision_features=TOKENS)])
 
 
 def test_pairs_train_on_every_caption():
@@ -82,12 +82,12 @@ def test_pairs_of_cached_tokens():
     columns = {
         "image_id": ["a", "b"],
         "captions": [["a dog", "a cat"], ["a tree"]],
-        "image_tokens": [TOKENS, TOKENS + 1],
+        "vision_features": [TOKENS, TOKENS + 1],
     }
-    table = Dataset.from_dict(columns).with_format("torch", columns=["image_tokens"], output_all_columns=True)
+    table = Dataset.from_dict(columns).with_format("torch", columns=["vision_features"], output_all_columns=True)
     pairs = CaptionPairs(table)
     batch = CaptionCollator(tiny.qformer_captioner_processor())([pairs[1], pairs[2]])
-    assert batch["image_tokens"].tolist() == [TOKENS.tolist(), (TOKENS + 1).tolist()]
+    assert batch["vision_features"].tolist() == [TOKENS.tolist(), (TOKENS + 1).tolist()]
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_pairs_of_cached_tokens():
         ([row(captions=["one", " "])], r"image a\.jpg has an empty caption among \['one', ' '\]"),
         ([row(captions="one")], r"image a\.jpg: captions is the string 'one'; make it a list"),
         ([row(), row(captions=None)], "only 1 of 2 rows have 'captions'"),
-        ([row(), row(image_tokens=TOKENS)], "only 1 of 2 rows have 'image_tokens'"),
+        ([row(), row(vision_features=TOKENS)], "only 1 of 2 rows have 'vision_features'"),
         ([row(captions=None)], "the rows have no 'captions'.*remove_unused_columns=False"),
         ([row(image=None)], "the rows have no 'image'"),
         ([row(image_id=None)], "the rows have no 'image_id'"),

@@ -3,7 +3,7 @@
 import pytest
 from datasets import Dataset
 
-from vlmkit.data import first_rows, held_out
+from vlmkit.data import evaluation_split, take_rows
 
 TABLES = {
     name: Dataset.from_dict({"n": list(range(count))})
@@ -13,7 +13,7 @@ TABLES = {
 
 @pytest.mark.parametrize(("count", "sizes"), [(1, [1, 1, 1]), (3, [3, 2, 3]), (9, [5, 2, 3]), (None, [5, 2, 3])])
 def test_no_split_has_more_rows_than_asked_for(count, sizes):
-    tables = first_rows(TABLES, count)
+    tables = take_rows(TABLES, count)
     assert list(tables) == list(TABLES)
     assert [table["n"][:] for table in tables.values()] == [list(range(size)) for size in sizes]
 
@@ -21,7 +21,7 @@ def test_no_split_has_more_rows_than_asked_for(count, sizes):
 @pytest.mark.parametrize("count", [0, -1])
 def test_no_rows_are_refused(count):
     with pytest.raises(ValueError, match=f"count is {count}; give 1 or more, or None for all rows"):
-        first_rows(TABLES, count)
+        take_rows(TABLES, count)
 
 
 @pytest.mark.parametrize(
@@ -29,10 +29,10 @@ def test_no_rows_are_refused(count):
     [(["train", "validation", "test"], "test"), (["train", "validation"], "validation"), (["train"], "train")],
 )
 def test_the_split_to_score_on(splits, scored):
-    assert held_out({split: TABLES[split] for split in splits}) is TABLES[scored]
+    assert evaluation_split({split: TABLES[split] for split in splits}) is TABLES[scored]
 
 
 @pytest.mark.parametrize(("splits", "named"), [(["train", "restval"], "train, restval"), ([], "nothing")])
 def test_there_is_none(splits, named):
     with pytest.raises(ValueError, match=f"no split to score on: give 'test' or 'validation' beside {named}"):
-        held_out(dict.fromkeys(splits, TABLES["train"]))
+        evaluation_split(dict.fromkeys(splits, TABLES["train"]))

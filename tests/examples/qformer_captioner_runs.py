@@ -32,7 +32,7 @@ RECIPE = {
     "num_attention_heads": 2,
     "dataset": "flickr8k",
     "data": "flickr8k",
-    "cache_tokens": "float16",
+    "cache_vision_features": "float16",
     "eval_strategy": "epoch",
     "save_strategy": "steps",
     "save_steps": 3,  # in the middle of an epoch

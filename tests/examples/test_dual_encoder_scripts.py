@@ -15,7 +15,7 @@ import yaml
 from PIL import Image
 from safetensors.torch import load_file
 from tests import tiny
-from tests.data.flickr8k_folders import write_csv, write_images, write_lists
+from tests.data.sources.flickr8k_folders import write_csv, write_images, write_lists
 from transformers import CLIPImageProcessor, GPT2Model, ViTImageProcessor, ViTModel
 
 from vlmkit import DualEncoderProcessor

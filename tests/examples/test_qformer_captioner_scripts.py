@@ -180,7 +180,9 @@ def look(place: Path, *flags: object) -> Look:
 
 
 def test_the_file_and_the_flags_reach_the_trainer(place):
-    write_recipe(place / "rates.yaml", part_rates={"language_model": 2e-5, "qformer": 3e-4}, caption="all", max_steps=5)
+    write_recipe(
+        place / "rates.yaml", parameter_groups={"language_model": 2e-5, "qformer": 3e-4}, caption="all", max_steps=5
+    )
     seen = look(place, "rates.yaml", "--max_steps", 7)
     names = {parameter: name for name, parameter in seen.model.named_parameters()}
     rate_of = {names[p]: group["initial_lr"] for group in seen.optimizer.param_groups for p in group["params"]}
@@ -211,7 +213,7 @@ def test_first_images_of_all_data(place, tmp_path, dataset):
         place / "other.yaml",
         dataset=dataset.replace("karpathy", "coco"),
         data={"flickr8k": "flickr8k", "scenes": None}.get(dataset, str(tmp_path)),
-        cache_tokens=None,
+        cache_vision_features=None,
         max_images=3,
         max_steps=1,
         eval_strategy="no",
@@ -229,11 +231,14 @@ def test_first_images_of_all_data(place, tmp_path, dataset):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--cache_tokens", "float16", "--freeze_vision", "False"], "--cache_tokens needs a frozen vision tower"),
+        (
+            ["--cache_vision_features", "float16", "--freeze_vision", "False"],
+            "--cache_vision_features needs a frozen vision tower",
+        ),
         (["--caption", "last"], "invalid choice: 'last'"),
         (["--fraction", "0.5"], "--fraction"),
         (["--freeze_fraction", "1.5"], "fraction is 1.5; give a number between 0 and 1"),
-        (["--part_rates", '{"languge_model": 1e-4}'], "did you mean 'language_model'?"),
+        (["--parameter_groups", '{"languge_model": 1e-4}'], "did you mean 'language_model'?"),
         (["--dataset", "coco", "--data", "nowhere"], "nowhere"),
     ],
 )

@@ -14,12 +14,12 @@ import torch
 from datasets import IterableDataset
 from tests import tiny
 from tests.data import coco_folders, image_text_folders
-from tests.data.image_text_folders import IDS, sample_files, write_tar
+from tests.data.sources.web_shard_folders import IDS, sample_files, write_tar
 from tests.examples.smolvlm_runs import OWN_MODULES, SCRIPTS, run, write_easy_vqa, write_models
 from torch.utils.data import DataLoader
 from transformers import AutoModel
 
-from vlmkit.data import CAPTION_PROMPTS, ChatCollator, chats_of, held_out
+from vlmkit.data import CAPTION_PROMPTS, ChatCollator, build_chat_dataset, evaluation_split
 
 NUM_HELD_OUT = 10  # as many as Recall@10 needs; two of the twelve images are left to train on
 WEB = ["--dataset", "web", "--data", "cc3m", "--num_held_out", NUM_HELD_OUT]
@@ -61,7 +61,7 @@ def test_the_first_images_of_a_stream_are_held_out(chat_data):
     rows = list(tables["train"].take(60))
     assert {row["image_id"] for row in rows} == set(IDS[NUM_HELD_OUT:])
     assert rows[0]["image"].size == tables["validation"][0]["image"].size == (8, 8)
-    assert held_out(tables) is tables["validation"]
+    assert evaluation_split(tables) is tables["validation"]
 
 
 def test_no_worker_trains_on_them(chat_data):
@@ -78,14 +78,14 @@ def test_a_stream_is_shuffled(chat_data):
 
 
 def test_a_stream_becomes_one_of_conversations(chat_data):
-    chats = list(chats_of([web(chat_data)["train"]], ["captions"], max_turns=5).take(2))
+    chats = list(build_chat_dataset([web(chat_data)["train"]], ["captions"], max_turns=5).take(2))
     request, answer = (message["content"][-1]["text"] for message in chats[0]["messages"])
     assert request in CAPTION_PROMPTS
     assert answer.startswith("shard 2 says")
     batch = ChatCollator(tiny.smolvlm_processor())(chats)
     assert batch["pixel_values"].shape == (2, 3, 32, 32)
     assert (batch["labels"] != -100).any(dim=1).all()
-    assert chats_of([web(chat_data)["train"]], ["questions"], max_turns=5) is None
+    assert build_chat_dataset([web(chat_data)["train"]], ["questions"], max_turns=5) is None
 
 
 def test_stage_1_learns_from_a_stream(place):
@@ -126,7 +126,10 @@ def test_processes_share_a_stream(place):
     ("flags", "message"),
     [
         (["--max_steps", -1], "give --max_steps"),
-        (["--cache_tokens", "float16"], "--cache_tokens float16 needs a table: give --cache_tokens no"),
+        (
+            ["--cache_vision_features", "float16"],
+            "--cache_vision_features float16 needs a table: give --cache_vision_features no",
+        ),
         (["--max_images", 3], "drop --max_images 3, and give --max_steps"),
     ],
 )
@@ -172,7 +175,7 @@ def test_a_captions_file_is_scored_on(chat_data):
     tables = chat_data.load_chat_tables(captions_file(chat_data), training=False)["coco"]
     whole = chat_data.ChatDataArguments(datasets=["coco"], data="coco")
     published = chat_data.load_chat_tables(whole)["coco"]["validation"]
-    scored = held_out(tables)
+    scored = evaluation_split(tables)
     assert scored["image_id"][:] == published["image_id"][:]
     assert scored["captions"][:] == published["captions"][:]
 
@@ -190,5 +193,5 @@ def test_data_sets_are_mixed(chat_data):
     tables = chat_data.load_chat_tables(arguments)
     assert list(tables) == ["coco", "easy_vqa"]
     assert [len(splits["train"]) for splits in tables.values()] == [2, 2]
-    chats = chats_of([splits["train"] for splits in tables.values()], ["captions", "questions"], max_turns=2)
+    chats = build_chat_dataset([splits["train"] for splits in tables.values()], ["captions", "questions"], max_turns=2)
     assert len(chats) == 2 * 2 + 2 * 2  # two captions each; three questions each, at most two in a conversation

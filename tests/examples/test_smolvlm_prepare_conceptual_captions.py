@@ -8,7 +8,7 @@ import datasets
 import pytest
 from pyarrow import csv as pyarrow_csv
 from pyarrow import parquet
-from tests.data.image_text_folders import key, shard_files, write_folders, write_tar, write_tars
+from tests.data.sources.web_shard_folders import key, shard_files, write_folders, write_tar, write_tars
 from tests.examples.smolvlm_runs import run
 
 SCRIPT = "prepare_conceptual_captions.py"

@@ -26,14 +26,14 @@ from transformers import AutoModel, AutoProcessor, DistilBertModel, TrainerCallb
 
 from vlmkit import QFormerAligner, QFormerAlignerProcessor
 from vlmkit.data import load_flickr8k
+from vlmkit.inference import embed_table
 from vlmkit.metrics import retrieval_metrics
-from vlmkit.training import embed_table
 
 DATA = ["--dataset", "flickr8k", "--data", "flickr8k"]
 TINY = ["--vision", "vision", "--text", "text", *DATA, "--use_cpu", "--disable_tqdm", True]
 RATES = ["--learning_rate", 1e-3, "--new_learning_rate", 1e-2]
 THREE_EPOCHS = [*TINY, *RATES, "--per_device_train_batch_size", 4, "--num_train_epochs", 3]
-WHOLE = [*THREE_EPOCHS, "--cache_tokens", "float16"]
+WHOLE = [*THREE_EPOCHS, "--cache_vision_features", "float16"]
 SHORT = ["--max_steps", 2, "--eval_strategy", "no"]
 STEPS_PER_EPOCH = 3
 RECALLS = {f"{direction}/recall@{k}" for direction in ("image_to_text", "text_to_image") for k in (1, 5, 10)}
@@ -231,7 +231,10 @@ def test_coco(place, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--augmentation", "--cache_tokens", "float16", "--vision", "nowhere"], "--augmentation changes images in"),
+        (
+            ["--augmentation", "--cache_vision_features", "float16", "--vision", "nowhere"],
+            "--augmentation changes images in",
+        ),
         (["--num_cross_attention_heads", 3], "3 heads do not divide a width of 16"),
         (["--cross_attention_frequency", 0], "cross_attention_frequency is 0; give 1 or more"),
         (["--temperature", 0], "temperature is 0"),

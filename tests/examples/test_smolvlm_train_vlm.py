@@ -104,7 +104,7 @@ def test_a_killed_run_ends_like_one_that_was_not(place, trained, step):
 
 def test_a_killed_run_with_dora_and_images_instead_of_tokens(place):
     flags = [*TINY, "--datasets", "flickr8k", "--data", "flickr8k", *STEPS, "--save_steps", 3, "--use_dora"]
-    flags += ["--cache_tokens", "no"]
+    flags += ["--cache_vision_features", "no"]
     run(place, "train_vlm.py", *flags, "--output_dir", "dora")
     assert any("magnitude" in name for name in adapter(place / "dora"))
     with pytest.raises(Killed):
@@ -149,7 +149,7 @@ def test_the_originals_recipe(place):
     assert (lora.r, lora.lora_alpha, lora.lora_dropout) == (64, 128, 0.1)
     names = {parameter: name for name, parameter in seen.model.named_parameters()}
     rates = {names[p]: group["initial_lr"] for group in seen.optimizer.param_groups for p in group["params"]}
-    qformer = {name for name in rates if ".qformer." in name or ".image_projection." in name}
+    qformer = {name for name in rates if ".qformer." in name or ".vision_projection." in name}
     assert {rates[name] for name in qformer} == {1e-4}
     assert {rates[name] for name in rates.keys() - qformer} == {5e-4}
     assert any(".mlp." in name for name in rates.keys() - qformer)
@@ -187,7 +187,7 @@ def test_drawn_scenes(place):
         (["--text", "vision"], "tokenizer"),
         (["--lora_rank", 0], "the rank is 0"),
         (["--qformer_learning_rate", 0], "the learning rate of"),
-        (["--cache_tokens", "int8"], "invalid choice: 'int8'"),
+        (["--cache_vision_features", "int8"], "invalid choice: 'int8'"),
     ],
 )
 def test_what_cannot_be_is_refused(place, flags, message):

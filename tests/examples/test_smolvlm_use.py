@@ -15,9 +15,9 @@ from transformers import AutoModel, AutoProcessor
 
 from vlmkit import SmolVLM, VlmkitSmolVLMProcessor
 from vlmkit.data import load_easy_vqa, load_flickr8k, user_message
+from vlmkit.inference import embed_table, reply_to_chats
 from vlmkit.metrics import caption_metrics, retrieval_metrics, vqa_accuracy
 from vlmkit.modules.vision_tower import VisionTower
-from vlmkit.training import embed_table, reply_to_chats
 
 DATA = ["--datasets", "flickr8k", "easy_vqa", "--data", "flickr8k", "--easy_vqa_folder", "easy_vqa"]
 CONDITIONS = ["model", "shuffled images", "no image"]

@@ -18,7 +18,7 @@ from transformers import AutoModel, AutoProcessor, LlamaForCausalLM, TrainerCall
 
 from vlmkit import SmolVLM, VlmkitSmolVLMProcessor, data
 from vlmkit.data import CAPTION_PROMPTS, load_flickr8k, user_message
-from vlmkit.training import reply_to_chats
+from vlmkit.inference import reply_to_chats
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft's
 

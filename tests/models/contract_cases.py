@@ -10,7 +10,7 @@ from tests import tiny
 from torch import Tensor
 from transformers import BertConfig, PreTrainedConfig, PreTrainedModel, ProcessorMixin, TimmWrapperConfig
 
-from vlmkit.modules.given_tokens import GivenTokensConfig
+from vlmkit.modules.precomputed_vision import PrecomputedVisionConfig
 from vlmkit.registration import MODELS, Row
 
 
@@ -26,7 +26,7 @@ class Case:
         call: makes the arguments of a call of the processor.
         prepare: what a new model needs before it can be used.
         lora: what peft adapts and what it saves whole; `None` where there is no text model to adapt.
-        eager_only: sub-configurations of backbones that have no other attention, and refuse to be asked for one.
+        eager_only: sub-configurations of backbones that have no other attention, and check_keywords to be asked for one.
     """
 
     name: str
@@ -133,13 +133,13 @@ def smolvlm(name: str, lora: dict[str, Any] | None = None, images: dict[str, Any
         return tiny.smolvlm_config(**copy.deepcopy({**large, **fields}))
 
     def processor() -> ProcessorMixin:
-        return tiny.smolvlm_processor() if images is None else tiny.views_processor(config(), **images)
+        return tiny.smolvlm_processor() if images is None else tiny.crops_processor(config(), **images)
 
     def inputs() -> dict[str, Tensor]:
         batch = dict(processor().apply_chat_template(tiny.conversations(), return_labels=True))
-        if isinstance(fields.get("vision_config"), GivenTokensConfig):
+        if isinstance(fields.get("vision_config"), PrecomputedVisionConfig):
             pixels = batch.pop("pixel_values")
-            batch["image_tokens"] = pixels.mean(dim=1).view(len(pixels), 64, 16)  # of another model
+            batch["vision_features"] = pixels.mean(dim=1).view(len(pixels), 64, 16)  # of another model
         return batch
 
     def call() -> dict[str, Any]:
@@ -160,7 +160,7 @@ LORA_GPT2 = {
 }
 LORA_BERT = {"target_modules": r"text_tower\..*\.query", "modules_to_save": ["vision_projection"]}
 LORA_BOTH = {**LORA_GPT2, "modules_to_save": ["vision_projection", "text_projection"]}
-LORA_LLAMA = {"target_modules": r"language_model\..*\.q_proj", "modules_to_save": ["image_projection", "qformer"]}
+LORA_LLAMA = {"target_modules": r"language_model\..*\.q_proj", "modules_to_save": ["vision_projection", "qformer"]}
 LORA_QFORMER = {"target_modules": r"qformer\..*\.self_attention\..*\.q_proj", "modules_to_save": ["text_embeddings"]}
 LORA_CHAT = {"target_modules": r"language_model\..*\.(q_proj|c_attn)", "modules_to_save": ["connector"]}
 LORA_CROSS_ATTENTION = {**LORA_CHAT, "modules_to_save": ["connector", "cross_attention.blocks.0"]}
@@ -211,7 +211,7 @@ CASES = [
     ),
     qformer_aligner(
         "qformer_aligner-cnn-bert",
-        {**LORA_QFORMER, "modules_to_save": ["image_projection", "matching_head"]},
+        {**LORA_QFORMER, "modules_to_save": ["vision_projection", "matching_head"]},
         vision_config=SMALL_RESNET,
         text_config=BertConfig(**{**BERT_SIZES, "hidden_size": 24}, vocab_size=99, initializer_range=0.3),
         cross_attention_frequency=1,
@@ -228,7 +228,7 @@ CASES = [
         cross_attention_frequency=1,
         freeze_vision=False,
     ),
-    smolvlm("smolvlm-given-tokens", LORA_CHAT, vision_config=GivenTokensConfig(hidden_size=16)),
+    smolvlm("smolvlm-given-tokens", LORA_CHAT, vision_config=PrecomputedVisionConfig(hidden_size=16)),
     smolvlm("smolvlm-perceiver", LORA_CHAT, connector="perceiver", perceiver_depth=2),
     smolvlm("smolvlm-mlp-aspect", LORA_CHAT, {"size": {"longest_edge": 64}}, connector="mlp"),
     smolvlm(

@@ -11,7 +11,7 @@ from vlmkit.modules.connectors import (
     PerceiverConnector,
     PixelShuffleConnector,
     QFormerConnector,
-    flat_token_mask,
+    flatten_patch_mask,
 )
 from vlmkit.modules.text_encoders import encoder_sizes
 
@@ -28,8 +28,12 @@ def filled(module: nn.Module) -> nn.Module:
     return module.eval()
 
 
-def connector(vision_size: int = 24, num_cross_heads: int | None = None, cross_frequency: int = 2) -> QFormerConnector:
-    return filled(QFormerConnector(CONFIG, vision_size, SIZES, 3, num_cross_heads, cross_frequency, 20))
+def connector(
+    vision_size: int = 24, num_cross_attention_heads: int | None = None, cross_attention_frequency: int = 2
+) -> QFormerConnector:
+    return filled(
+        QFormerConnector(CONFIG, vision_size, SIZES, 3, num_cross_attention_heads, cross_attention_frequency, 20)
+    )
 
 
 def perceiver() -> PerceiverConnector:
@@ -48,7 +52,7 @@ CONNECTORS = pytest.mark.parametrize("make", [connector, perceiver, mlp, pixel_s
 
 
 def padded(*images: torch.Tensor, rows: int, columns: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Grids of tokens `(h, w, D)` in the corner of larger ones: tokens `(B, rows * columns, D)` and `token_mask`."""
+    """Grids of tokens `(h, w, D)` in the corner of larger ones: tokens `(B, rows * columns, D)` and `patch_attention_mask`."""
     tokens = torch.randn(len(images), rows, columns, images[0].shape[-1]) * 10  # that nobody may see
     mask = torch.zeros(len(images), rows, columns, dtype=torch.bool)
     for row, image in enumerate(images):
@@ -103,7 +107,9 @@ class TestEveryConnector:
         assert embed_mask is None or embed_mask.dtype == torch.bool
 
     def test_a_mask_of_more_tokens_is_refused(self, make):
-        with pytest.raises(ValueError, match="12 tokens do not fill the grid of 4 x 4 that token_mask lays out; give"):
+        with pytest.raises(
+            ValueError, match="12 tokens do not fill the grid of 4 x 4 that patch_attention_mask lays out; give"
+        ):
             make()(torch.randn(1, 12, 24), torch.ones(1, 4, 4, dtype=torch.bool))
 
 
@@ -119,10 +125,10 @@ def test_class_tokens_are_real(make):
 
 def test_a_flat_mask_is_row_by_row_behind_what_stands_in_front():
     mask = torch.tensor([[[1, 1, 0], [1, 1, 0]], [[1, 1, 1], [0, 0, 0]]]).bool()
-    assert flat_token_mask(mask, 6).int().tolist() == [[1, 1, 0, 1, 1, 0], [1, 1, 1, 0, 0, 0]]
-    assert flat_token_mask(mask, 8).int().tolist() == [[1, 1, 1, 1, 0, 1, 1, 0], [1, 1, 1, 1, 1, 0, 0, 0]]
-    with pytest.raises(ValueError, match="5 tokens do not fill the grid of 2 x 3 that token_mask lays out"):
-        flat_token_mask(mask, 5)
+    assert flatten_patch_mask(mask, 6).int().tolist() == [[1, 1, 0, 1, 1, 0], [1, 1, 1, 0, 0, 0]]
+    assert flatten_patch_mask(mask, 8).int().tolist() == [[1, 1, 1, 1, 0, 1, 1, 0], [1, 1, 1, 1, 1, 0, 0, 0]]
+    with pytest.raises(ValueError, match="5 tokens do not fill the grid of 2 x 3 that patch_attention_mask lays out"):
+        flatten_patch_mask(mask, 5)
 
 
 def test_perceiver_is_a_gated_mlp_and_a_resampler():
@@ -208,8 +214,8 @@ class TestQFormerConnector:
     def test_is_a_projection_a_qformer_and_two_layers_with_a_relu_between_them(self):
         made, tokens = connector(), torch.randn(2, 5, 24)
         weights = made.state_dict()
-        projected = linear(tokens, weights["image_projection.weight"], weights["image_projection.bias"])
-        queries = made.qformer(image_states=projected).queries
+        projected = linear(tokens, weights["vision_projection.weight"], weights["vision_projection.bias"])
+        queries = made.qformer(vision_features=projected).queries
         hidden = relu(linear(queries, weights["mlp.0.weight"], weights["mlp.0.bias"]))
         expected = linear(hidden, weights["mlp.2.weight"], weights["mlp.2.bias"])
         assert queries.shape == (2, 3, 16)
@@ -218,8 +224,8 @@ class TestQFormerConnector:
         torch.testing.assert_close(made(tokens)[0], expected)
 
     def test_projects_where_the_widths_differ_only(self):
-        assert isinstance(connector(vision_size=16).image_projection, nn.Identity)
-        assert connector(vision_size=24).image_projection.weight.shape == (16, 24)
+        assert isinstance(connector(vision_size=16).vision_projection, nn.Identity)
+        assert connector(vision_size=24).vision_projection.weight.shape == (16, 24)
         assert connector(vision_size=16)(torch.randn(2, 5, 16))[0].shape == (2, 3, 20)
 
     def test_every_image_is_read_by_itself_whatever_its_number_of_tokens(self):
@@ -234,12 +240,14 @@ class TestQFormerConnector:
 
     def test_heads_to_the_image_are_the_text_encoders_unless_given(self):
         tokens = torch.randn(1, 5, 24)
-        torch.testing.assert_close(connector()(tokens)[0], connector(num_cross_heads=SIZES.num_heads)(tokens)[0])
-        assert not torch.allclose(connector()(tokens)[0], connector(num_cross_heads=4)(tokens)[0], atol=1e-3)
+        torch.testing.assert_close(
+            connector()(tokens)[0], connector(num_cross_attention_heads=SIZES.num_heads)(tokens)[0]
+        )
+        assert not torch.allclose(connector()(tokens)[0], connector(num_cross_attention_heads=4)(tokens)[0], atol=1e-3)
 
     @pytest.mark.parametrize(("frequency", "layers"), [(1, [0, 1, 2, 3]), (2, [1, 3]), (3, [1])])
     def test_layers_that_look_at_the_image(self, frequency, layers):
-        parts = connector(cross_frequency=frequency).qformer.layers
+        parts = connector(cross_attention_frequency=frequency).qformer.layers
         assert [row for row, layer in enumerate(parts) if layer.image_attention is not None] == layers
 
     def test_all_that_it_has_is_used(self):
@@ -249,10 +257,14 @@ class TestQFormerConnector:
 
     def test_heads_that_do_not_divide_the_width_are_refused(self):
         with pytest.raises(ValueError, match="5 heads do not divide a width of 16"):
-            connector(num_cross_heads=5)
+            connector(num_cross_attention_heads=5)
 
     def test_padding_is_masked_in_every_layer_that_looks_at_the_image(self):
-        made, tokens, mask = connector(cross_frequency=1), torch.randn(1, 5, 24), torch.tensor([[[True, True, False]]])
+        made, tokens, mask = (
+            connector(cross_attention_frequency=1),
+            torch.randn(1, 5, 24),
+            torch.tensor([[[True, True, False]]]),
+        )
         expected = made(tokens[:, :4])[0]  # two class tokens in front
         torch.testing.assert_close(made(tokens, mask)[0], expected)
         assert not torch.allclose(made(tokens)[0], expected, atol=1e-2)

@@ -20,7 +20,11 @@ from transformers import (
     SmolLM3Config,
 )
 
-from vlmkit.modules.gated_cross_attention import GatedCrossAttention, check_hands_on_keywords, interleave
+from vlmkit.modules.gated_cross_attention import (
+    GatedCrossAttention,
+    check_forwards_keywords,
+    register_cross_attention_hooks,
+)
 from vlmkit.modules.language_models import decoder_layers
 
 WIDTH, HEADS, LAYERS, TOKENS, IMAGE_TOKENS = 16, 4, 3, 6, 5
@@ -49,12 +53,12 @@ class Seeing(PreTrainedModel):
         self.language_model = AutoModelForCausalLM.from_config(config)
         attention = tiny.vision_config(attn_implementation=implementation)
         self.cross_attention = GatedCrossAttention(attention, WIDTH, HEADS, LAYERS, interval)
-        interleave(decoder_layers(self.language_model.base_model))
+        register_cross_attention_hooks(decoder_layers(self.language_model.base_model))
 
     def forward(self, input_ids, image_embeds=None, sees=None, **kwargs):
         if image_embeds is not None:
             key_values = self.cross_attention.key_values(image_embeds)
-            kwargs["image_reader"] = self.cross_attention.reader(key_values, sees)
+            kwargs["cross_attention_hook"] = self.cross_attention.reader(key_values, sees)
         embeds = self.language_model.get_input_embeddings()(input_ids)
         return self.language_model.base_model(inputs_embeds=embeds, **kwargs).last_hidden_state
 
@@ -92,7 +96,7 @@ def test_new_blocks_leave_the_language_model_as_it_is(name):
     expected = expected.base_model(ids).last_hidden_state
     assert torch.equal(model(ids, images, sees), expected)
     assert torch.equal(model(ids), expected)
-    assert torch.equal(model(ids, image_reader=None), expected)
+    assert torch.equal(model(ids, cross_attention_hook=None), expected)
 
 
 @every_model
@@ -166,7 +170,7 @@ def test_keys_and_values_are_one_tensor_with_the_texts_in_front():
     assert key_values.shape == (2, 2, 2, HEADS, IMAGE_TOKENS, WIDTH // HEADS)
     order = [1, 0, 0]  # as beams are ordered
     reader = model.cross_attention.reader(key_values[order], sees[order])
-    torch.testing.assert_close(model(ids[order], image_reader=reader), model(ids, images, sees)[order])
+    torch.testing.assert_close(model(ids[order], cross_attention_hook=reader), model(ids, images, sees)[order])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -236,17 +240,17 @@ def test_a_copy_looks_through_its_own_blocks(name, copied):
 def test_hooks_of_a_second_call_do_nothing():
     model, (ids, images, sees) = build(), inputs()
     before = model(ids, images, sees)
-    interleave(decoder_layers(model.language_model))
+    register_cross_attention_hooks(decoder_layers(model.language_model))
     assert torch.equal(model(ids, images, sees), before)
 
 
 def test_layers_called_by_keyword():
     given, states = nn.ModuleList([Doubling()]), torch.ones(1, 2, 3)
-    interleave(given)
+    register_cross_attention_hooks(given)
     assert torch.equal(
-        given[0](hidden_states=states, image_reader=lambda index, states: states + index + 1), states * 4
+        given[0](hidden_states=states, cross_attention_hook=lambda index, states: states + index + 1), states * 4
     )
-    assert torch.equal(given[0](states, image_reader=lambda index, states: states + index + 1), states * 4)
+    assert torch.equal(given[0](states, cross_attention_hook=lambda index, states: states + index + 1), states * 4)
     assert torch.equal(given[0](hidden_states=states), states * 2)
 
 
@@ -284,21 +288,21 @@ def test_peft_trains_its_copy_and_puts_it_back():
 @pytest.mark.parametrize("config", [*CONFIGS.values(), *OTHERS], ids=lambda config: config.model_type)
 def test_decoders_that_hand_keywords_on(config):
     decoder = AutoModelForCausalLM.from_config(config).base_model
-    interleave(decoder_layers(decoder))
-    check_hands_on_keywords(decoder)
+    register_cross_attention_hooks(decoder_layers(decoder))
+    check_forwards_keywords(decoder)
 
 
 def test_a_decoder_that_does_not_is_refused():
     decoder = AutoModelForCausalLM.from_config(tiny.gpt_neo_config()).base_model
-    interleave(decoder_layers(decoder))
+    register_cross_attention_hooks(decoder_layers(decoder))
     with pytest.raises(ValueError, match=r"GPTNeoModel does not hand keywords on to its layers.* such as a Llama"):
-        check_hands_on_keywords(decoder)
+        check_forwards_keywords(decoder)
 
 
 def test_on_the_meta_device_nothing_is_checked():
     with torch.device("meta"):
         decoder = AutoModelForCausalLM.from_config(tiny.gpt_neo_config()).base_model
-    check_hands_on_keywords(decoder)
+    check_forwards_keywords(decoder)
 
 
 @pytest.mark.parametrize("interval", [-1, 0, LAYERS + 1, 40])

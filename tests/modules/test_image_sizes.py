@@ -58,36 +58,36 @@ def tower_of(name: str, **kwargs) -> VisionTower:
 def padded(sizes: list[tuple[int, int]], canvas: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
     """Noise everywhere: what lies in the padding must not matter."""
     pixel_values = torch.rand(len(sizes), 3, *canvas, generator=torch.Generator().manual_seed(0))
-    pixel_mask = torch.zeros(len(sizes), *canvas, dtype=torch.int64)
-    for mask, (height, width) in zip(pixel_mask, sizes, strict=True):
+    pixel_attention_mask = torch.zeros(len(sizes), *canvas, dtype=torch.int64)
+    for mask, (height, width) in zip(pixel_attention_mask, sizes, strict=True):
         mask[:height, :width] = 1
-    return pixel_values, pixel_mask
+    return pixel_values, pixel_attention_mask
 
 
 @pytest.mark.parametrize("prefix_tokens", [True, False])
 @pytest.mark.parametrize("name", ANY_SIZE)
 def test_a_mask_of_ones_changes_nothing_at_the_pretrained_size(name, prefix_tokens):
     tower = tower_of(name, prefix_tokens=prefix_tokens)
-    pixel_values, pixel_mask = padded([(32, 32)] * 3, (32, 32))
-    plain, masked = tower(pixel_values), tower(pixel_values, pixel_mask)
+    pixel_values, pixel_attention_mask = padded([(32, 32)] * 3, (32, 32))
+    plain, masked = tower(pixel_values), tower(pixel_values, pixel_attention_mask)
     assert torch.equal(masked.last_hidden_state, plain.last_hidden_state)
     assert torch.equal(masked.pooler_output, plain.pooler_output)
-    assert plain.token_mask is None
+    assert plain.patch_attention_mask is None
     side = 32 // PATCH.get(name, 16)
-    assert masked.token_mask.shape == (3, side, side)
-    assert masked.token_mask.dtype == torch.bool
-    assert masked.token_mask.all()
+    assert masked.patch_attention_mask.shape == (3, side, side)
+    assert masked.patch_attention_mask.dtype == torch.bool
+    assert masked.patch_attention_mask.all()
 
 
 @pytest.mark.parametrize("prefix_tokens", [True, False])
 @pytest.mark.parametrize("name", ANY_SIZE)
 def test_images_of_several_sizes_equal_each_alone(name, prefix_tokens):
     tower = tower_of(name, prefix_tokens=prefix_tokens, pooling="mean")
-    pixel_values, pixel_mask = padded(IN_PIXELS, CANVAS)
-    outputs = tower(pixel_values, pixel_mask)
+    pixel_values, pixel_attention_mask = padded(IN_PIXELS, CANVAS)
+    outputs = tower(pixel_values, pixel_attention_mask)
     num_prefix = tower.num_prefix_tokens if prefix_tokens else 0
     patch = PATCH.get(name, 16)
-    assert outputs.token_mask.shape == (5, CANVAS[0] // patch, CANVAS[1] // patch)
+    assert outputs.patch_attention_mask.shape == (5, CANVAS[0] // patch, CANVAS[1] // patch)
     for row, (height, width) in enumerate(IN_PIXELS):
         image = pixel_values[row : row + 1, :, :height, :width]
         alone = tower(image, torch.ones(1, height, width)).last_hidden_state[0]
@@ -96,16 +96,19 @@ def test_images_of_several_sizes_equal_each_alone(name, prefix_tokens):
         torch.testing.assert_close(outputs.last_hidden_state[row, num_prefix:], expected.flatten(0, 1))
         torch.testing.assert_close(outputs.last_hidden_state[row, :num_prefix], alone[:num_prefix])
         torch.testing.assert_close(outputs.pooler_output[row], alone[num_prefix:].mean(dim=0))
-        assert outputs.token_mask[row].sum() == height * width // patch**2
-        assert outputs.token_mask[row, : height // patch, : width // patch].all()
+        assert outputs.patch_attention_mask[row].sum() == height * width // patch**2
+        assert outputs.patch_attention_mask[row, : height // patch, : width // patch].all()
 
 
 @pytest.mark.parametrize("name", ["vit", "clip", "siglip"])
 def test_position_embeddings_are_interpolated_to_the_images_own_grid(name):
     tower = tower_of(name)
-    pixel_values, pixel_mask = padded([(64, 32)], (64, 96))
+    pixel_values, pixel_attention_mask = padded([(64, 32)], (64, 96))
     expected = tower.backbone(pixel_values[..., :32], interpolate_pos_encoding=True).last_hidden_state
-    tokens, mask = tower(pixel_values, pixel_mask)["last_hidden_state"], tower(pixel_values, pixel_mask).token_mask
+    tokens, mask = (
+        tower(pixel_values, pixel_attention_mask)["last_hidden_state"],
+        tower(pixel_values, pixel_attention_mask).patch_attention_mask,
+    )
     first = tower.num_prefix_tokens
     assert torch.equal(tokens[:, first:][mask.flatten(1)], expected[0, first:])
     assert mask[0].tolist() == 4 * [[True, True, False, False, False, False]]
@@ -126,9 +129,9 @@ def test_only_a_mask_brings_a_new_keyword_to_the_backbone():
 
 def test_hidden_states_are_those_of_images_of_one_size():
     tower = tower_of("vit")
-    pixel_values, pixel_mask = padded([(32, 32)], (32, 32))
+    pixel_values, pixel_attention_mask = padded([(32, 32)], (32, 32))
     assert len(tower(pixel_values, output_hidden_states=True).hidden_states) == 3
-    outputs = tower(pixel_values, pixel_mask, output_hidden_states=True)
+    outputs = tower(pixel_values, pixel_attention_mask, output_hidden_states=True)
     assert len(outputs.hidden_states) == 3
     assert tower(*padded([(32, 32), (16, 32)], (32, 32)), output_hidden_states=True).hidden_states is None
     assert outputs.attentions is None
@@ -136,10 +139,10 @@ def test_hidden_states_are_those_of_images_of_one_size():
 
 def test_gradients_reach_the_images_and_every_parameter_but_not_the_padding():
     tower = tower_of("vit").train()
-    pixel_values, pixel_mask = padded([(64, 32), (32, 32), (32, 64)], (64, 64))
+    pixel_values, pixel_attention_mask = padded([(64, 32), (32, 32), (32, 64)], (64, 64))
     pixel_values.requires_grad_()
-    tower(pixel_values, pixel_mask).last_hidden_state.square().sum().backward()
-    is_image = pixel_mask.bool()[:, None].expand_as(pixel_values)
+    tower(pixel_values, pixel_attention_mask).last_hidden_state.square().sum().backward()
+    is_image = pixel_attention_mask.bool()[:, None].expand_as(pixel_values)
     assert (pixel_values.grad[is_image] != 0).all()
     assert not pixel_values.grad[~is_image].any()
     assert all(parameter.grad.any() for parameter in tower.parameters() if parameter.requires_grad)
@@ -148,21 +151,21 @@ def test_gradients_reach_the_images_and_every_parameter_but_not_the_padding():
 @pytest.mark.parametrize("name", ["vit", "clip", "timm-vit", "timm-cnn"])
 def test_bfloat16_is_close_to_float32(name):
     tower = tower_of(name, pooling="mean")
-    pixel_values, pixel_mask = padded(IN_PIXELS, CANVAS)
-    expected = tower(pixel_values, pixel_mask)
-    actual = tower.to(torch.bfloat16)(pixel_values.to(torch.bfloat16), pixel_mask)
+    pixel_values, pixel_attention_mask = padded(IN_PIXELS, CANVAS)
+    expected = tower(pixel_values, pixel_attention_mask)
+    actual = tower.to(torch.bfloat16)(pixel_values.to(torch.bfloat16), pixel_attention_mask)
     assert actual.last_hidden_state.dtype == torch.bfloat16
-    assert torch.equal(actual.token_mask, expected.token_mask)
+    assert torch.equal(actual.patch_attention_mask, expected.patch_attention_mask)
     difference = (actual.last_hidden_state.float() - expected.last_hidden_state).abs().mean()
     assert difference < 0.05 * expected.last_hidden_state.abs().mean()
 
 
 def test_the_rest_of_a_pretrained_size_is_dropped_as_the_backbone_drops_it():
     tower = VisionTower(SiglipVisionConfig(**{**IMAGE, "image_size": 40})).eval()  # as 384 is no multiple of 14
-    pixel_values, pixel_mask = padded([(40, 40), (32, 16)], (40, 40))
-    outputs = tower(pixel_values, pixel_mask)
+    pixel_values, pixel_attention_mask = padded([(40, 40), (32, 16)], (40, 40))
+    outputs = tower(pixel_values, pixel_attention_mask)
     torch.testing.assert_close(outputs.last_hidden_state[0], tower(pixel_values[:1]).last_hidden_state[0])
-    assert outputs.token_mask.tolist() == [[[True, True], [True, True]], [[True, False], [True, False]]]
+    assert outputs.patch_attention_mask.tolist() == [[[True, True], [True, True]], [[True, False], [True, False]]]
 
 
 @pytest.mark.parametrize("dtype", [torch.bool, torch.int64, torch.float32])
@@ -231,8 +234,10 @@ def test_a_stride_that_no_configuration_tells_is_measured_and_checked():
 def test_a_backbone_that_takes_only_its_own_size_says_so(config, fix):
     tower = VisionTower(copy.deepcopy(config)).eval()
     own = (32, 64) if "square" in fix else (32, 32)
-    pixel_values, pixel_mask = padded([own, own], own)
-    assert torch.equal(tower(pixel_values, pixel_mask).last_hidden_state, tower(pixel_values).last_hidden_state)
+    pixel_values, pixel_attention_mask = padded([own, own], own)
+    assert torch.equal(
+        tower(pixel_values, pixel_attention_mask).last_hidden_state, tower(pixel_values).last_hidden_state
+    )
     message = f"images of 32 x {own[1]} pixels, and none of 64 x 96; resize the images to 32 x {own[1]}, .*{fix}"
     with pytest.raises(ValueError, match=message):
         tower(*padded([own, (64, 96)], (64, 96)))
@@ -240,23 +245,33 @@ def test_a_backbone_that_takes_only_its_own_size_says_so(config, fix):
 
 def test_a_mask_and_several_layers_exclude_each_other():
     tower = tower_of("vit", layers=[0, -1])
-    with pytest.raises(ValueError, match=r"pixel_mask and the vision layers \[0, -1\] exclude each other"):
+    with pytest.raises(ValueError, match=r"pixel_attention_mask and the vision layers \[0, -1\] exclude each other"):
         tower(*padded([(32, 32)], (32, 32)))
 
 
 def test_encoded_before_or_now_is_the_same():
     tower = tower_of("vit")
-    pixel_values, pixel_mask = padded(IN_PIXELS, CANVAS)
-    now = tower.encode_or_take(pixel_values, None, training=False, pixel_mask=pixel_mask)
-    assert now.token_mask.shape == (5, 6, 8)
-    before = tower.encode_or_take(None, now.last_hidden_state, training=False, token_mask=now.token_mask)
+    pixel_values, pixel_attention_mask = padded(IN_PIXELS, CANVAS)
+    now = tower.encode_or_take(pixel_values, None, training=False, pixel_attention_mask=pixel_attention_mask)
+    assert now.patch_attention_mask.shape == (5, 6, 8)
+    before = tower.encode_or_take(
+        None, now.last_hidden_state, training=False, patch_attention_mask=now.patch_attention_mask
+    )
     assert before.last_hidden_state is now.last_hidden_state
-    assert before.token_mask is now.token_mask
-    for masks in ({"token_mask": now.token_mask}, {"pixel_mask": pixel_mask, "token_mask": now.token_mask}):
-        with pytest.raises(ValueError, match="a pixel_mask with pixel_values, and a token_mask with image_tokens"):
+    assert before.patch_attention_mask is now.patch_attention_mask
+    for masks in (
+        {"patch_attention_mask": now.patch_attention_mask},
+        {"pixel_attention_mask": pixel_attention_mask, "patch_attention_mask": now.patch_attention_mask},
+    ):
+        with pytest.raises(
+            ValueError,
+            match="a pixel_attention_mask with pixel_values, and a patch_attention_mask with vision_features",
+        ):
             tower.encode_or_take(pixel_values, None, training=False, **masks)
-    with pytest.raises(ValueError, match="a pixel_mask with pixel_values, and a token_mask with image_tokens"):
-        tower.encode_or_take(None, now.last_hidden_state, training=False, pixel_mask=pixel_mask)
+    with pytest.raises(
+        ValueError, match="a pixel_attention_mask with pixel_values, and a patch_attention_mask with vision_features"
+    ):
+        tower.encode_or_take(None, now.last_hidden_state, training=False, pixel_attention_mask=pixel_attention_mask)
 
 
 def test_images_of_another_size_need_no_mask_if_all_are_alike():
@@ -264,6 +279,6 @@ def test_images_of_another_size_need_no_mask_if_all_are_alike():
     tower, large = tower_of("vit"), torch.randn(2, 3, 48, 64)
     outputs = tower(large)
     torch.testing.assert_close(outputs.last_hidden_state, tower(large, torch.ones(2, 48, 64)).last_hidden_state)
-    assert outputs.token_mask.shape == (2, 3, 4)
+    assert outputs.patch_attention_mask.shape == (2, 3, 4)
     with pytest.raises(ValueError, match="40 x 48 is no multiple"):
         tower(torch.randn(1, 3, 40, 48))

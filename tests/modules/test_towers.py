@@ -28,7 +28,7 @@ from transformers import (
 
 from vlmkit import DualEncoderConfig, DualEncoderModel
 from vlmkit.modules import TextTower, TokenEmbeddings, VisionTower
-from vlmkit.modules.towers import text_part, vision_part
+from vlmkit.modules.towers import get_text_config, get_vision_config
 
 SIZES = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
 IMAGE = {**SIZES, "image_size": 32, "patch_size": 16}
@@ -270,11 +270,11 @@ def test_one_side_of_a_two_tower_checkpoint(tmp_path):
     vision, text = CLIPVisionConfig(**IMAGE), CLIPTextConfig(**SIZES, vocab_size=50)
     clip = CLIPModel(CLIPConfig(vision_config=vision, text_config=text))
     clip.save_pretrained(tmp_path)
-    backbone = VisionTower.load_backbone(tmp_path, vision_part(clip.config))
+    backbone = VisionTower.load_backbone(tmp_path, get_vision_config(clip.config))
     pixel_values = torch.rand(1, 3, 32, 32)
     expected = clip.eval().vision_model(pixel_values).pooler_output
     torch.testing.assert_close(backbone.eval()(pixel_values).pooler_output, expected)
-    backbone = TextTower.load_backbone(tmp_path, text_part(clip.config))
+    backbone = TextTower.load_backbone(tmp_path, get_text_config(clip.config))
     ids = torch.tensor([[3, 4, 5]])
     expected = clip.text_model(ids).last_hidden_state
     torch.testing.assert_close(backbone.eval()(ids).last_hidden_state, expected)

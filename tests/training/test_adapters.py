@@ -178,7 +178,7 @@ def test_training_goes_on_with_the_vision_tower_in_the_same_mode(vision, tmp_pat
 def test_the_blocks_of_cross_attention_are_trained_and_the_q_formers_only_once(connector, text, tmp_path):
     heads = {"num_cross_attention_heads": 4, "cross_layer_interval": 1}
     model = SmolVLM(tiny.smolvlm_config(connector=connector, fusion="cross_attention", **heads)).eval()
-    processor = tiny.views_processor(model.config)
+    processor = tiny.crops_processor(model.config)
     batch = processor.apply_chat_template(tiny.conversations(), return_labels=True)
     model.save_pretrained(tmp_path / "base")
     adapted = adapt_backbones(model, text=text, rank=2)

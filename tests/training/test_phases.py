@@ -5,7 +5,7 @@ import pytest
 from tests import tiny
 from transformers import GPT2LMHeadModel, Trainer, TrainingArguments
 
-from vlmkit.training import parse_arguments, parse_phases, phase_progress, progress_of_phases
+from vlmkit.training import check_phases, parse_arguments, parse_phases, phase_status
 
 
 @dataclass
@@ -107,27 +107,27 @@ def test_a_script_without_phases_refuses_them(tmp_path):
 
 def test_progress_of_a_phase(tmp_path):
     folder = tmp_path / "phase_1"
-    assert phase_progress(folder) == (False, None)
+    assert phase_status(folder) == (False, None)
     folder.mkdir()
-    assert phase_progress(folder) == (False, None)
+    assert phase_status(folder) == (False, None)
     for step in (9, 10):
         (folder / f"checkpoint-{step}").mkdir()
         (folder / f"checkpoint-{step}/trainer_state.json").touch()
     (folder / "checkpoint-11").mkdir()  # the process was killed while it wrote it
-    assert phase_progress(str(folder)) == (False, str(folder / "checkpoint-10"))
+    assert phase_status(str(folder)) == (False, str(folder / "checkpoint-10"))
     trainer = Trainer(GPT2LMHeadModel(tiny.text_config()), TrainingArguments(folder, report_to="none"))
     trainer.save_metrics("train", {"train_loss": 1.0})
-    assert phase_progress(folder) == (True, str(folder / "checkpoint-10"))
+    assert phase_status(folder) == (True, str(folder / "checkpoint-10"))
 
 
 @pytest.mark.parametrize("file", ["train_results.json", "checkpoint-3/trainer_state.json"])
 def test_phases_that_have_begun_are_not_begun_anew(tmp_path, file):
     folders = [tmp_path / f"phase_{number}" for number in (1, 2)]
-    assert progress_of_phases(folders, resume=False) == [(False, None), (False, None)]
+    assert check_phases(folders, resume=False) == [(False, None), (False, None)]
     (folders[0] / file).parent.mkdir(parents=True)
     (folders[0] / file).touch()
     with pytest.raises(ValueError, match="phase_1 holds a run: go on with --resume, or give another --output_dir"):
-        progress_of_phases(folders, resume=False)
-    assert progress_of_phases([str(folder) for folder in folders], resume=True) == [
-        phase_progress(folder) for folder in folders
+        check_phases(folders, resume=False)
+    assert check_phases([str(folder) for folder in folders], resume=True) == [
+        phase_status(folder) for folder in folders
     ]

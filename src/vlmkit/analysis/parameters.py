@@ -74,7 +74,7 @@ def component_parameters(model: nn.Module) -> list[ComponentParameters]:
     """Count the parameters of each part of a model.
 
     The parts are the model's own parameters, if it has any outside its modules, and its direct children, in that order;
-    children without parameters are left out. Parameters that several parts share, such as tied embeddings, count in the
+    of a model with a head, the children of the headless model come first. Children without parameters are left out. Parameters that several parts share, such as tied embeddings, count in the
     first of them only, so that the parts add up to the whole. What peft keeps of modules that it trains whole, for an
     adapter that is switched off, does not count.
 
@@ -90,7 +90,10 @@ def component_parameters(model: nn.Module) -> list[ComponentParameters]:
         [('0', 9, 9), ('2', 4, 0), ('total', 13, 9)]
     """
     parts = {name: [parameter] for name, parameter in model.named_parameters(recurse=False)}
-    for name, child in model.named_children():
+    children = dict(model.named_children())
+    if (headless := children.pop(getattr(model, "base_model_prefix", ""), None)) is not None:
+        children = {**dict(headless.named_children()), **children}
+    for name, child in children.items():
         parts[name] = [p for path, p in child.named_parameters() if "original_module" not in path.split(".")]
     whole = sum(parameter.numel() for parameter in set(chain.from_iterable(parts.values())))
     rows, counted = [], set()

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vlmkit.validation import one_of
+from vlmkit.validation import check_choice
 
 
 def project_embeddings(embeds: Tensor | np.ndarray, method: str = "pca", seed: int = 0) -> np.ndarray:
@@ -34,7 +34,7 @@ def project_embeddings(embeds: Tensor | np.ndarray, method: str = "pca", seed: i
         >>> points.shape
         (3, 2)
     """
-    one_of("method", method, ("pca", "tsne"))
+    check_choice("method", method, ("pca", "tsne"))
     rows = torch.as_tensor(embeds).detach().double().cpu().numpy()
     if rows.ndim != 2 or len(rows) < 3 or rows.shape[1] < 2 or not np.isfinite(rows).all():
         raise ValueError(f"embeds {rows.shape} must be finite, at least 3 rows of width 2 or more")

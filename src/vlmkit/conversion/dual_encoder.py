@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, CLIPImageProcessor
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, PILImageResampling
 
-from vlmkit.conversion.files import empty_destination, is_state_dict, read_torch_file, refuse_names
+from vlmkit.conversion.files import check_weight_names, empty_destination, is_state_dict, read_torch_file
 from vlmkit.models.dual_encoder import DualEncoderModel, DualEncoderProcessor
 
 _PREFIX = "projection."
@@ -83,7 +83,7 @@ def _read_projection(file: Path) -> dict[str, Tensor]:
     expected = {f"{_PREFIX}weight", f"{_PREFIX}bias"}
     if not is_state_dict(state):
         raise ValueError(f"{file} holds no dictionary of tensors; give one with {sorted(expected)}")
-    refuse_names(file, "checkpoint of a projection", expected - state.keys(), state.keys() - expected, _WANTED)
+    check_weight_names(file, "checkpoint of a projection", expected - state.keys(), state.keys() - expected, _WANTED)
     return {name.removeprefix(_PREFIX): value for name, value in state.items()}
 
 

@@ -74,7 +74,7 @@ def is_state_dict(state: object) -> bool:
     )
 
 
-def refuse_names(source: Path, kind: str, missing: Iterable[str], unexpected: Iterable[str], advice: str) -> None:
+def check_weight_names(source: Path, kind: str, missing: Iterable[str], unexpected: Iterable[str], advice: str) -> None:
     """Refuse a checkpoint in which weights are missing, or that has others.
 
     Args:

@@ -20,15 +20,15 @@ from transformers import (
 from transformers.image_utils import PILImageResampling
 
 from vlmkit.conversion.files import (
+    check_weight_names,
     empty_destination,
     is_state_dict,
     read_safetensors_file,
     read_torch_file,
-    refuse_names,
 )
 from vlmkit.conversion.renaming import original_names, renamed_weights
 from vlmkit.models.qformer_captioner import QFormerCaptioner, QFormerCaptionerConfig, QFormerCaptionerProcessor
-from vlmkit.modules.towers import text_part, vision_part
+from vlmkit.modules.towers import get_text_config, get_vision_config
 
 _PARTS = ("encoder", "decoder", "gpt_decoder")
 _WANTED = "a checkpoint.pth, or a folder with encoder, decoder and gpt_decoder.safetensors"
@@ -129,7 +129,7 @@ def _configuration(
 ) -> QFormerCaptionerConfig:
     """The sizes of a checkpoint. If a weight that tells one is missing, this is found with all that is missing."""
     parts: list[PreTrainedConfig | None] = []
-    for part, side in ((vision_config, vision_part), (text_config, text_part)):
+    for part, side in ((vision_config, get_vision_config), (text_config, get_text_config)):
         if isinstance(part, (str, os.PathLike)):
             part = side(AutoConfig.from_pretrained(part))
         parts.append(copy.deepcopy(part))
@@ -157,32 +157,35 @@ def _translate(source: Path, weights: dict[str, Tensor], model: QFormerCaptioner
     origins = original_names(state, _original_modules(model.config.num_qformer_layers), _PACKED)
     needed = {name for name, _ in origins.values()}
     unexpected = {name for name in weights.keys() - needed if not _UNUSED.fullmatch(name)}
-    refuse_names(source, "checkpoint of this captioner", needed - weights.keys(), unexpected, _WANTED)
+    check_weight_names(source, "checkpoint of this captioner", needed - weights.keys(), unexpected, _WANTED)
     return renamed_weights(source, weights, state, origins, _SIZES)
 
 
 def _original_modules(num_layers: int) -> dict[str, str]:
     """Beginnings of the model's names, and what the original has in their place."""
     modules = {
-        "vision_tower.backbone.": "clip.vision_model.",
-        "vision_tower.backbone.vision_model.": "clip.vision_model.",  # in earlier versions of transformers
-        "image_projection.layers.0.": "proj.",
-        "qformer.": "",
-        "qformer.global_token": "img_context",
-        "image_cross_attention.scale": "cross_scale",
-        "image_cross_attention.norm.": "decoder_cross_attn_norm.",
-        "image_cross_attention.attention.": "decoder_cross_attn.",
-        "image_cross_attention.feed_forward.norm.": "decoder_cross_attn_norm2.",
-        "image_cross_attention.feed_forward.feed_forward.": "decoder_cross_attn_ffn.",
-        "language_model.": "gpt_decoder.",
+        "model.vision_tower.backbone.": "clip.vision_model.",
+        "model.connector.vision_projection.layers.0.": "proj.",
+        "model.connector.": "",
+        "model.connector.global_token": "img_context",
+        "model.cross_attention.scale": "cross_scale",
+        "model.cross_attention.norm.": "decoder_cross_attn_norm.",
+        "model.cross_attention.attention.": "decoder_cross_attn.",
+        "model.cross_attention.feed_forward.norm.": "decoder_cross_attn_norm2.",
+        "model.cross_attention.feed_forward.mlp.fc1.": "decoder_cross_attn_ffn.0.",
+        "model.cross_attention.feed_forward.mlp.fc2.": "decoder_cross_attn_ffn.3.",
+        "model.language_model.": "gpt_decoder.transformer.",
+        "lm_head.": "gpt_decoder.lm_head.",
     }
     for layer in range(num_layers):
-        ours = f"qformer.layers.{layer}"
+        ours = f"model.connector.layers.{layer}"
         for position, sublayer in enumerate(_SUBLAYERS):
             modules[f"{ours}.{sublayer}.norm."] = f"layer_norms.{4 * layer + position}."
         for position, kind in enumerate(("self", "cross")):
             modules[f"{ours}.{kind}_attention.attention."] = f"{kind}_attention_layers.{layer}."
-            modules[f"{ours}.{kind}_feed_forward.feed_forward."] = f"ffn_layers.{2 * layer + position}."
+            feed_forward = f"ffn_layers.{2 * layer + position}"
+            modules[f"{ours}.{kind}_feed_forward.mlp.fc1."] = f"{feed_forward}.0."
+            modules[f"{ours}.{kind}_feed_forward.mlp.fc2."] = f"{feed_forward}.3."
     return modules
 
 

@@ -20,22 +20,23 @@ from transformers import (
     ViTImageProcessor,
 )
 
-from vlmkit.base import VlmkitModel, VlmkitProcessor
+from vlmkit.base.modeling import VlmkitModel
+from vlmkit.base.processing import VlmkitProcessor
 from vlmkit.conversion.chat_templates import IMAGE_BEFORE_ANSWER
 from vlmkit.conversion.files import (
+    check_weight_names,
     empty_destination,
     is_state_dict,
     read_json_file,
     read_safetensors_file,
     read_torch_file,
-    refuse_names,
 )
 from vlmkit.conversion.renaming import original_names, renamed_weights
 from vlmkit.models.qformer_aligner import QFormerAligner, QFormerAlignerConfig, QFormerAlignerProcessor
 from vlmkit.models.smolvlm import SmolVLM, VlmkitSmolVLMConfig, VlmkitSmolVLMProcessor
 from vlmkit.models.smolvlm.chat_template import knows_chatml
-from vlmkit.modules.given_tokens import GivenTokensConfig
-from vlmkit.modules.towers import published_config, vision_part
+from vlmkit.modules.precomputed_vision import PrecomputedVisionConfig
+from vlmkit.modules.towers import get_vision_config, load_backbone_config
 from vlmkit.modules.vision_tower import VisionTower
 
 _WANTED = "a folder with qformer/config.json, qformer/pytorch_model.bin, adapter.pt and lora_adapter"
@@ -56,7 +57,7 @@ _TEXT_FIELDS = (
     "pad_token_id",
 )
 _PACKED = re.compile(r"(cross_blocks\.\d+\.cross_attn)\.([qkv])_proj\.(weight|bias)")
-_ADAPTER = {"0.weight", "0.bias", "2.weight", "2.bias"}
+_ADAPTER_NAMES = {"fc1.weight": "0.weight", "fc1.bias": "0.bias", "fc2.weight": "2.weight", "fc2.bias": "2.bias"}
 _CARD_DATA = "Converted from the folder `{folder}` of the original code, which does not record it."
 
 
@@ -95,7 +96,7 @@ def convert_qformer_vlm(
             gives a result without a processor.
         vision_model: folder or hub id of the image model that it was trained with (the original:
             `google/vit-base-patch16-224`), for its weights and its image processor. By default both models have no
-            vision tower and take `image_tokens`, and their processors prepare images as that model's does.
+            vision tower and take `vision_features`, and their processors prepare images as that model's does.
         text_tokenizer: folder or hub id of the Q-Former's tokenizer (the original:
             `distilbert/distilbert-base-uncased`). By default the aligner is written without a processor.
 
@@ -155,8 +156,9 @@ def _read(source: Path) -> _Original:
             raise ValueError(f"{file} holds no dictionary of tensors; give {_WANTED}")
         states.append(state)
     qformer, adapter = states
-    missing, unexpected = _ADAPTER - adapter.keys(), adapter.keys() - _ADAPTER
-    refuse_names(source / "adapter.pt", "pair of layers behind a Q-Former", missing, unexpected, _WANTED)
+    wanted = set(_ADAPTER_NAMES.values())
+    missing, unexpected = wanted - adapter.keys(), adapter.keys() - wanted
+    check_weight_names(source / "adapter.pt", "pair of layers behind a Q-Former", missing, unexpected, _WANTED)
     return _Original(source, config, qformer, adapter)
 
 
@@ -167,9 +169,9 @@ def _aligner(original: _Original, vision_model: str | os.PathLike | None) -> QFo
     width = text_config.dim
     config = QFormerAlignerConfig(
         vision_config=(
-            GivenTokensConfig(hidden_size=width)
+            PrecomputedVisionConfig(hidden_size=width)
             if vision_model is None
-            else published_config(vision_model, vision_part)
+            else load_backbone_config(vision_model, get_vision_config)
         ),
         text_config=text_config,
         num_query_tokens=numbers["n_queries"],
@@ -196,7 +198,7 @@ def _renamed_qformer(original: _Original, aligner: QFormerAligner) -> dict[str, 
     origins = original_names(state, _original_modules(len(aligner.qformer.layers)), _PACKED)
     needed, found = {name for name, _ in origins.values()}, original.qformer.keys()
     file = original.folder / "qformer/pytorch_model.bin"
-    refuse_names(file, "Q-Former of its config.json", needed - found, found - needed, _WANTED)
+    check_weight_names(file, "Q-Former of its config.json", needed - found, found - needed, _WANTED)
     return renamed_weights(file, original.qformer, state, origins, _SIZES)
 
 
@@ -214,13 +216,13 @@ def _original_modules(num_layers: int) -> dict[str, str]:
         modules |= {
             f"{ours}.self_attention.attention.out_proj.": f"{text}.attention.out_lin.",
             f"{ours}.self_attention.norm.": f"{text}.sa_layer_norm.",
-            f"{ours}.feed_forward.feed_forward.0.": f"{text}.ffn.lin1.",
-            f"{ours}.feed_forward.feed_forward.3.": f"{text}.ffn.lin2.",
+            f"{ours}.feed_forward.mlp.fc1.": f"{text}.ffn.lin1.",
+            f"{ours}.feed_forward.mlp.fc2.": f"{text}.ffn.lin2.",
             f"{ours}.feed_forward.norm.": f"{text}.output_layer_norm.",
             f"{ours}.image_attention.cross_attention.attention.": f"{cross}.cross_attn.",
             f"{ours}.image_attention.cross_attention.norm.": f"{cross}.layernorm.",
-            f"{ours}.image_attention.feed_forward.feed_forward.0.": f"{cross}.ffn.0.",
-            f"{ours}.image_attention.feed_forward.feed_forward.3.": f"{cross}.ffn.2.",
+            f"{ours}.image_attention.feed_forward.mlp.fc1.": f"{cross}.ffn.0.",
+            f"{ours}.image_attention.feed_forward.mlp.fc2.": f"{cross}.ffn.2.",
             f"{ours}.image_attention.feed_forward.norm.": f"{cross}.ln2.",
         }
     return modules
@@ -237,7 +239,7 @@ def _language_model(adapter: Path, base_model: str | os.PathLike) -> PreTrainedM
             "if it has another name"
         )
     names = read_safetensors_file(adapter / "adapter_model.safetensors", _WANTED).keys()
-    refuse_names(adapter, "LoRA", [], [name for name in names if ".lora_" not in name], _WANTED)
+    check_weight_names(adapter, "LoRA", [], [name for name in names if ".lora_" not in name], _WANTED)
     try:
         from vlmkit.training.adapters import load_lora
     except ImportError as error:
@@ -299,14 +301,16 @@ def _smolvlm(
         cross_attention_frequency=first.cross_attention_frequency,
     )
     model = SmolVLM(config).eval()
-    layers = model.connector.mlp.state_dict()
-    origins: dict[str, tuple[str, int | None]] = {name: (name, None) for name in layers}
+    connector = model.model.connector
+    layers = {name: value for name, value in connector.state_dict().items() if name.startswith("fc")}
+    origins: dict[str, tuple[str, int | None]] = {name: (_ADAPTER_NAMES[name], None) for name in layers}
     advice = "give the base_model that it was trained with"
     adapter = renamed_weights(original.folder / "adapter.pt", original.adapter, layers, origins, advice)
-    model.connector.mlp.load_state_dict(adapter)
-    model.connector.qformer.load_state_dict(aligner.qformer.state_dict())
-    model.language_model.load_state_dict(language_model.state_dict())
-    model.vision_tower.set_backbone(aligner.vision_tower.backbone)
+    connector.load_state_dict({**connector.state_dict(), **adapter})
+    connector.qformer.load_state_dict(aligner.qformer.state_dict())
+    model.model.language_model.load_state_dict(language_model.base_model.state_dict())
+    model.lm_head.load_state_dict(language_model.get_output_embeddings().state_dict())
+    model.model.vision_tower.set_backbone(aligner.vision_tower.backbone)
     base = language_model.generation_config
     model.generation_config = GenerationConfig(
         **{name: getattr(base, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")},

@@ -8,19 +8,19 @@ from PIL import Image
 from torch import Tensor
 
 from vlmkit.data.columns import image_features, images_of, one_caption_each
-from vlmkit.validation import one_of
+from vlmkit.validation import check_choice
 
 
 @dataclass
 class CaptionCollator:
     """Makes a batch of one image and one caption per row, for `Trainer(data_collator=...)`.
 
-    A row has `image_id`, `captions` (a list), and an `image` or its cached tokens `image_tokens`, an `(N, D)` array.
+    A row has `image_id`, `captions` (a list), and an `image` or its cached tokens `vision_features`, an `(N, D)` array.
     Where a row has both, the cached tokens are used. Trainer needs `remove_unused_columns=False`, as the model does not
     know these columns.
 
     The batch holds what the processor returns, usually `input_ids (B, T)`, `attention_mask (B, T)`, `labels (B, T)`
-    with -100 at padding, and `pixel_values (B, C, H, W)` or in their place `image_tokens (B, N, D)` in float32.
+    with -100 at padding, and `pixel_values (B, C, H, W)` or in their place `vision_features (B, N, D)` in float32.
 
     Args:
         processor: called with `text`, `images` unless their tokens are cached, `return_labels=True` and
@@ -37,9 +37,9 @@ class CaptionCollator:
         >>> import torch
         >>> def processor(text, return_labels, return_tensors):
         ...     return {"input_ids": torch.tensor([[len(word) for word in caption.split()] for caption in text])}
-        >>> row = {"image_id": "a.jpg", "captions": ["A small dog."], "image_tokens": [[0.0, 1.0], [2.0, 3.0]]}
+        >>> row = {"image_id": "a.jpg", "captions": ["A small dog."], "vision_features": [[0.0, 1.0], [2.0, 3.0]]}
         >>> batch = CaptionCollator(processor)([row, row])
-        >>> batch["input_ids"].tolist(), batch["image_tokens"].shape
+        >>> batch["input_ids"].tolist(), batch["vision_features"].shape
         ([[1, 5, 4], [1, 5, 4]], torch.Size([2, 2, 2]))
     """
 
@@ -48,13 +48,13 @@ class CaptionCollator:
     augmentation: Callable[[Image.Image], Image.Image] | None = None
 
     def __post_init__(self) -> None:
-        one_of("caption", self.caption, ("first", "random"))
+        check_choice("caption", self.caption, ("first", "random"))
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
         """Collate rows into a batch."""
         inputs: dict[str, Any] = {"text": one_caption_each(rows, self.caption)}
-        image_tokens = image_features(rows, "image_tokens", self.augmentation)
-        if image_tokens is None:
+        vision_features = image_features(rows, "vision_features", self.augmentation)
+        if vision_features is None:
             inputs["images"] = images_of(rows, self.augmentation)
         batch = dict(self.processor(**inputs, return_labels=True, return_tensors="pt"))
-        return batch if image_tokens is None else {**batch, "image_tokens": image_tokens}
+        return batch if vision_features is None else {**batch, "vision_features": vision_features}

@@ -66,7 +66,7 @@ def one_caption_each(rows: Sequence[dict[str, Any]], caption: str) -> list[str]:
 
     Args:
         rows: with `image_id` and `captions`.
-        caption: see [`pick`].
+        caption: see [`choose_caption`].
 
     Raises:
         ValueError: a column is missing, a row has no caption or an empty one, or its captions are no list.
@@ -77,10 +77,10 @@ def one_caption_each(rows: Sequence[dict[str, Any]], caption: str) -> list[str]:
             raise ValueError(f"image {image_id}: captions is the string {texts!r}; make it a list of strings")
         if not all(text and text.strip() for text in texts):
             raise ValueError(f"image {image_id} has an empty caption among {list(texts)}; drop it")
-    return [pick(*row, caption) for row in zip(image_ids, captions, strict=True)]
+    return [choose_caption(*row, caption) for row in zip(image_ids, captions, strict=True)]
 
 
-def pick(image_id: str, options: Sequence[Any], caption: str) -> Any:
+def choose_caption(image_id: str, options: Sequence[Any], caption: str) -> Any:
     """One of an image's captions, or of their features.
 
     Args:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from datasets import Dataset, DatasetDict
 
 
-def first_rows(tables: Mapping[str, Dataset], count: int | None) -> DatasetDict:
+def take_rows(tables: Mapping[str, Dataset], count: int | None) -> DatasetDict:
     """The first rows of each split.
 
     Args:
@@ -17,7 +17,7 @@ def first_rows(tables: Mapping[str, Dataset], count: int | None) -> DatasetDict:
 
     Example:
         >>> tables = {"train": Dataset.from_dict({"n": [1, 2, 3]}), "test": Dataset.from_dict({"n": [4]})}
-        >>> [table["n"][:] for table in first_rows(tables, 2).values()]
+        >>> [table["n"][:] for table in take_rows(tables, 2).values()]
         [[1, 2], [4]]
     """
     if count is None:
@@ -27,7 +27,7 @@ def first_rows(tables: Mapping[str, Dataset], count: int | None) -> DatasetDict:
     return DatasetDict({name: table.select(range(min(count, len(table)))) for name, table in tables.items()})
 
 
-def held_out(tables: Mapping[str, Dataset]) -> Dataset:
+def evaluation_split(tables: Mapping[str, Dataset]) -> Dataset:
     """The split to score on: `test`, else `validation` (COCO has no captions of the other), else the only one.
 
     Args:
@@ -38,7 +38,7 @@ def held_out(tables: Mapping[str, Dataset]) -> Dataset:
 
     Example:
         >>> train, validation = Dataset.from_dict({"n": [1]}), Dataset.from_dict({"n": [2]})
-        >>> held_out({"train": train, "validation": validation})["n"][:]
+        >>> evaluation_split({"train": train, "validation": validation})["n"][:]
         [2]
     """
     for name in ("test", "validation"):

@@ -4,7 +4,7 @@ Processes that average their gradients train as one process on the joined batch;
 [`matching_pairs`] are chosen within each process.
 """
 
-from vlmkit.losses.caption_bank import bank_logits, bank_softmax, soft_cross_entropy, swapped_margin
+from vlmkit.losses.bank import bank_logits, bank_softmax, soft_cross_entropy, swapped_margin
 from vlmkit.losses.contrastive import info_nce, sigmoid_loss
 from vlmkit.losses.matching import MatchingPairs, hard_negatives, matching_loss, matching_pairs
 

@@ -4,7 +4,7 @@
 `vlmkit.metrics.evaluate_metrics`.
 """
 
-from vlmkit.metrics.captioning import caption_metrics
+from vlmkit.metrics.captions import caption_metrics
 from vlmkit.metrics.classification import (
     compute_pair_metrics,
     pair_chance,

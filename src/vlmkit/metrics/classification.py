@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from transformers import EvalPrediction
 
-from vlmkit.metrics.checks import Array, check_cutoffs, checked_embeds, checked_integers
+from vlmkit.metrics.inputs import Array, check_cutoffs, checked_embeds, checked_integers
 from vlmkit.metrics.ranking import Matches, ranks_by_chunk
 
 
@@ -87,7 +87,7 @@ def predicted_captions(
         both on the device of `image_embeds`.
 
     Raises:
-        ValueError: k is out of range, or [`pair_metrics`] would refuse the embeddings.
+        ValueError: k is out of range, or [`pair_metrics`] would check_keywords the embeddings.
 
     Example:
         >>> ids, similarities = predicted_captions(torch.tensor([[0.6, 0.8]]), torch.eye(2), k=2)

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from vlmkit.metrics.checks import Array, checked_integers
-from vlmkit.validation import nearest
+from vlmkit.metrics.inputs import Array, checked_integers
+from vlmkit.validation import did_you_mean
 
 
 def confusion_matrix(true_labels: Array, predicted_labels: Array, num_classes: int) -> Tensor:
@@ -59,7 +59,7 @@ def merge_classes(confusion: Array, class_names: Sequence[str], superclasses: Ma
     for column, (superclass, members) in enumerate(superclasses.items()):
         for member in members:
             if member not in rows:
-                raise ValueError(f"{superclass!r} has an unknown class {member!r}{nearest(member, class_names)}")
+                raise ValueError(f"{superclass!r} has an unknown class {member!r}{did_you_mean(member, class_names)}")
             membership[rows[member], column] += 1
     for name, times in zip(class_names, membership.sum(dim=1).tolist(), strict=True):
         if times != 1:

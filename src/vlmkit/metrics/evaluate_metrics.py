@@ -7,9 +7,9 @@ import evaluate
 import numpy as np
 from transformers import EvalPrediction
 
-from vlmkit.metrics.captioning import Tokenizer, caption_metrics
-from vlmkit.metrics.checks import Array
+from vlmkit.metrics.captions import Tokenizer, caption_metrics
 from vlmkit.metrics.classification import pair_metrics
+from vlmkit.metrics.inputs import Array
 from vlmkit.metrics.retrieval import compute_retrieval_metrics
 from vlmkit.metrics.vqa import vqa_accuracy
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from transformers import EvalPrediction
 
-from vlmkit.metrics.checks import Array, check_cutoffs, checked_embeds
+from vlmkit.metrics.inputs import Array, check_cutoffs, checked_embeds
 from vlmkit.metrics.ranking import Matches, match_ranks, matches_by_group, matches_by_relevance, ranks_by_chunk
 
 
@@ -179,8 +179,8 @@ def compute_retrieval_metrics(prediction: EvalPrediction, cutoffs: Sequence[int]
             f"{len(image_embeds)} image_embeds, {len(text_embeds)} text_embeds and {len(groups)} label_ids must be as "
             "many: one row of each per pair"
         )
-    image_groups, first_rows = np.unique(groups, return_index=True)
-    metrics = retrieval_metrics(image_embeds[first_rows], text_embeds, image_groups, groups, cutoffs)
+    image_groups, take_rows = np.unique(groups, return_index=True)
+    metrics = retrieval_metrics(image_embeds[take_rows], text_embeds, image_groups, groups, cutoffs)
     for k in cutoffs:
         metrics[f"mean_recall@{k}"] = (metrics[f"image_to_text/recall@{k}"] + metrics[f"text_to_image/recall@{k}"]) / 2
     return metrics

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vlmkit.metrics.checks import check_list, check_strings
+from vlmkit.metrics.inputs import check_list, check_strings
 
 _ADVICE = "give one prediction and the answers per question"
 # Agreement with three of the other people who answered counts fully.

@@ -7,21 +7,27 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from vlmkit.validation import one_of
+from vlmkit.validation import check_choice
 
-NORMS = ("pre", "post")
 # What attention reads besides its queries: keys and values, both `(B, heads, N, D / heads)`.
 KeyValues = tuple[Tensor, Tensor]
 
 
-def added_to_scores(sees: Tensor, dtype: torch.dtype) -> Tensor:
-    """What [`Attention`] adds to its scores: 0 where a token is seen, minus infinity where it is not.
+def additive_attention_mask(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """Turn a boolean attention mask into one that is added to the attention scores.
 
     Args:
-        sees: booleans of any shape.
-        dtype: of the scores.
+        mask: Booleans of any shape, true where a token is attended to.
+        dtype: Data type of the scores.
+
+    Returns:
+        A tensor of the same shape: 0 where `mask` is true, minus infinity elsewhere.
+
+    Example:
+        >>> additive_attention_mask(torch.tensor([True, False]), torch.float32)
+        tensor([0., -inf])
     """
-    return torch.zeros_like(sees, dtype=dtype).masked_fill(~sees, float("-inf"))
+    return torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, float("-inf"))
 
 
 class Attention(nn.Module):
@@ -35,17 +41,20 @@ class Attention(nn.Module):
         bias: whether the four projections have biases.
 
     Raises:
-        ValueError: `hidden_size` is no multiple of `num_heads`.
+        ValueError: If `num_heads` does not divide `hidden_size`.
     """
 
     is_causal = False  # transformers' attention functions read it
 
     def __init__(
-        self, config: PreTrainedConfig, hidden_size: int, num_heads: int, dropout: float = 0.0, bias: bool = True
+        self, config: PreTrainedConfig, *, hidden_size: int, num_heads: int, dropout: float = 0.0, bias: bool = True
     ):
         super().__init__()
         if hidden_size % num_heads:
-            raise ValueError(f"{num_heads} heads do not divide a width of {hidden_size}; choose a divisor of it")
+            raise ValueError(
+                f"The number of attention heads must divide the width {hidden_size}, but got {num_heads} heads. "
+                "Choose a divisor of the width."
+            )
         self.config = config
         self.head_dim = hidden_size // num_heads
         self.dropout = dropout
@@ -101,33 +110,36 @@ class Attention(nn.Module):
         return states.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
 
 
-class FeedForward(nn.Sequential):
+class FeedForward(nn.Module):
     """Two linear layers with an exact GELU between them.
 
     Args:
-        hidden_size: width D of the tokens.
-        intermediate_size: width between the two layers.
-        dropout: after the second layer, in training.
-        inner_dropout: after the activation, in training; `dropout` if not given.
+        hidden_size: Width D of the tokens.
+        intermediate_size: Width between the two layers.
+        dropout: Dropout probability after the second layer.
+        inner_dropout: Dropout probability after the activation. Defaults to `dropout`.
     """
 
     def __init__(
-        self, hidden_size: int, intermediate_size: int, dropout: float = 0.0, inner_dropout: float | None = None
+        self, hidden_size: int, *, intermediate_size: int, dropout: float = 0.0, inner_dropout: float | None = None
     ):
-        super().__init__(
-            nn.Linear(hidden_size, intermediate_size),
-            nn.GELU(),
-            nn.Dropout(dropout if inner_dropout is None else inner_dropout),
-            nn.Linear(intermediate_size, hidden_size),
-            nn.Dropout(dropout),
-        )
+        super().__init__()
+        self.fc1 = nn.Linear(hidden_size, intermediate_size)
+        self.act = nn.GELU()
+        self.drop1 = nn.Dropout(dropout if inner_dropout is None else inner_dropout)
+        self.fc2 = nn.Linear(intermediate_size, hidden_size)
+        self.drop2 = nn.Dropout(dropout)
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """Map `(..., hidden_size)` to `(..., hidden_size)`."""
+        return self.drop2(self.fc2(self.drop1(self.act(self.fc1(hidden_states)))))
 
 
 class _Residual(nn.Module):
     """A residual connection around a layer, with the norm before the layer or behind the sum."""
 
-    def __init__(self, hidden_size: int, norm: Literal["pre", "post"], eps: float):
-        one_of("norm", norm, NORMS)
+    def __init__(self, hidden_size: int, *, norm: Literal["pre", "post"], eps: float):
+        check_choice("norm", norm, ("pre", "post"))
         super().__init__()
         self.norm = nn.LayerNorm(hidden_size, eps=eps)
         self.norm_first = norm == "pre"
@@ -152,12 +164,13 @@ class AttentionBlock(_Residual):
         output_dropout: of the result of the attention, before it is added, in training.
 
     Raises:
-        ValueError: an unknown `norm`, or heads that do not divide the width.
+        ValueError: If `norm` is unknown, or the heads do not divide the width.
     """
 
     def __init__(
         self,
         config: PreTrainedConfig,
+        *,
         hidden_size: int,
         num_heads: int,
         norm: Literal["pre", "post"],
@@ -165,8 +178,8 @@ class AttentionBlock(_Residual):
         dropout: float = 0.0,
         output_dropout: float = 0.0,
     ):
-        super().__init__(hidden_size, norm, eps)
-        self.attention = Attention(config, hidden_size, num_heads, dropout)
+        super().__init__(hidden_size, norm=norm, eps=eps)
+        self.attention = Attention(config, hidden_size=hidden_size, num_heads=num_heads, dropout=dropout)
         self.dropout = nn.Dropout(output_dropout)
 
     def forward(
@@ -193,24 +206,27 @@ class FeedForwardBlock(_Residual):
         inner_dropout: see [`FeedForward`].
 
     Raises:
-        ValueError: an unknown `norm`.
+        ValueError: If `norm` is unknown.
     """
 
     def __init__(
         self,
         hidden_size: int,
+        *,
         intermediate_size: int,
         norm: Literal["pre", "post"],
         eps: float,
         dropout: float = 0.0,
         inner_dropout: float | None = None,
     ):
-        super().__init__(hidden_size, norm, eps)
-        self.feed_forward = FeedForward(hidden_size, intermediate_size, dropout, inner_dropout)
+        super().__init__(hidden_size, norm=norm, eps=eps)
+        self.mlp = FeedForward(
+            hidden_size, intermediate_size=intermediate_size, dropout=dropout, inner_dropout=inner_dropout
+        )
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """From `(B, T, D)` to `(B, T, D)`."""
-        return self._leave(hidden_states, self.feed_forward(self._enter(hidden_states)))
+        return self._leave(hidden_states, self.mlp(self._enter(hidden_states)))
 
 
 def _eager_attention(

@@ -6,8 +6,11 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from vlmkit.compat.auto_classes import model_class
+from vlmkit.compat.initialization import mark_as_initialized
 
-def name_of(config: PreTrainedConfig) -> str:
+
+def backbone_name(config: PreTrainedConfig) -> str:
     """What messages call a backbone: timm's architecture, else transformers' model type."""
     return getattr(config, "architecture", None) or config.model_type
 
@@ -25,9 +28,9 @@ def without_pooler(auto_class: Any, config: PreTrainedConfig) -> dict[str, bool]
     Raises:
         ValueError: the class builds no model of such a configuration.
     """
-    if type(config) not in auto_class._model_mapping:
-        raise ValueError(f"{name_of(config)} is no model that transformers' {auto_class.__name__} can build")
-    parameters = inspect.signature(auto_class._model_mapping[type(config)].__init__).parameters
+    if (built := model_class(auto_class, config)) is None:
+        raise ValueError(f"{backbone_name(config)} is no model that transformers' {auto_class.__name__} can build")
+    parameters = inspect.signature(built.__init__).parameters
     return {"add_pooling_layer": False} if "add_pooling_layer" in parameters else {}
 
 
@@ -40,8 +43,7 @@ def restore_timm_initialization(backbone: PreTrainedModel) -> None:
     config = backbone.config
     fresh = timm.create_model(config.architecture, num_classes=0, **(config.model_args or {}))
     backbone.timm_model.load_state_dict(fresh.state_dict())
-    for part in (*backbone.modules(), *backbone.parameters(), *backbone.buffers()):
-        part._is_hf_initialized = True  # or the model around it would do it again
+    mark_as_initialized(backbone)
 
 
 def token_width(backbone: PreTrainedModel) -> int:
@@ -56,7 +58,9 @@ def token_width(backbone: PreTrainedModel) -> int:
     for width in (getattr(config, "hidden_size", None), (getattr(config, "hidden_sizes", None) or [None])[-1]):
         if width is not None:
             return width
-    raise ValueError(f"{name_of(config)} tells no hidden_size, so its tokens' width is unknown; use another backbone")
+    raise ValueError(
+        f"{backbone_name(config)} tells no hidden_size, so its tokens' width is unknown; use another backbone"
+    )
 
 
 def num_prefix_tokens(backbone: PreTrainedModel) -> int:
@@ -109,7 +113,7 @@ def keywords_for_size(backbone: PreTrainedModel, size: tuple[int, int]) -> dict[
     own = pretrained_size(backbone)
     if own is None or size == own:
         return {}
-    name, fix = name_of(backbone.config), f"resize the images to {own[0]} x {own[1]}"
+    name, fix = backbone_name(backbone.config), f"resize the images to {own[0]} x {own[1]}"
     if (timm_model := getattr(backbone, "timm_model", None)) is not None:
         if getattr(timm_model, "dynamic_img_size", False):
             return {}

@@ -1,8 +1,19 @@
-"""What lies between a vision tower and a language model: from image tokens `(B, N, Dv)` to embeddings `(B, M, Dt)`.
+"""Connectors map the features of a vision tower to embeddings of a language model.
 
-Every connector is called with the image tokens and, where images of several sizes are padded to one, a
-`token_mask (B, rows, columns)`, which lays the patch tokens out as a grid, row by row, and is false for padding. It
-returns the embeddings, and a mask `(B, M)` of those that are there, or `None` if every image has all M.
+Every connector takes `vision_features (B, N, D_vision)` and, for padded images of different sizes, a
+`patch_attention_mask (B, rows, columns)` that is `False` for padding. It returns
+
+- `embeds (B, M, D_text)`, the image token embeddings, and
+- `mask (B, M)`, which is `False` for embeddings that are padding, or `None` if all M are valid.
+
+The connectors differ in M, the number of image tokens per image:
+
+| connector | image tokens M | parameters | prefer it when |
+|---|---|---|---|
+| `QFormerConnector` | `num_queries` | most | a first stage has trained the Q-Former on image-text pairs |
+| `PerceiverConnector` | `num_latents` | many | many patches have to become few tokens |
+| `PixelShuffleConnector` | N / factor² | few | details and their positions matter |
+| `MLPConnector` | N | few | the context can hold one token per patch |
 """
 
 import math
@@ -15,91 +26,110 @@ from vlmkit.modules.qformer import QFormer
 from vlmkit.modules.text_encoders import EncoderSizes
 
 
-def flat_token_mask(token_mask: Tensor, num_tokens: int) -> Tensor:
-    """Which of the images' tokens are real, in their order.
+def flatten_patch_mask(patch_attention_mask: Tensor, num_tokens: int) -> Tensor:
+    """Flatten a patch mask and extend it to the prefix tokens.
+
+    Prefix tokens (class, distillation and register tokens) precede the patches and are always valid.
 
     Args:
-        token_mask: `(B, rows, columns)`, false for padding.
-        num_tokens: N; what exceeds the grid are tokens in front of it, such as a class token, and real.
+        patch_attention_mask: `(B, rows, columns)`, `False` for padding.
+        num_tokens: Number of vision tokens N, prefix tokens included.
 
     Returns:
-        `(B, N)` booleans.
+        Boolean mask `(B, N)`.
 
     Raises:
-        ValueError: there are fewer tokens than the grid has places.
+        ValueError: If there are fewer tokens than patches in the mask.
 
     Example:
         >>> import torch
-        >>> flat_token_mask(torch.tensor([[[True, False], [True, False]]]), num_tokens=5).tolist()
+        >>> flatten_patch_mask(torch.tensor([[[True, False], [True, False]]]), num_tokens=5).tolist()
         [[True, True, False, True, False]]
     """
-    is_real = token_mask.flatten(1)
-    num_prefix = num_tokens - is_real.shape[1]
-    if num_prefix < 0:
-        rows, columns = token_mask.shape[1:]
+    mask = patch_attention_mask.flatten(1)
+    num_prefix_tokens = num_tokens - mask.shape[1]
+    if num_prefix_tokens < 0:
+        rows, columns = patch_attention_mask.shape[1:]
         raise ValueError(
-            f"{num_tokens} tokens do not fill the grid of {rows} x {columns} that token_mask lays out; give the mask "
-            "that the vision tower returned with them"
+            f"`patch_attention_mask` describes {rows} x {columns} patches, but there are only {num_tokens} vision "
+            "tokens. Pass the mask that the vision tower returned with these features."
         )
-    return nn.functional.pad(is_real, (num_prefix, 0), value=True)
+    return nn.functional.pad(mask, (num_prefix_tokens, 0), value=True)
 
 
 class QFormerConnector(nn.Module):
-    """A Q-Former, whose queries collect what an image shows, and two layers that make language model tokens of them.
+    """Q-Former followed by a two-layer MLP.
+
+    Learned queries attend to the vision features through the layers of a text encoder; the MLP projects them to the
+    width of the language model. M is the number of queries.
 
     Args:
-        config: the model's, see [`Attention`].
-        vision_size: width Dv of the image tokens.
-        sizes: of the text encoder whose layers the Q-Former has.
-        num_queries: M.
-        num_cross_heads: heads of the queries' attention to the image; as many as the text encoder's if not given.
-        cross_frequency: see [`QFormer`].
-        text_size: width Dt of the language model.
+        config: Configuration of the whole model, which selects the attention implementation.
+        vision_size: Width of the vision features, D_vision.
+        text_size: Width of the language model, D_text.
+        encoder_sizes: Sizes of the text encoder that the Q-Former is initialised from.
+        num_queries: Number of learned queries.
+        num_cross_attention_heads: Heads of the cross-attention. Defaults to the number of heads of the text encoder.
+        cross_attention_frequency: Every how many layers a cross-attention block is inserted.
 
     Raises:
-        ValueError: as [`QFormer`] raises.
+        ValueError: If the sizes are not divisible by the numbers of heads.
 
     References:
-        vlm-training (see `docs/papers.md`).
+        Li et al., "BLIP-2" (arXiv:2301.12597), section 3.1; vlm-training (see `docs/papers.md`).
     """
 
     def __init__(
         self,
         config: PreTrainedConfig,
+        *,
         vision_size: int,
-        sizes: EncoderSizes,
-        num_queries: int,
-        num_cross_heads: int | None,
-        cross_frequency: int,
         text_size: int,
+        encoder_sizes: EncoderSizes,
+        num_queries: int,
+        num_cross_attention_heads: int | None = None,
+        cross_attention_frequency: int = 2,
     ):
         super().__init__()
-        width = sizes.hidden_size
-        self.image_projection = nn.Identity() if vision_size == width else nn.Linear(vision_size, width)
-        self.qformer = QFormer(config, sizes, num_queries, num_cross_heads or sizes.num_heads, cross_frequency)
-        self.mlp = nn.Sequential(nn.Linear(width, text_size), nn.ReLU(), nn.Linear(text_size, text_size))
+        width = encoder_sizes.hidden_size
+        self.vision_projection = nn.Identity() if vision_size == width else nn.Linear(vision_size, width)
+        self.qformer = QFormer(
+            config,
+            encoder_sizes=encoder_sizes,
+            num_queries=num_queries,
+            num_cross_attention_heads=num_cross_attention_heads or encoder_sizes.num_heads,
+            cross_attention_frequency=cross_attention_frequency,
+        )
+        self.fc1 = nn.Linear(width, text_size)
+        self.act = nn.ReLU()
+        self.fc2 = nn.Linear(text_size, text_size)
 
-    def forward(self, image_tokens: Tensor, token_mask: Tensor | None = None) -> tuple[Tensor, None]:
-        """From `(B, N, Dv)` to `(B, M, Dt)`; the queries do not see padding."""
-        image_mask = None if token_mask is None else flat_token_mask(token_mask, image_tokens.shape[1])
-        states = self.qformer(image_states=self.image_projection(image_tokens), image_mask=image_mask)
-        return self.mlp(states.queries), None
+    def forward(self, vision_features: Tensor, patch_attention_mask: Tensor | None = None) -> tuple[Tensor, None]:
+        """Map `(B, N, D_vision)` to `(B, num_queries, D_text)`. Padding is masked in the cross-attention."""
+        mask = None
+        if patch_attention_mask is not None:
+            mask = flatten_patch_mask(patch_attention_mask, vision_features.shape[1])
+        queries = self.qformer(vision_features=self.vision_projection(vision_features), vision_mask=mask).queries
+        return self.fc2(self.act(self.fc1(queries))), None
 
 
 class PerceiverConnector(nn.Module):
-    """A gated MLP that brings image tokens to the language model's width, and a Perceiver that makes few of many.
+    """Gated MLP followed by a Perceiver resampler.
+
+    The MLP projects vision features to the width of the language model; the resampler reduces them to a fixed number of
+    latents, M.
 
     Args:
-        config: the model's, see [`Attention`].
-        vision_size: width Dv of the image tokens.
-        text_size: width Dt of the language model.
-        intermediate_size: hidden units of the MLP; the study takes the language model's.
-        num_latents: M.
-        depth: see [`PerceiverResampler`].
-        num_heads: see [`PerceiverResampler`].
+        config: Configuration of the whole model, which selects the attention implementation.
+        vision_size: Width of the vision features, D_vision.
+        text_size: Width of the language model, D_text.
+        intermediate_size: Hidden width of the MLP. The study uses that of the language model.
+        num_latents: Number of latents, M.
+        depth: Number of resampler layers.
+        num_heads: Attention heads of the resampler.
 
     Raises:
-        ValueError: as [`PerceiverResampler`] raises.
+        ValueError: If `num_heads` does not divide `text_size`, or `num_latents` or `depth` is less than 1.
 
     References:
         Laurençon et al., "What matters when building vision-language models?" (arXiv:2405.02246).
@@ -108,6 +138,7 @@ class PerceiverConnector(nn.Module):
     def __init__(
         self,
         config: PreTrainedConfig,
+        *,
         vision_size: int,
         text_size: int,
         intermediate_size: int,
@@ -116,103 +147,117 @@ class PerceiverConnector(nn.Module):
         num_heads: int,
     ):
         super().__init__()
-        self.modality_projection = GatedMLP(vision_size, intermediate_size, text_size)
-        self.resampler = PerceiverResampler(config, text_size, num_latents, depth, num_heads)
+        self.modality_projection = GatedMLP(vision_size, intermediate_size=intermediate_size, output_size=text_size)
+        self.resampler = PerceiverResampler(
+            config, hidden_size=text_size, num_latents=num_latents, depth=depth, num_heads=num_heads
+        )
 
-    def forward(self, image_tokens: Tensor, token_mask: Tensor | None = None) -> tuple[Tensor, None]:
-        """From `(B, N, Dv)` to `(B, M, Dt)`; the latents do not see padding."""
-        image_mask = None if token_mask is None else flat_token_mask(token_mask, image_tokens.shape[1])
-        return self.resampler(self.modality_projection(image_tokens), image_mask), None
+    def forward(self, vision_features: Tensor, patch_attention_mask: Tensor | None = None) -> tuple[Tensor, None]:
+        """Map `(B, N, D_vision)` to `(B, num_latents, D_text)`. Padding is masked in the attention."""
+        mask = None
+        if patch_attention_mask is not None:
+            mask = flatten_patch_mask(patch_attention_mask, vision_features.shape[1])
+        return self.resampler(self.modality_projection(vision_features), mask), None
 
 
 class MLPConnector(nn.Module):
-    """Two layers with an exact GELU between them: every image token becomes a token of the language model, M = N.
+    """Two linear layers with an exact GELU between them. Every vision token becomes an image token, so M = N.
 
     Args:
-        vision_size: width Dv of the image tokens.
-        text_size: width Dt of the language model.
+        vision_size: Width of the vision features, D_vision.
+        text_size: Width of the language model, D_text.
 
     References:
         Liu et al., "Improved Baselines with Visual Instruction Tuning" (LLaVA-1.5, arXiv:2310.03744).
     """
 
-    def __init__(self, vision_size: int, text_size: int):
+    def __init__(self, *, vision_size: int, text_size: int):
         super().__init__()
-        self.mlp = nn.Sequential(nn.Linear(vision_size, text_size), nn.GELU(), nn.Linear(text_size, text_size))
+        self.fc1 = nn.Linear(vision_size, text_size)
+        self.act = nn.GELU()
+        self.fc2 = nn.Linear(text_size, text_size)
 
-    def forward(self, image_tokens: Tensor, token_mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """From `(B, N, Dv)` to `(B, N, Dt)`, and with a `token_mask` which of them are real `(B, N)`."""
-        image_mask = None if token_mask is None else flat_token_mask(token_mask, image_tokens.shape[1])
-        return self.mlp(image_tokens), image_mask
+    def forward(
+        self, vision_features: Tensor, patch_attention_mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Map `(B, N, D_vision)` to `(B, N, D_text)`. With a mask, also return which tokens are valid, `(B, N)`."""
+        mask = None
+        if patch_attention_mask is not None:
+            mask = flatten_patch_mask(patch_attention_mask, vision_features.shape[1])
+        return self.fc2(self.act(self.fc1(vision_features))), mask
 
 
 class PixelShuffleConnector(nn.Module):
-    """Makes one token of every square of neighbouring image tokens: their features side by side, then a linear layer.
+    """Space-to-depth followed by a linear layer, as in Idefics3 and InternVL.
 
-    This is the space-to-depth of Idefics3 and InternVL: M = N / factor², and nothing is pooled away before the layer.
+    The features of each `factor` x `factor` block of patches are concatenated and projected, so that M = N / factor²
+    and no information is averaged away before the projection.
 
     Args:
-        vision_size: width Dv of the image tokens.
-        text_size: width Dt of the language model.
-        factor: side of a square, in tokens.
+        vision_size: Width of the vision features, D_vision.
+        text_size: Width of the language model, D_text.
+        factor: Side of a block, in patches.
 
     Raises:
-        ValueError: `factor` is less than 1.
+        ValueError: If `factor` is less than 1.
 
     References:
         Laurençon et al., "Building and better understanding vision-language models" (Idefics3, arXiv:2408.12637);
         Chen et al., "How Far Are We to GPT-4V?" (InternVL 1.5, arXiv:2404.16821).
     """
 
-    def __init__(self, vision_size: int, text_size: int, factor: int):
+    def __init__(self, *, vision_size: int, text_size: int, factor: int):
         super().__init__()
         if factor < 1:
-            raise ValueError(f"pixel_shuffle_factor is {factor}; it must be at least 1")
+            raise ValueError(f"`pixel_shuffle_factor` must be at least 1, but got {factor}.")
         self.factor = factor
         self.projection = nn.Linear(factor**2 * vision_size, text_size, bias=False)
 
-    def forward(self, image_tokens: Tensor, token_mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """Put squares together.
+    def forward(
+        self, vision_features: Tensor, patch_attention_mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Merge blocks of patches.
 
         Args:
-            image_tokens: `(B, N, Dv)`, of patches only: a class token belongs to no square.
-            token_mask: `(B, rows, columns)`; the grid is a square of real tokens if not given.
+            vision_features: `(B, N, D_vision)`, patches only, without class or register tokens.
+            patch_attention_mask: `(B, rows, columns)`. Defaults to a square grid without padding.
 
         Returns:
-            `(B, M, Dt)`, and with a `token_mask` which squares have a real token `(B, M)`; what a square has of padding
-            counts as zeros.
+            Embeddings `(B, M, D_text)`, and a mask `(B, M)` of the blocks that contain at least one valid patch (`None`
+            without a `patch_attention_mask`). Padding inside a block is set to zero.
 
         Raises:
-            ValueError: the tokens do not fill the grid, or whole squares do not.
+            ValueError: If the patches do not form the grid, or the grid is not divisible by `factor`.
         """
-        rows, columns = self._grid(image_tokens.shape[1], token_mask)
-        image_mask = None
-        if token_mask is not None:
-            image_tokens = image_tokens.masked_fill(~token_mask.flatten(1)[..., None], 0)
-            image_mask = self._squares(token_mask.flatten(1), rows, columns).any(dim=-1)
-        squares = self._squares(image_tokens, rows, columns)  # (B, M, factor², Dv)
-        return self.projection(squares.flatten(2)), image_mask
+        rows, columns = self._grid_size(vision_features.shape[1], patch_attention_mask)
+        mask = None
+        if patch_attention_mask is not None:
+            valid = patch_attention_mask.flatten(1)
+            vision_features = vision_features.masked_fill(~valid[..., None], 0)
+            mask = self._to_blocks(valid, rows, columns).any(dim=-1)
+        blocks = self._to_blocks(vision_features, rows, columns)  # (B, M, factor², D_vision)
+        return self.projection(blocks.flatten(2)), mask
 
-    def _grid(self, num_tokens: int, token_mask: Tensor | None) -> tuple[int, int]:
-        """Rows and columns, which the factor divides."""
-        if token_mask is None:
-            rows = columns = math.isqrt(num_tokens)
+    def _grid_size(self, num_patches: int, patch_attention_mask: Tensor | None) -> tuple[int, int]:
+        """Return rows and columns of the patch grid."""
+        if patch_attention_mask is None:
+            rows = columns = math.isqrt(num_patches)
         else:
-            rows, columns = token_mask.shape[1:]
-        if rows * columns != num_tokens:
-            grid = "a square grid" if token_mask is None else f"the grid of {rows} x {columns} that token_mask lays out"
+            rows, columns = patch_attention_mask.shape[1:]
+        if rows * columns != num_patches:
             raise ValueError(
-                f"{num_tokens} tokens do not fill {grid}; give the tokens of all patches, and no class token"
+                f"`vision_features` must contain {rows} x {columns} patches, but got {num_patches} tokens. Remove class "
+                "and register tokens, and pass a `patch_attention_mask` for images that are not square."
             )
         if rows % self.factor or columns % self.factor:
             raise ValueError(
-                f"a grid of {rows} x {columns} tokens is no multiple of pixel_shuffle_factor={self.factor}; choose a "
-                "factor that divides both numbers, or another image size"
+                f"A grid of {rows} x {columns} patches is not divisible by `pixel_shuffle_factor`={self.factor}. Choose "
+                "another factor or image size."
             )
         return rows, columns
 
-    def _squares(self, tokens: Tensor, rows: int, columns: int) -> Tensor:
-        """From `(B, N, ...)` to `(B, M, factor², ...)`, squares and the tokens of each row by row."""
+    def _to_blocks(self, tokens: Tensor, rows: int, columns: int) -> Tensor:
+        """Regroup `(B, rows * columns, ...)` into `(B, M, factor², ...)`, blocks in row-major order."""
         side = self.factor
         grid = tokens.unflatten(1, (rows // side, side, columns // side, side))
         return grid.transpose(2, 3).flatten(3, 4).flatten(1, 2)

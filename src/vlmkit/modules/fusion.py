@@ -1,4 +1,4 @@
-"""How images enter a language model: in places of its texts, or beside them."""
+"""Two ways to show images to a language model: in its input embeddings, or by cross-attention."""
 
 from collections.abc import Sequence
 
@@ -7,118 +7,124 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers.utils import torch_compilable_check
 
-# Of all images alike `(I, M, D)`, or of each its own number of tokens `(M_i, D)`.
+# Images with equal numbers of tokens, `(I, M, D)`, or one tensor `(M_i, D)` per image.
 ImageEmbeds = Tensor | Sequence[Tensor]
-_NOWHERE = torch.iinfo(torch.long).max  # behind the end of every text
+_NEVER_VISIBLE = torch.iinfo(torch.long).max  # a position after the end of every text
 
 
-def merge_image_embeds(inputs_embeds: Tensor, is_place: Tensor, image_embeds: ImageEmbeds | None) -> Tensor:
-    """Put the tokens of images into the places that texts keep for them.
+def merge_image_embeds(inputs_embeds: Tensor, image_token_mask: Tensor, image_embeds: ImageEmbeds | None) -> Tensor:
+    """Replace the embeddings of placeholder tokens with image embeddings.
 
     Args:
-        inputs_embeds: `(B, T, D)`, of the texts' tokens.
-        is_place: `(B, T)`, true where a token of an image belongs.
-        image_embeds: `(I, M, D)`, the images of all texts in their order, or one `(M_i, D)` for each; or those of their
-            tokens that belong into a part of the texts, `(1, M, D)`; `None` if there are none.
+        inputs_embeds: `(B, T, D)`, embeddings of the text tokens.
+        image_token_mask: `(B, T)`, true at placeholder tokens.
+        image_embeds: Embeddings of all images in the order of the texts, `(I, M, D)` or one `(M_i, D)` per image.
+            `None` if there are no images.
 
     Raises:
-        ValueError: the texts have more or fewer places than the images have tokens.
+        ValueError: If the number of placeholders differs from the number of image embeddings.
 
     Example:
         >>> texts, images = torch.zeros(1, 4, 2), torch.ones(1, 2, 2)
         >>> merge_image_embeds(texts, torch.tensor([[False, True, True, False]]), images)[0, :, 0].tolist()
         [0.0, 1.0, 1.0, 0.0]
     """
-    check_places(is_place, () if image_embeds is None else image_embeds)
+    check_num_image_tokens(image_token_mask, () if image_embeds is None else image_embeds)
     if image_embeds is None:
         return inputs_embeds
     tokens = image_embeds.flatten(0, 1) if isinstance(image_embeds, Tensor) else torch.cat(list(image_embeds))
-    return inputs_embeds.masked_scatter(is_place[..., None], tokens.to(inputs_embeds))
+    return inputs_embeds.masked_scatter(image_token_mask[..., None], tokens.to(inputs_embeds))
 
 
-def images_beside_texts(is_place: Tensor, image_embeds: ImageEmbeds, first_column: int = 0) -> tuple[Tensor, Tensor]:
-    """Lay the images of each text side by side, for a language model that looks at them by cross-attention.
+def group_images_by_text(
+    image_token_mask: Tensor, image_embeds: ImageEmbeds, first_position: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Concatenate the images of each text, for a language model that attends to them by cross-attention.
 
     Args:
-        is_place: `(B, T)`, true where an image stands in a text, one place for each.
-        image_embeds: `(I, M, D)`, the images of all texts in their order, or one `(M_i, D)` for each.
-        first_column: of the texts' first token, if they are the end of longer ones.
+        image_token_mask: `(B, T)`, true at placeholder tokens, one for each image.
+        image_embeds: Embeddings of all images in the order of the texts, `(I, M, D)` or one `(M_i, D)` per image.
+        first_position: Position of the first column of `image_token_mask`, if the texts continue earlier ones.
 
     Returns:
-        `(B, N, D)`, the tokens of each text's images in their order; and `(B, N)`, the column of the place that each
-        belongs to: positions from there on see it. Texts with fewer images have zeros, which no position sees.
+        The image embeddings of each text `(B, N, D)`, padded with zeros, and the position of the placeholder that each
+        embedding belongs to `(B, N)`. A text position may attend to the embeddings whose placeholder does not come
+        after it. Padding has a position after the end of every text.
 
     Raises:
-        ValueError: the texts have more or fewer places than there are images.
+        ValueError: If the number of placeholders differs from the number of images.
 
     Example:
-        >>> is_place = torch.tensor([[False, True, False, True], [True, False, False, False]])
-        >>> tokens, columns = images_beside_texts(is_place, torch.ones(3, 2, 8))
-        >>> tokens.shape, columns[0].tolist(), columns[1, :2].tolist()
+        >>> image_token_mask = torch.tensor([[False, True, False, True], [True, False, False, False]])
+        >>> embeds, positions = group_images_by_text(image_token_mask, torch.ones(3, 2, 8))
+        >>> embeds.shape, positions[0].tolist(), positions[1, :2].tolist()
         (torch.Size([2, 4, 8]), [1, 1, 3, 3], [0, 0])
     """
-    _check_count(is_place, len(image_embeds), len(image_embeds))
-    sizes = torch.tensor([len(image) for image in image_embeds], device=is_place.device)
+    _check_count(image_token_mask, num_tokens=len(image_embeds), num_images=len(image_embeds))
+    sizes = torch.tensor([len(image) for image in image_embeds], device=image_token_mask.device)
     padded = image_embeds if isinstance(image_embeds, Tensor) else pad_sequence(list(image_embeds), batch_first=True)
-    rows, columns = is_place.nonzero(as_tuple=True)
-    counts = is_place.sum(dim=1)
-    slots = torch.arange(len(rows), device=is_place.device) - (counts.cumsum(dim=0) - counts)[rows]
-    shape = (len(is_place), int(counts.max()), padded.shape[1])
-    tokens = padded.new_zeros(*shape, padded.shape[2]).index_put((rows, slots), padded)
-    is_real = torch.arange(padded.shape[1], device=is_place.device) < sizes[:, None]
-    places = is_place.new_full(shape, _NOWHERE, dtype=torch.long)
-    places[rows, slots] = torch.where(is_real, first_column + columns[:, None], _NOWHERE)
-    return tokens.flatten(1, 2), places.flatten(1)
+    rows, columns = image_token_mask.nonzero(as_tuple=True)
+    counts = image_token_mask.sum(dim=1)
+    slots = torch.arange(len(rows), device=image_token_mask.device) - (counts.cumsum(dim=0) - counts)[rows]
+    shape = (len(image_token_mask), int(counts.max()), padded.shape[1])
+    embeds = padded.new_zeros(*shape, padded.shape[2]).index_put((rows, slots), padded)
+    is_real = torch.arange(padded.shape[1], device=image_token_mask.device) < sizes[:, None]
+    positions = image_token_mask.new_full(shape, _NEVER_VISIBLE, dtype=torch.long)
+    positions[rows, slots] = torch.where(is_real, first_position + columns[:, None], _NEVER_VISIBLE)
+    return embeds.flatten(1, 2), positions.flatten(1)
 
 
-def check_places(is_place: Tensor, image_embeds: ImageEmbeds) -> None:
-    """Refuse texts whose places are not as many as the tokens of their images.
+def check_num_image_tokens(image_token_mask: Tensor, image_embeds: ImageEmbeds) -> None:
+    """Check that the texts have one placeholder for each image embedding.
 
     Args:
-        is_place: `(B, T)`, true where a token of an image belongs.
-        image_embeds: as [`merge_image_embeds`] takes them.
+        image_token_mask: `(B, T)`, true at placeholder tokens.
+        image_embeds: See [`merge_image_embeds`].
 
     Raises:
-        ValueError: see above.
+        ValueError: If the numbers differ.
     """
     counts = [len(image) for image in image_embeds]
-    _check_count(is_place, sum(counts), len(counts))
+    _check_count(image_token_mask, num_tokens=sum(counts), num_images=len(counts))
 
 
-def cached_images(is_place: Tensor, num_places: Tensor, num_cached_tokens: int) -> Tensor:
-    """Which images lie in that part of texts whose keys and values are known already.
+def cached_images(image_token_mask: Tensor, num_image_tokens: Tensor, num_cached_tokens: int) -> Tensor:
+    """Find the images whose placeholders are all in the key/value cache.
 
     Args:
-        is_place: `(B, T)`, true where a token of an image belongs.
-        num_places: `(I,)`, of each image in the order of the texts.
-        num_cached_tokens: of each text, from its beginning.
+        image_token_mask: `(B, T)`, true at placeholder tokens.
+        num_image_tokens: `(I,)`, number of placeholders of each image, in the order of the texts.
+        num_cached_tokens: Number of leading tokens of each text that the cache holds.
 
     Returns:
-        `(I,)` booleans.
+        Booleans `(I,)`.
 
     Raises:
-        ValueError: the texts have more or fewer places than the images have tokens, or the cache ends within an image.
+        ValueError: If the number of placeholders differs from the number of image tokens, or the cache ends within an
+            image.
 
     Example:
         >>> cached_images(torch.tensor([[True, True, False, True]]), torch.tensor([2, 1]), 3).tolist()
         [True, False]
     """
-    _check_count(is_place, int(num_places.sum()), len(num_places))
-    columns, ends = is_place.nonzero()[:, 1], num_places.cumsum(dim=0)
-    begins, is_cached = columns[ends - num_places] < num_cached_tokens, columns[ends - 1] < num_cached_tokens
-    if (begins != is_cached).any():
+    _check_count(image_token_mask, num_tokens=int(num_image_tokens.sum()), num_images=len(num_image_tokens))
+    columns, ends = image_token_mask.nonzero()[:, 1], num_image_tokens.cumsum(dim=0)
+    begins_in_cache = columns[ends - num_image_tokens] < num_cached_tokens
+    is_cached = columns[ends - 1] < num_cached_tokens
+    if (begins_in_cache != is_cached).any():
         raise ValueError(
-            f"the cache of {num_cached_tokens} tokens ends within an image; give one that an earlier call has left"
+            f"The cache must not end within an image, but it holds {num_cached_tokens} tokens. "
+            "Pass the cache that an earlier call returned."
         )
     return is_cached
 
 
-def _check_count(is_place: Tensor, num_places: int, num_images: int) -> None:
-    found = is_place.sum()
+def _check_count(image_token_mask: Tensor, *, num_tokens: int, num_images: int) -> None:
+    found = image_token_mask.sum()
     torch_compilable_check(
-        found == num_places,
+        found == num_tokens,
         lambda: (
-            f"the texts have {int(found)} image tokens, but {num_places} are needed for the images given "
-            f"({num_images}); give as many images as the texts have places for"
+            f"The texts must have {num_tokens} image tokens for the {num_images} images, but got {int(found)}. "
+            "Pass one image for each image placeholder of the texts."
         ),
     )

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from vlmkit.modules.backbones import keywords_for_size, name_of, patch_size, pretrained_size
+from vlmkit.modules.backbones import backbone_name, keywords_for_size, patch_size, pretrained_size
 
 
 @dataclass
@@ -23,18 +23,18 @@ class VisionTowerOutput(BaseModelOutputWithPooling):
         pooler_output: `(B, D)`.
         hidden_states: the backbone's, if asked for.
         attentions: the backbone's, if asked for.
-        token_mask: `(B, rows, columns)`, where images of several sizes are padded to one: the grid of patch tokens, row
+        patch_attention_mask: `(B, rows, columns)`, where images of several sizes are padded to one: the grid of patch tokens, row
             by row, which is false for padding. They are the last rows * columns of the N tokens.
     """
 
-    token_mask: Tensor | None = None
+    patch_attention_mask: Tensor | None = None
 
 
-def image_sizes(pixel_mask: Tensor) -> list[tuple[int, int]]:
+def image_sizes(pixel_attention_mask: Tensor) -> list[tuple[int, int]]:
     """Height and width of each image within its padding.
 
     Args:
-        pixel_mask: `(B, H, W)`, 1 where the image is, from the top left on, and 0 for padding.
+        pixel_attention_mask: `(B, H, W)`, 1 where the image is, from the top left on, and 0 for padding.
 
     Raises:
         ValueError: an image is empty, or no rectangle in the top left corner.
@@ -43,14 +43,14 @@ def image_sizes(pixel_mask: Tensor) -> list[tuple[int, int]]:
         >>> image_sizes(torch.tensor([[[1, 1, 0], [0, 0, 0]]]))
         [(1, 2)]
     """
-    is_image = pixel_mask.bool()
+    is_image = pixel_attention_mask.bool()
     heights, widths = is_image[:, :, 0].sum(dim=1), is_image[:, 0].sum(dim=1)
     rows, columns = (torch.arange(side, device=is_image.device) for side in is_image.shape[1:])
     rectangles = (rows < heights[:, None])[:, :, None] & (columns < widths[:, None])[:, None]
     faulty = (rectangles != is_image).flatten(1).any(dim=1) | (heights * widths == 0)
     if faulty.any():
         raise ValueError(
-            f"pixel_mask is empty or no rectangle in the top left corner for image {int(faulty.nonzero()[0])}; pad "
+            f"pixel_attention_mask is empty or no rectangle in the top left corner for image {int(faulty.nonzero()[0])}; pad "
             "images on the right and at the bottom, with 1 in the mask for each of their pixels and 0 for padding"
         )
     return list(zip(heights.tolist(), widths.tolist(), strict=True))
@@ -60,7 +60,7 @@ def encode_by_size(
     backbone: PreTrainedModel,
     encode: Callable[..., BaseModelOutputWithPooling],
     pixel_values: Tensor,
-    pixel_mask: Tensor,
+    pixel_attention_mask: Tensor,
     num_prefix_tokens: int,
     **kwargs: Any,
 ) -> VisionTowerOutput:
@@ -72,18 +72,18 @@ def encode_by_size(
         backbone: which is run.
         encode: runs it on `(b, 3, h, w)` and returns tokens and pooled output.
         pixel_values: `(B, 3, H, W)`.
-        pixel_mask: `(B, H, W)`, 1 where the image is, from the top left on, and 0 for padding.
+        pixel_attention_mask: `(B, H, W)`, 1 where the image is, from the top left on, and 0 for padding.
         num_prefix_tokens: how many tokens of `encode` precede the patch tokens.
         **kwargs: passed to `encode`.
 
     Returns:
-        `last_hidden_state (B, N, D)`, zeros for padding; `pooler_output (B, D)`; and `token_mask (B, rows, columns)`.
+        `last_hidden_state (B, N, D)`, zeros for padding; `pooler_output (B, D)`; and `patch_attention_mask (B, rows, columns)`.
 
     Raises:
         ValueError: the mask does not fit, a side is no multiple of the patch, or the backbone refuses a size.
     """
-    canvas = _canvas(pixel_values, pixel_mask)
-    sizes = image_sizes(pixel_mask)
+    canvas = _canvas(pixel_values, pixel_attention_mask)
+    sizes = image_sizes(pixel_attention_mask)
     if (patch := patch_size(backbone)) is not None:
         _check_multiples(backbone, [*sizes, canvas], patch)
     keywords = {size: kwargs | keywords_for_size(backbone, size) for size in dict.fromkeys(sizes)}
@@ -104,18 +104,18 @@ def encode_by_size(
     return VisionTowerOutput(
         last_hidden_state=torch.cat(tokens)[back],
         pooler_output=torch.cat([output.pooler_output for output in outputs.values()])[back],
-        token_mask=_token_mask(sizes, canvas, patch, pixel_values.device),
+        patch_attention_mask=_patch_attention_mask(sizes, canvas, patch, pixel_values.device),
         hidden_states=unpadded and unpadded.hidden_states,
         attentions=unpadded and unpadded.attentions,
     )
 
 
-def _canvas(pixel_values: Tensor, pixel_mask: Tensor) -> tuple[int, int]:
+def _canvas(pixel_values: Tensor, pixel_attention_mask: Tensor) -> tuple[int, int]:
     """Height and width of the padded images."""
     expected = (pixel_values.shape[0], *pixel_values.shape[2:])
-    if pixel_mask.shape != expected:
+    if pixel_attention_mask.shape != expected:
         raise ValueError(
-            f"pixel_mask is {tuple(pixel_mask.shape)}, but pixel_values are {tuple(pixel_values.shape)}; give a mask "
+            f"pixel_attention_mask is {tuple(pixel_attention_mask.shape)}, but pixel_values are {tuple(pixel_values.shape)}; give a mask "
             f"of {expected}, as the image processor returns it with them"
         )
     return expected[1], expected[2]
@@ -126,7 +126,7 @@ def _check_multiples(backbone: PreTrainedModel, sizes: list[tuple[int, int]], pa
     for height, width in sizes:
         if (height % patch[0] or width % patch[1]) and (height, width) != pretrained_size(backbone):
             raise ValueError(
-                f"{name_of(backbone.config)} makes a token of {patch[0]} x {patch[1]} pixels, of which an image of "
+                f"{backbone_name(backbone.config)} makes a token of {patch[0]} x {patch[1]} pixels, of which an image of "
                 f"{height} x {width} is no multiple; resize and pad images to multiples of it"
             )
 
@@ -155,7 +155,7 @@ def _padded(
     prefix, patches = tokens[:, :num_prefix_tokens], tokens[:, num_prefix_tokens:]
     if patches.shape[1] != rows * columns:
         raise ValueError(
-            f"{name_of(backbone.config)} gives {patches.shape[1]} tokens for an image of {size[0]} x {size[1]} pixels, "
+            f"{backbone_name(backbone.config)} gives {patches.shape[1]} tokens for an image of {size[0]} x {size[1]} pixels, "
             f"and not {rows} x {columns}; make all sides multiples of its whole stride, or use another backbone"
         )
     grid = patches.unflatten(1, (rows, columns))
@@ -163,7 +163,7 @@ def _padded(
     return torch.cat([prefix, grid.flatten(1, 2)], dim=1)
 
 
-def _token_mask(
+def _patch_attention_mask(
     sizes: list[tuple[int, int]], canvas: tuple[int, int], patch: tuple[int, int], device: torch.device
 ) -> Tensor:
     """`(B, rows, columns)`, true in each image's own rows and columns."""

@@ -2,6 +2,8 @@
 
 from torch import nn
 
+from vlmkit.compat.initialization import mark_as_initialized
+
 
 def initialize_xavier(module: nn.Module) -> None:
     """Give linear and convolutional layers Xavier-uniform weights and zero biases, for good.
@@ -19,4 +21,4 @@ def initialize_xavier(module: nn.Module) -> None:
             nn.init.xavier_uniform_(layer.weight)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
-            layer._is_hf_initialized = True  # type: ignore[assignment]
+            mark_as_initialized(layer)

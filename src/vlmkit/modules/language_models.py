@@ -1,37 +1,69 @@
-"""Causal language models from their configuration."""
+"""Causal language models of transformers as parts of a vision-language model: the decoder and its head."""
 
 import torch
 from torch import nn
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+
+from vlmkit.compat.auto_classes import model_class
+from vlmkit.compat.cache import CACHE_NAME
 
 
-def causal_language_model(config: PreTrainedConfig) -> PreTrainedModel:
-    """Build a language model that sees only what comes before the word it predicts.
+def build_decoder(config: PreTrainedConfig) -> PreTrainedModel:
+    """Build a causal language model without its head.
 
     Args:
-        config: of any such model of transformers.
+        config: Configuration of a causal language model of transformers.
 
     Raises:
-        ValueError: it is another kind of model, or one that sees the words it shall predict.
+        ValueError: If the model type is not a causal language model, or uses bidirectional attention.
     """
-    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        raise ValueError(f"{config.model_type} is no causal language model; give one, such as gpt2 or llama")
-    model = AutoModelForCausalLM.from_config(config)
-    # GPT-NeoX is causal and no "decoder"; the families of BERT are causal as decoders only.
+    model = _build_causal_language_model(config)
+    # GPT-NeoX is causal but not a "decoder"; the models of BERT's family are causal as decoders only.
     is_causal = any(getattr(module, "is_causal", False) for module in model.modules())
     if not (is_causal or getattr(model.config, "is_decoder", True)):
-        raise ValueError(f"{config.model_type} sees the words that it shall predict; set text_config.is_decoder=True")
-    return model
+        raise ValueError(
+            f"Model type {config.model_type!r} uses bidirectional attention and cannot generate text. "
+            "Set `text_config.is_decoder=True`."
+        )
+    return model.base_model
+
+
+def build_lm_head(config: PreTrainedConfig) -> nn.Linear:
+    """Build the language modeling head of a causal language model.
+
+    Args:
+        config: See [`build_decoder`].
+
+    Returns:
+        A new linear layer of the same shape as the head of such a model.
+    """
+    with torch.device("meta"):  # only the shape is needed
+        head = _build_causal_language_model(config).get_output_embeddings()
+    return nn.Linear(head.in_features, head.out_features, bias=head.bias is not None)
+
+
+def _build_causal_language_model(config: PreTrainedConfig) -> PreTrainedModel:
+    if model_class(AutoModelForCausalLM, config) is None:
+        raise ValueError(
+            f"Model type {config.model_type!r} is not a causal language model. Use a decoder such as gpt2 or llama."
+        )
+    return AutoModelForCausalLM.from_config(config)
+
+
+def embedding_name(decoder: PreTrainedModel) -> str:
+    """Return the name of the token embeddings within a decoder, such as `"embed_tokens"` or `"wte"`."""
+    embeddings = decoder.get_input_embeddings()
+    return next(name for name, module in decoder.named_modules() if module is embeddings)
 
 
 def decoder_layers(decoder: PreTrainedModel) -> nn.ModuleList:
-    """The layers of a language model, from the lowest.
+    """Return the layers of a language model, from the lowest.
 
     Args:
-        decoder: with or without its head.
+        decoder: Language model, with or without its head.
 
     Raises:
-        ValueError: it has no list of as many modules as its configuration counts layers.
+        ValueError: If no module list has `config.num_hidden_layers` entries.
 
     Example:
         >>> from transformers import GPT2Config, GPT2Model
@@ -44,27 +76,28 @@ def decoder_layers(decoder: PreTrainedModel) -> nn.ModuleList:
         if isinstance(module, nn.ModuleList) and len(module) == num_layers:
             return module
     raise ValueError(
-        f"{type(decoder).__name__} has no list of `config.num_hidden_layers` layers; give a causal language model"
+        f"{type(decoder).__name__} must have a list of `config.num_hidden_layers` layers, but none was found. "
+        "Use a causal language model."
     )
 
 
 @torch.no_grad()
 def check_plain_language_model(model: PreTrainedModel) -> None:
-    """Refuse a language model of which more would be needed than its layers, its cache and its linear head.
+    """Check that a language model consists of decoder layers, a key/value cache and a linear head.
 
     Args:
-        model: in evaluation mode.
+        model: Language model with its head, in evaluation mode.
 
     Raises:
-        ValueError: it scales or caps its logits, has layers before its head, or no cache of keys and values.
+        ValueError: If the model scales or caps its logits, has layers before its head, or has no key/value cache.
     """
     input_ids = torch.arange(4, device=model.device)[None]
     outputs, states = model(input_ids, use_cache=True), model.base_model(input_ids).last_hidden_state
     kind = type(model).__name__
-    if outputs.get("past_key_values") is None:
-        raise ValueError(f"{kind} has no cache of keys and values; give a language model with attention")
+    if outputs.get(CACHE_NAME) is None:
+        raise ValueError(f"{kind} must have a key/value cache, but returns none. Use a language model with attention.")
     if not torch.allclose(model.get_output_embeddings()(states), outputs.logits, rtol=1e-2, atol=1e-3):
         raise ValueError(
-            f"{kind} makes its logits by more than a linear head: it scales or caps them, or has layers before the "
-            "head, which would be lost; give another language model, such as a Llama, SmolLM or Qwen"
+            f"{kind} must compute its logits by a linear head, but it scales or caps them, or has layers before the "
+            "head, which would be lost. Use another language model, such as Llama, SmolLM or Qwen."
         )

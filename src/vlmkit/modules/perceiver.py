@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from vlmkit.modules.attention import Attention, added_to_scores
+from vlmkit.modules.attention import Attention, additive_attention_mask
 
 _EPS = 1e-6
 
@@ -22,7 +22,7 @@ class GatedMLP(nn.Module):
         Shazeer, "GLU Variants Improve Transformer" (arXiv:2002.05202), there SwiGLU.
     """
 
-    def __init__(self, input_size: int, intermediate_size: int, output_size: int):
+    def __init__(self, input_size: int, *, intermediate_size: int, output_size: int):
         super().__init__()
         self.gate_proj = nn.Linear(input_size, intermediate_size, bias=False)
         self.up_proj = nn.Linear(input_size, intermediate_size, bias=False)
@@ -42,24 +42,24 @@ class PerceiverLayer(GradientCheckpointingLayer):
         num_heads: see [`Attention`].
     """
 
-    def __init__(self, config: PreTrainedConfig, hidden_size: int, num_heads: int):
+    def __init__(self, config: PreTrainedConfig, *, hidden_size: int, num_heads: int):
         super().__init__()
         self.latents_norm = nn.RMSNorm(hidden_size, eps=_EPS)
         self.image_norm = nn.RMSNorm(hidden_size, eps=_EPS)
-        self.attention = Attention(config, hidden_size, num_heads, bias=False)
+        self.attention = Attention(config, hidden_size=hidden_size, num_heads=num_heads, bias=False)
         self.mlp_norm = nn.RMSNorm(hidden_size, eps=_EPS)
-        self.mlp = GatedMLP(hidden_size, 4 * hidden_size, hidden_size)
+        self.mlp = GatedMLP(hidden_size, intermediate_size=4 * hidden_size, output_size=hidden_size)
 
-    def forward(self, latents: Tensor, image_states: Tensor, attention_mask: Tensor | None) -> Tensor:
+    def forward(self, latents: Tensor, vision_features: Tensor, attention_mask: Tensor | None) -> Tensor:
         """From latents `(B, L, D)` to `(B, L, D)`.
 
         Args:
             latents: `(B, L, D)`.
-            image_states: `(B, N, D)`.
+            vision_features: `(B, N, D)`.
             attention_mask: `(B, 1, 1, N + L)`, of the image, then of the latents; added to the scores.
         """
         normed = self.latents_norm(latents)
-        seen = torch.cat([self.image_norm(image_states), normed], dim=1)
+        seen = torch.cat([self.image_norm(vision_features), normed], dim=1)
         attended, _ = self.attention(normed, self.attention.key_values(seen), attention_mask)
         latents = latents + attended
         return latents + self.mlp(self.mlp_norm(latents))
@@ -85,28 +85,30 @@ class PerceiverResampler(nn.Module):
         in this form Laurençon et al., "What matters when building vision-language models?" (arXiv:2405.02246).
     """
 
-    def __init__(self, config: PreTrainedConfig, hidden_size: int, num_latents: int, depth: int, num_heads: int):
+    def __init__(self, config: PreTrainedConfig, *, hidden_size: int, num_latents: int, depth: int, num_heads: int):
         super().__init__()
         if num_latents < 1:
             raise ValueError(f"num_latents is {num_latents}; an image needs at least 1 token")
         if depth < 1:
             raise ValueError(f"depth is {depth}; at least 1 layer has to look at the image")
         self.latents = nn.Parameter(torch.zeros(num_latents, hidden_size))
-        self.layers = nn.ModuleList(PerceiverLayer(config, hidden_size, num_heads) for _ in range(depth))
+        self.layers = nn.ModuleList(
+            PerceiverLayer(config, hidden_size=hidden_size, num_heads=num_heads) for _ in range(depth)
+        )
         self.norm = nn.RMSNorm(hidden_size, eps=_EPS)
 
-    def forward(self, image_states: Tensor, image_mask: Tensor | None = None) -> Tensor:
+    def forward(self, vision_features: Tensor, vision_mask: Tensor | None = None) -> Tensor:
         """From `(B, N, D)` to `(B, L, D)`.
 
         Args:
-            image_states: `(B, N, D)`.
-            image_mask: `(B, N)`, false for padding, which no latent sees.
+            vision_features: `(B, N, D)`.
+            vision_mask: `(B, N)`, false for padding, which no latent sees.
         """
-        latents = self.latents.expand(len(image_states), -1, -1)
+        latents = self.latents.expand(len(vision_features), -1, -1)
         attention_mask = None
-        if image_mask is not None:
-            sees = nn.functional.pad(image_mask, (0, len(self.latents)), value=True)[:, None, None]
-            attention_mask = added_to_scores(sees, latents.dtype)
+        if vision_mask is not None:
+            sees = nn.functional.pad(vision_mask, (0, len(self.latents)), value=True)[:, None, None]
+            attention_mask = additive_attention_mask(sees, latents.dtype)
         for layer in self.layers:
-            latents = layer(latents, image_states, attention_mask)
+            latents = layer(latents, vision_features, attention_mask)
         return self.norm(latents)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from vlmkit.validation import one_of
+from vlmkit.validation import check_choice
 
 POOLINGS = ("mean", "cls", "last")
 
@@ -26,7 +26,7 @@ def pool_tokens(tokens: Tensor, attention_mask: Tensor | None = None, pooling: s
         >>> pool_tokens(torch.tensor([[[1.0], [3.0], [9.0]]]), torch.tensor([[1, 1, 0]])).item()
         2.0
     """
-    one_of("pooling", pooling, POOLINGS)
+    check_choice("pooling", pooling, POOLINGS)
     if attention_mask is None:
         attention_mask = tokens.new_ones(tokens.shape[:2])
     mask = attention_mask.to(tokens.dtype)

@@ -7,9 +7,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from vlmkit.modules.attention import AttentionBlock, FeedForwardBlock, added_to_scores
+from vlmkit.modules.attention import AttentionBlock, FeedForwardBlock, additive_attention_mask
 from vlmkit.modules.text_encoders import EncoderSizes
-from vlmkit.validation import one_of
+from vlmkit.validation import check_choice
 
 ATTENTION_MODES = ("unimodal", "multimodal", "multimodal_causal")
 _CROSS_EPS = 1e-5
@@ -33,15 +33,15 @@ class TextEmbeddings(nn.Module):
     """Token plus position embeddings, normalised.
 
     Args:
-        sizes: of the text encoder.
+        encoder_sizes: of the text encoder.
     """
 
-    def __init__(self, sizes: EncoderSizes):
+    def __init__(self, encoder_sizes: EncoderSizes):
         super().__init__()
-        self.word_embeddings = nn.Embedding(sizes.vocab_size, sizes.hidden_size)
-        self.position_embeddings = nn.Embedding(sizes.num_positions, sizes.hidden_size)
-        self.norm = nn.LayerNorm(sizes.hidden_size, eps=sizes.eps)
-        self.dropout = nn.Dropout(sizes.dropout)
+        self.word_embeddings = nn.Embedding(encoder_sizes.vocab_size, encoder_sizes.hidden_size)
+        self.position_embeddings = nn.Embedding(encoder_sizes.num_positions, encoder_sizes.hidden_size)
+        self.norm = nn.LayerNorm(encoder_sizes.hidden_size, eps=encoder_sizes.eps)
+        self.dropout = nn.Dropout(encoder_sizes.dropout)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Look tokens up; positions count the attended ones.
@@ -72,21 +72,25 @@ class ImageAttention(nn.Module):
         num_heads: see [`Attention`].
     """
 
-    def __init__(self, config: PreTrainedConfig, hidden_size: int, num_heads: int):
+    def __init__(self, config: PreTrainedConfig, *, hidden_size: int, num_heads: int):
         super().__init__()
-        self.cross_attention = AttentionBlock(config, hidden_size, num_heads, "post", _CROSS_EPS)
-        self.feed_forward = FeedForwardBlock(hidden_size, 4 * hidden_size, "post", _CROSS_EPS)
+        self.cross_attention = AttentionBlock(
+            config, hidden_size=hidden_size, num_heads=num_heads, norm="post", eps=_CROSS_EPS
+        )
+        self.feed_forward = FeedForwardBlock(
+            hidden_size, intermediate_size=4 * hidden_size, norm="post", eps=_CROSS_EPS
+        )
 
-    def forward(self, queries: Tensor, image_states: Tensor, image_mask: Tensor | None = None) -> Tensor:
+    def forward(self, queries: Tensor, vision_features: Tensor, vision_mask: Tensor | None = None) -> Tensor:
         """From queries `(B, Q, D)` to `(B, Q, D)`.
 
         Args:
             queries: `(B, Q, D)`.
-            image_states: `(B, N, D)`.
-            image_mask: `(B, 1, 1, N)`, added to the scores.
+            vision_features: `(B, N, D)`.
+            vision_mask: `(B, 1, 1, N)`, added to the scores.
         """
-        key_values = self.cross_attention.attention.key_values(image_states)
-        queries, _ = self.cross_attention(queries, key_values, image_mask)
+        key_values = self.cross_attention.attention.key_values(vision_features)
+        queries, _ = self.cross_attention(queries, key_values, vision_mask)
         return self.feed_forward(queries)
 
 
@@ -97,41 +101,58 @@ class QFormerLayer(GradientCheckpointingLayer):
 
     Args:
         config: see [`Attention`].
-        sizes: of the text encoder, which this is a layer of.
-        num_cross_heads: heads of the attention to the image; `None` in a layer without.
+        encoder_sizes: of the text encoder, which this is a layer of.
+        num_cross_attention_heads: heads of the attention to the image; `None` in a layer without.
     """
 
-    def __init__(self, config: PreTrainedConfig, sizes: EncoderSizes, num_cross_heads: int | None):
+    def __init__(self, config: PreTrainedConfig, *, encoder_sizes: EncoderSizes, num_cross_attention_heads: int | None):
         super().__init__()
-        width, eps, dropout = sizes.hidden_size, sizes.eps, sizes.dropout
-        dropouts = (sizes.attention_dropout, sizes.output_dropout)
-        self.self_attention = AttentionBlock(config, width, sizes.num_heads, "post", eps, *dropouts)
-        self.feed_forward = FeedForwardBlock(width, sizes.intermediate_size, "post", eps, dropout, inner_dropout=0.0)
-        self.image_attention = None if num_cross_heads is None else ImageAttention(config, width, num_cross_heads)
+        self.self_attention = AttentionBlock(
+            config,
+            hidden_size=encoder_sizes.hidden_size,
+            num_heads=encoder_sizes.num_heads,
+            norm="post",
+            eps=encoder_sizes.eps,
+            dropout=encoder_sizes.attention_dropout,
+            output_dropout=encoder_sizes.output_dropout,
+        )
+        self.feed_forward = FeedForwardBlock(
+            encoder_sizes.hidden_size,
+            intermediate_size=encoder_sizes.intermediate_size,
+            norm="post",
+            eps=encoder_sizes.eps,
+            dropout=encoder_sizes.dropout,
+            inner_dropout=0.0,
+        )
+        self.image_attention = None
+        if num_cross_attention_heads is not None:
+            self.image_attention = ImageAttention(
+                config, hidden_size=encoder_sizes.hidden_size, num_heads=num_cross_attention_heads
+            )
 
     def forward(
         self,
         hidden_states: Tensor,
-        image_states: Tensor | None,
+        vision_features: Tensor | None,
         attention_mask: Tensor | None,
         num_text_tokens: int,
-        image_mask: Tensor | None = None,
+        vision_mask: Tensor | None = None,
     ) -> Tensor:
         """From `(B, T + Q, D)` to `(B, T + Q, D)`.
 
         Args:
             hidden_states: of the text, then of the queries.
-            image_states: `(B, N, D)`; `None` if there are no queries.
+            vision_features: `(B, N, D)`; `None` if there are no queries.
             attention_mask: `(B, 1, T + Q, T + Q)`, added to the scores.
             num_text_tokens: T.
-            image_mask: see [`ImageAttention`].
+            vision_mask: see [`ImageAttention`].
         """
         hidden_states, _ = self.self_attention(hidden_states, attention_mask=attention_mask)
         hidden_states = self.feed_forward(hidden_states)
-        if self.image_attention is None or image_states is None:
+        if self.image_attention is None or vision_features is None:
             return hidden_states
         text, queries = hidden_states[:, :num_text_tokens], hidden_states[:, num_text_tokens:]
-        return torch.cat([text, self.image_attention(queries, image_states, image_mask)], dim=1)
+        return torch.cat([text, self.image_attention(queries, vision_features, vision_mask)], dim=1)
 
 
 class QFormer(nn.Module):
@@ -139,10 +160,10 @@ class QFormer(nn.Module):
 
     Args:
         config: see [`Attention`].
-        sizes: of the text encoder.
+        encoder_sizes: of the text encoder.
         num_queries: Q.
-        num_cross_heads: heads of the attention to the image, a divisor of the width.
-        cross_frequency: the second layer and every so many layers after it have that attention; with 1, all have.
+        num_cross_attention_heads: heads of the attention to the image, a divisor of the width.
+        cross_attention_frequency: the second layer and every so many layers after it have that attention; with 1, all have.
         queries_see_text: see [`joint_attention_mask`].
 
     Raises:
@@ -155,52 +176,61 @@ class QFormer(nn.Module):
     def __init__(
         self,
         config: PreTrainedConfig,
-        sizes: EncoderSizes,
+        *,
+        encoder_sizes: EncoderSizes,
         num_queries: int,
-        num_cross_heads: int,
-        cross_frequency: int,
+        num_cross_attention_heads: int,
+        cross_attention_frequency: int,
         queries_see_text: bool = False,
     ):
         super().__init__()
         self.queries_see_text = queries_see_text
-        crosses = [layer % cross_frequency == 1 % cross_frequency for layer in range(sizes.num_layers)]
+        crosses = [
+            layer % cross_attention_frequency == 1 % cross_attention_frequency
+            for layer in range(encoder_sizes.num_layers)
+        ]
         if not any(crosses):
             raise ValueError(
-                f"with {sizes.num_layers} layers and cross_attention_frequency={cross_frequency}, none looks at the "
+                f"with {encoder_sizes.num_layers} layers and cross_attention_frequency={cross_attention_frequency}, none looks at the "
                 "image; set cross_attention_frequency=1"
             )
-        self.query_tokens = nn.Parameter(torch.zeros(1, num_queries, sizes.hidden_size))
+        self.query_tokens = nn.Parameter(torch.zeros(1, num_queries, encoder_sizes.hidden_size))
         self.layers = nn.ModuleList(
-            QFormerLayer(config, sizes, num_cross_heads if has_cross else None) for has_cross in crosses
+            QFormerLayer(
+                config,
+                encoder_sizes=encoder_sizes,
+                num_cross_attention_heads=num_cross_attention_heads if has_cross else None,
+            )
+            for has_cross in crosses
         )
 
     def forward(
         self,
         text_states: Tensor | None = None,
-        image_states: Tensor | None = None,
+        vision_features: Tensor | None = None,
         attention_mask: Tensor | None = None,
         mode: str = "unimodal",
         output_hidden_states: bool = False,
-        image_mask: Tensor | None = None,
+        vision_mask: Tensor | None = None,
     ) -> QFormerStates:
         """Run texts, images, or both side by side.
 
         Args:
             text_states: `(B, T, D)`, of [`TextEmbeddings`].
-            image_states: `(B, N, D)`; without them there are no queries.
+            vision_features: `(B, N, D)`; without them there are no queries.
             attention_mask: `(B, T)` of the texts, 1 for tokens and 0 for padding; all ones if not given.
             mode: see [`joint_attention_mask`].
             output_hidden_states: whether the states after each layer are returned, too.
-            image_mask: `(B, N)`, false for padding, which no query sees; at least one token of each image is true.
+            vision_mask: `(B, N)`, false for padding, which no query sees; at least one token of each image is true.
 
         Raises:
             ValueError: the mode is unknown, or there is neither text nor image.
         """
-        if text_states is None and image_states is None:
-            raise ValueError("give text_states, image_states or both")
+        if text_states is None and vision_features is None:
+            raise ValueError("give text_states, vision_features or both")
         parts = [] if text_states is None else [text_states]
-        if image_states is not None:
-            parts.append(self.query_tokens.expand(len(image_states), -1, -1))
+        if vision_features is not None:
+            parts.append(self.query_tokens.expand(len(vision_features), -1, -1))
         hidden_states = torch.cat(parts, dim=1)
         num_text_tokens, mask = 0, None
         if text_states is not None:
@@ -209,12 +239,12 @@ class QFormer(nn.Module):
             num_text_tokens = text_states.shape[1]
             num_queries = hidden_states.shape[1] - num_text_tokens
             sees = joint_attention_mask(attention_mask, num_queries, mode, self.queries_see_text)
-            mask = added_to_scores(sees, hidden_states.dtype)
-        if image_mask is not None:
-            image_mask = added_to_scores(image_mask[:, None, None], hidden_states.dtype)
+            mask = additive_attention_mask(sees, hidden_states.dtype)
+        if vision_mask is not None:
+            vision_mask = additive_attention_mask(vision_mask[:, None, None], hidden_states.dtype)
         all_states = [hidden_states]
         for layer in self.layers:
-            hidden_states = layer(hidden_states, image_states, mask, num_text_tokens, image_mask)
+            hidden_states = layer(hidden_states, vision_features, mask, num_text_tokens, vision_mask)
             if output_hidden_states:
                 all_states.append(hidden_states)
         return QFormerStates(
@@ -245,7 +275,7 @@ def joint_attention_mask(attention_mask: Tensor, num_queries: int, mode: str, qu
         >>> joint_attention_mask(torch.tensor([[1, 1]]), 1, "multimodal_causal").int()[0, 0].tolist()
         [[1, 0, 1], [1, 1, 1], [0, 0, 1]]
     """
-    one_of("attention_mode", mode, ATTENTION_MODES)
+    check_choice("attention_mode", mode, ATTENTION_MODES)
     num_text_tokens = attention_mask.shape[1]
     row = torch.arange(num_text_tokens + num_queries, device=attention_mask.device)
     column, is_text = row[None, :], row < num_text_tokens

@@ -18,8 +18,8 @@ _DISTILBERT_NAMES = {
     "attention.v_lin": "self_attention.attention.v_proj",
     "attention.out_lin": "self_attention.attention.out_proj",
     "sa_layer_norm": "self_attention.norm",
-    "ffn.lin1": "feed_forward.feed_forward.0",
-    "ffn.lin2": "feed_forward.feed_forward.3",
+    "ffn.lin1": "feed_forward.mlp.fc1",
+    "ffn.lin2": "feed_forward.mlp.fc2",
     "output_layer_norm": "feed_forward.norm",
 }
 _BERT_NAMES = {
@@ -32,8 +32,8 @@ _BERT_NAMES = {
     "attention.self.value": "self_attention.attention.v_proj",
     "attention.output.dense": "self_attention.attention.out_proj",
     "attention.output.LayerNorm": "self_attention.norm",
-    "intermediate.dense": "feed_forward.feed_forward.0",
-    "output.dense": "feed_forward.feed_forward.3",
+    "intermediate.dense": "feed_forward.mlp.fc1",
+    "output.dense": "feed_forward.mlp.fc2",
     "output.LayerNorm": "feed_forward.norm",
 }
 

@@ -1,5 +1,6 @@
 """Any text backbone behind one interface: tokens `(B, T, D)` and one pooled vector `(B, D)`."""
 
+import copy
 import os
 from typing import Any
 
@@ -14,11 +15,11 @@ from transformers import (
 )
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from vlmkit.modules.backbones import name_of, token_width, without_pooler
+from vlmkit.modules.backbones import backbone_name, token_width, without_pooler
 from vlmkit.modules.pooling import POOLINGS, pool_tokens
 from vlmkit.modules.token_embeddings import TokenEmbeddings
-from vlmkit.modules.towers import Tower
-from vlmkit.validation import one_of
+from vlmkit.modules.towers import Tower, get_text_config, load_backbone_config
+from vlmkit.validation import check_choice
 
 TEXT_FEATURES = ("token_embeddings", "encoder")
 
@@ -38,18 +39,18 @@ class TextTower(Tower):
     """
 
     def __init__(
-        self, config: PreTrainedConfig, features: str = "encoder", pooling: str = "mean", frozen: bool = False
+        self, config: PreTrainedConfig, *, features: str = "encoder", pooling: str = "mean", frozen: bool = False
     ):
-        one_of("text_features", features, TEXT_FEATURES)
-        one_of("text_pooling", pooling, POOLINGS)
+        check_choice("text_features", features, TEXT_FEATURES)
+        check_choice("text_pooling", pooling, POOLINGS)
         if features == "token_embeddings":
             backbone = TokenEmbeddings._from_config(config)
         else:
             auto_class = _text_auto_class(config)
             backbone = auto_class.from_config(config, **without_pooler(auto_class, config))
             if not isinstance(backbone.get_input_embeddings(), nn.Embedding):
-                raise ValueError(f"{name_of(config)} has no table of token embeddings; give a text model")
-        super().__init__(backbone, pooling, frozen)
+                raise ValueError(f"{backbone_name(config)} has no table of token embeddings; give a text model")
+        super().__init__(backbone, pooling=pooling, frozen=frozen)
 
     @property
     def hidden_size(self) -> int:
@@ -62,12 +63,27 @@ class TextTower(Tower):
     def load_backbone(
         cls, name_or_path: str | os.PathLike, config: PreTrainedConfig, features: str = "encoder", **kwargs: Any
     ) -> PreTrainedModel:
-        """Load pretrained weights for a tower of this configuration, from a folder or the hub."""
-        one_of("text_features", features, TEXT_FEATURES)
+        """Load pretrained weights for a tower of this configuration.
+
+        Args:
+            name_or_path: Folder or Hub id of the text model.
+            config: Configuration of the tower. If its vocabulary is larger than that of the text model, the token
+                embeddings are extended.
+            features: See [`TextTower`].
+            **kwargs: Passed to `from_pretrained`, such as `dtype`.
+        """
+        check_choice("text_features", features, TEXT_FEATURES)
+        published = copy.deepcopy(config)
+        published.vocab_size = load_backbone_config(name_or_path, get_text_config).vocab_size
         if features == "token_embeddings":
-            return TokenEmbeddings.from_text_pretrained(name_or_path, config, **kwargs)
-        auto_class = _text_auto_class(config)
-        return auto_class.from_pretrained(name_or_path, config=config, **without_pooler(auto_class, config), **kwargs)
+            backbone = TokenEmbeddings.from_text_pretrained(name_or_path, published, **kwargs)
+        else:
+            auto_class = _text_auto_class(config)
+            options = {**without_pooler(auto_class, config), **kwargs}
+            backbone = auto_class.from_pretrained(name_or_path, config=published, **options)
+        if config.vocab_size > published.vocab_size:
+            backbone.resize_token_embeddings(config.vocab_size)
+        return backbone
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any

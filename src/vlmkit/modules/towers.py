@@ -17,7 +17,7 @@ class Tower(Freezable):
         frozen: whether its parameters stay as they are.
     """
 
-    def __init__(self, backbone: PreTrainedModel, pooling: str, frozen: bool = False):
+    def __init__(self, backbone: PreTrainedModel, *, pooling: str, frozen: bool = False):
         super().__init__(frozen)
         self.pooling = pooling
         self.set_backbone(backbone)
@@ -29,24 +29,24 @@ class Tower(Freezable):
         self.train(self.training)
 
 
-def vision_part(config: PreTrainedConfig) -> PreTrainedConfig:
+def get_vision_config(config: PreTrainedConfig) -> PreTrainedConfig:
     """The vision tower's configuration: of a two-tower one (CLIP, SigLIP) its vision part, else the whole."""
     return getattr(config, "vision_config", None) or config
 
 
-def text_part(config: PreTrainedConfig) -> PreTrainedConfig:
+def get_text_config(config: PreTrainedConfig) -> PreTrainedConfig:
     """The text tower's configuration: of a two-tower one (CLIP, SigLIP) its text part, else the whole."""
     return getattr(config, "text_config", None) or config
 
 
-def published_config(
+def load_backbone_config(
     name_or_path: str | os.PathLike, part: Callable[[PreTrainedConfig], PreTrainedConfig]
 ) -> PreTrainedConfig:
     """The configuration of a backbone to build a model with; a local folder's path stays out of what is published.
 
     Args:
         name_or_path: a folder or hub id.
-        part: [`vision_part`] or [`text_part`].
+        part: [`get_vision_config`] or [`get_text_config`].
 
     Raises:
         OSError: there is no such model.

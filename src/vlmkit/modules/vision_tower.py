@@ -1,5 +1,6 @@
 """Any image backbone behind one interface: tokens `(B, N, D)` and one pooled vector `(B, D)`."""
 
+import copy
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -9,8 +10,9 @@ from torch import Tensor
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 
 from vlmkit.modules.backbones import (
-    name_of,
+    backbone_name,
     num_prefix_tokens,
+    patch_size,
     pretrained_size,
     restore_timm_initialization,
     token_width,
@@ -18,7 +20,7 @@ from vlmkit.modules.backbones import (
 )
 from vlmkit.modules.image_sizes import VisionTowerOutput, encode_by_size
 from vlmkit.modules.towers import Tower
-from vlmkit.validation import one_of
+from vlmkit.validation import check_choice
 
 VISION_POOLINGS = ("auto", "pooler", "cls", "mean")
 
@@ -46,27 +48,28 @@ class VisionTower(Tower):
     def __init__(
         self,
         config: PreTrainedConfig,
+        *,
         pooling: str = "auto",
         frozen: bool = False,
         prefix_tokens: bool = True,
         layers: Sequence[int] | None = None,
     ):
-        one_of("vision_pooling", pooling, VISION_POOLINGS)
+        check_choice("vision_pooling", pooling, VISION_POOLINGS)
         backbone = AutoModel.from_config(config, **without_pooler(AutoModel, config))
         if backbone.main_input_name != "pixel_values":
-            raise ValueError(f"{name_of(config)} is no image model: it takes {backbone.main_input_name}")
+            raise ValueError(f"{backbone_name(config)} is no image model: it takes {backbone.main_input_name}")
         if hasattr(backbone, "timm_model"):
             restore_timm_initialization(backbone)
-        super().__init__(backbone, pooling, frozen)
+        super().__init__(backbone, pooling=pooling, frozen=frozen)
         self.prefix_tokens, self.layers = prefix_tokens, None if layers is None else list(layers)
         self.num_prefix_tokens = num_prefix_tokens(self.backbone)
         depth = getattr(self.backbone.config, "num_hidden_layers", None)
         for layer in self.layers or ():
             if isinstance(depth, int) and not -depth - 1 <= layer <= depth:
-                raise ValueError(f"{name_of(config)} has no hidden states {layer}; it has {depth + 1}, from 0")
+                raise ValueError(f"{backbone_name(config)} has no hidden states {layer}; it has {depth + 1}, from 0")
         if pooling == "cls" and not self.num_prefix_tokens:
             raise ValueError(
-                f"vision_pooling is 'cls', but {name_of(config)} has no class token; choose 'mean' or 'pooler'"
+                f"vision_pooling is 'cls', but {backbone_name(config)} has no class token; choose 'mean' or 'pooler'"
             )
 
     @property
@@ -91,19 +94,21 @@ class VisionTower(Tower):
         """Load pretrained weights for a tower of this configuration, from a folder or the hub."""
         return AutoModel.from_pretrained(name_or_path, config=config, **without_pooler(AutoModel, config), **kwargs)
 
-    def forward(self, pixel_values: Tensor, pixel_mask: Tensor | None = None, **kwargs: Any) -> VisionTowerOutput:
+    def forward(
+        self, pixel_values: Tensor, pixel_attention_mask: Tensor | None = None, **kwargs: Any
+    ) -> VisionTowerOutput:
         """Encode images.
 
         Args:
             pixel_values: `(B, 3, H, W)`; with a mask, images of several sizes, padded on the right and at the bottom.
-            pixel_mask: `(B, H, W)`, 1 where the image is and 0 for padding; if given, each image is encoded at its own
+            pixel_attention_mask: `(B, H, W)`, 1 where the image is and 0 for padding; if given, each image is encoded at its own
                 size, with position embeddings interpolated to it, and no other image or padding has a part in it (but
                 in training, batch normalisation takes its statistics over images of equal size).
             **kwargs: passed to the backbone, such as `output_hidden_states`.
 
         Returns:
             `last_hidden_state (B, N, D)`, prefix tokens first, or `(B, L * N, D)` of L layers; and
-            `pooler_output (B, pooled_size)`. With a `pixel_mask`, `token_mask (B, rows, columns)`, too: the grid of the
+            `pooler_output (B, pooled_size)`. With a `pixel_attention_mask`, `patch_attention_mask (B, rows, columns)`, too: the grid of the
             patch tokens, row by row, false for padding, whose tokens are zeros; then hidden states and attentions only
             of images of one size. Images of another size than the pretrained one are treated as with a mask of ones.
 
@@ -111,64 +116,70 @@ class VisionTower(Tower):
             ValueError: the backbone returns other tokens than its configuration tells, or has no such layer; the mask
                 does not fit, a side is no multiple of the patch, or the backbone takes only images of its own size.
         """
-        if pixel_mask is None:
+        if pixel_attention_mask is None:
             size, own = tuple(pixel_values.shape[2:]), pretrained_size(self.backbone)
             if own is None or size == own or self.layers is not None:
                 return self._encode(pixel_values, **kwargs)
-            pixel_mask = pixel_values.new_ones(len(pixel_values), *size)
+            pixel_attention_mask = pixel_values.new_ones(len(pixel_values), *size)
         if self.layers is not None:
             raise ValueError(
-                f"pixel_mask and the vision layers {self.layers} exclude each other; leave out the mask and give "
+                f"pixel_attention_mask and the vision layers {self.layers} exclude each other; leave out the mask and give "
                 "images of one size, or take the last layer's tokens alone"
             )
         num_prefix = self.num_prefix_tokens if self.prefix_tokens else 0
-        return encode_by_size(self.backbone, self._encode, pixel_values, pixel_mask, num_prefix, **kwargs)
+        return encode_by_size(self.backbone, self._encode, pixel_values, pixel_attention_mask, num_prefix, **kwargs)
 
-    def encode_or_take(
+    def get_vision_features(
         self,
-        pixel_values: Tensor | None,
-        image_tokens: Tensor | None,
+        pixel_values: Tensor | None = None,
+        vision_features: Tensor | None = None,
+        pixel_attention_mask: Tensor | None = None,
+        patch_attention_mask: Tensor | None = None,
+        *,
         training: bool,
-        pixel_mask: Tensor | None = None,
-        token_mask: Tensor | None = None,
         **kwargs: Any,
     ) -> VisionTowerOutput:
-        """Encode images, or take the tokens that the tower gave for them before.
+        """Encode images, or check and return precomputed vision features.
 
         Args:
             pixel_values: `(B, 3, H, W)`.
-            image_tokens: `(B, N, D)` or `(B, L * N, D)`, as `last_hidden_state` of [`VisionTower.forward`].
-            training: whether the model around the tower is being trained.
-            pixel_mask: of the images, see [`VisionTower.forward`].
-            token_mask: `(B, rows, columns)`, as it came with `image_tokens`.
-            **kwargs: passed to the backbone.
+            vision_features: `(B, N, D)` or `(B, L * N, D)`, the `last_hidden_state` of an earlier
+                [`VisionTower.forward`].
+            pixel_attention_mask: Mask of `pixel_values`, see [`VisionTower.forward`].
+            patch_attention_mask: `(B, rows, columns)`, the mask that was returned with `vision_features`.
+            training: Whether the model that contains the tower is in training mode.
+            **kwargs: Passed to the backbone.
 
         Returns:
-            The outputs of [`VisionTower.forward`]; of given tokens, `last_hidden_state` and `token_mask` alone.
+            The outputs of [`VisionTower.forward`]. For precomputed features, only `last_hidden_state` and
+            `patch_attention_mask`.
 
         Raises:
-            ValueError: no images or both kinds, tokens of another shape, tokens in training of this tower, or a mask
-                of the other kind.
+            ValueError: If both or neither of the inputs are given, the features have another shape, a mask belongs to
+                the other input, or features are given in training although the tower is trained.
         """
-        if (pixel_values is None) == (image_tokens is None):
-            raise ValueError("give the images, either as pixel_values or as image_tokens")
-        if (token_mask if image_tokens is None else pixel_mask) is not None:
-            raise ValueError("give a pixel_mask with pixel_values, and a token_mask with image_tokens")
-        if image_tokens is None:
-            return self(pixel_values, pixel_mask=pixel_mask, **kwargs)
+        if (pixel_values is None) == (vision_features is None):
+            raise ValueError("Pass the images either as `pixel_values` or as `vision_features`.")
+        if (patch_attention_mask if vision_features is None else pixel_attention_mask) is not None:
+            raise ValueError(
+                "Pass `pixel_attention_mask` with `pixel_values`, and `patch_attention_mask` with `vision_features`."
+            )
+        if vision_features is None:
+            return self(pixel_values, pixel_attention_mask=pixel_attention_mask, **kwargs)
         if training and self.is_trained:
             raise ValueError(
-                "image_tokens would bypass the vision tower, which is being trained; freeze it: "
-                "freeze_vision=True, and in adapt_backbones vision='frozen'"
+                "`vision_features` cannot be used while the vision tower is trained. Freeze it with "
+                "`freeze_vision=True`, or with `vision='frozen'` in `adapt_backbones`."
             )
         num_layers = len(self.layers or [-1])
-        if image_tokens.ndim != 3 or image_tokens.shape[2] != self.hidden_size or image_tokens.shape[1] % num_layers:
+        has_shape = vision_features.ndim == 3 and vision_features.shape[2] == self.hidden_size
+        if not has_shape or vision_features.shape[1] % num_layers:
             tokens = "tokens" if num_layers == 1 else f"tokens of {num_layers} vision layers"
             raise ValueError(
-                f"image_tokens are {tuple(image_tokens.shape)}, but this model takes (images, {tokens}, "
-                f"{self.hidden_size}); compute them with its own vision tower"
+                f"`vision_features` must have the shape (images, {tokens}, {self.hidden_size}), but got "
+                f"{tuple(vision_features.shape)}. Compute them with the vision tower of this model."
             )
-        return VisionTowerOutput(last_hidden_state=image_tokens, token_mask=token_mask)
+        return VisionTowerOutput(last_hidden_state=vision_features, patch_attention_mask=patch_attention_mask)
 
     def _encode(self, pixel_values: Tensor, **kwargs: Any) -> VisionTowerOutput:
         """Run the backbone on images of one size."""
@@ -182,7 +193,7 @@ class VisionTower(Tower):
         for what, tensor, width in (("tokens", tokens, self.hidden_size), ("pooled output", pooled, self.pooled_size)):
             if tensor.shape[-1] != width:
                 raise ValueError(
-                    f"{name_of(self.backbone.config)} returns {what} of width {tensor.shape[-1]}, but its "
+                    f"{backbone_name(self.backbone.config)} returns {what} of width {tensor.shape[-1]}, but its "
                     f"configuration tells {width}; use another backbone, or the same one of timm"
                 )
         if self.layers is not None:
@@ -198,7 +209,7 @@ class VisionTower(Tower):
 
     def _tokens_of_layers(self, hidden_states: Sequence[Tensor]) -> Tensor:
         """The tokens of the chosen layers, one layer after the other."""
-        name = name_of(self.backbone.config)
+        name = backbone_name(self.backbone.config)
         selected: list[Tensor] = []
         for layer in self.layers or ():
             if not -len(hidden_states) <= layer < len(hidden_states):
@@ -220,10 +231,46 @@ class VisionTower(Tower):
         if self.pooling == "pooler" or (self.pooling == "auto" and pooler_output is not None):
             if pooler_output is None:
                 raise ValueError(
-                    f"vision_pooling is 'pooler', but {name_of(self.backbone.config)} returns no pooled output; "
+                    f"vision_pooling is 'pooler', but {backbone_name(self.backbone.config)} returns no pooled output; "
                     f"choose {'cls' if self.num_prefix_tokens else 'mean'!r}"
                 )
             return pooler_output.flatten(1)  # transformers' CNNs return (B, D, 1, 1)
         if self.pooling == "mean" or not self.num_prefix_tokens:
             return tokens[:, self.num_prefix_tokens :].mean(dim=1)
         return tokens[:, 0]
+
+
+def num_vision_patches(config: PreTrainedConfig, height: int, width: int) -> int:
+    """Return the number of patch tokens that an image backbone computes, without its prefix tokens.
+
+    Args:
+        config: Configuration of the backbone.
+        height: Height of the image, in pixels.
+        width: Width of the image, in pixels.
+
+    Example:
+        >>> from transformers import ViTConfig
+        >>> num_vision_patches(ViTConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2), 224, 224)
+        196
+    """
+    tower = _meta_tower(config)
+    return tower(torch.empty(1, 3, height, width, device="meta")).last_hidden_state.shape[1]
+
+
+def vision_patch_size(config: PreTrainedConfig) -> int | None:
+    """Return the side in pixels of what becomes one token of an image backbone, or `None` if it cannot be told.
+
+    Example:
+        >>> from transformers import ViTConfig
+        >>> vision_patch_size(ViTConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2))
+        16
+    """
+    size = patch_size(_meta_tower(config).backbone)
+    return None if size is None else size[0]
+
+
+def _meta_tower(config: PreTrainedConfig) -> VisionTower:
+    """Build a tower without memory, of which only shapes are of interest."""
+    config = copy.deepcopy(config)  # building a model writes into its configuration
+    with torch.device("meta"):
+        return VisionTower(config, pooling="mean", prefix_tokens=False).eval()

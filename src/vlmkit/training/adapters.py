@@ -15,11 +15,11 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from vlmkit.modules.vision_tower import VisionTower
-from vlmkit.validation import one_of
+from vlmkit.validation import check_choice
 
 Mode = Literal["frozen", "lora", "dora", "full"]
 MODES = ("frozen", "lora", "dora", "full")
-_VISION, _TEXT = "vision_tower", "language_model"
+_VISION, _TEXT = "model.vision_tower", "model.language_model"
 # They make the pooled vector (of SigLIP, in transformers and in timm), which goes into no language model.
 _POOLING_HEADS = ("attn_pool", "head", "pooler")
 
@@ -51,7 +51,7 @@ def adapt_backbones(
     there is no peft: the model itself is returned, and `from_pretrained` makes all of its language model trainable.
 
     Args:
-        model: with `vision_tower`, `language_model`, `connector` and maybe `cross_attention`; saved before if the
+        model: whose headless model has `vision_tower`, `language_model`, `connector` and maybe `cross_attention`; saved before if the
             adapter shall find its base again. It is changed in place.
         vision: how the vision tower trains.
         text: how the language model trains.
@@ -79,7 +79,7 @@ def adapt_backbones(
         ...     num_query_tokens=2,
         ... )
         >>> model = adapt_backbones(SmolVLM(config), vision="full", text="frozen")
-        >>> sorted({name.partition(".")[0] for name, weight in model.named_parameters() if weight.requires_grad})
+        >>> sorted({name.split(".")[1] for name, weight in model.named_parameters() if weight.requires_grad})
         ['connector', 'vision_tower']
     """
     modes = {_VISION: vision, _TEXT: text}
@@ -145,8 +145,8 @@ def load_lora(model: PreTrainedModel, adapter: str | os.PathLike, is_trainable: 
 
 
 def _check_options(model: PreTrainedModel, vision: Mode, text: Mode, rank: int) -> None:
-    one_of("vision", vision, MODES)
-    one_of("text", text, MODES)
+    check_choice("vision", vision, MODES)
+    check_choice("text", text, MODES)
     if {vision, text} == {"lora", "dora"}:
         raise ValueError(
             f"vision is {vision!r} and text is {text!r}, but an adapter is of one kind; choose the same for both"
@@ -155,7 +155,7 @@ def _check_options(model: PreTrainedModel, vision: Mode, text: Mode, rank: int) 
         raise ValueError(f"the rank is {rank}; give 1 or more")
     if any(isinstance(module, BaseTunerLayer) for module in model.modules()):
         raise ValueError(f"{type(model).__name__} has an adapter already; merge or unload it first")
-    if getattr(model, "connector", None) is None:
+    if getattr(model.base_model, "connector", None) is None:
         raise ValueError(f"{type(model).__name__} has no connector between images and language model to train")
 
 
@@ -165,9 +165,9 @@ def _between(model: PreTrainedModel) -> list[str]:
     Those of cross-attention are its blocks': peft takes a name for the end of one, and the layers of a Q-Former have a
     `cross_attention`, too.
     """
-    cross_attention = getattr(model, "cross_attention", None)
+    cross_attention = getattr(model.base_model, "cross_attention", None)
     blocks = () if cross_attention is None else cross_attention.blocks
-    return ["connector", *(f"cross_attention.blocks.{index}" for index in range(len(blocks)))]
+    return ["model.connector", *(f"model.cross_attention.blocks.{index}" for index in range(len(blocks)))]
 
 
 def _linear_layers(model: PreTrainedModel, part: str) -> dict[str, nn.Module]:
@@ -203,8 +203,8 @@ def _pattern(part: str, layers: dict[str, nn.Module]) -> str:
     """A regular expression of the layers' names."""
     endings = "|".join(sorted({re.escape(name.rpartition(".")[2]) for name in layers}))
     if part == _TEXT:
-        return rf"{_TEXT}\..*\.({endings})"
-    return rf"{_VISION}\.backbone\.(?!(.*\.)?({'|'.join(_POOLING_HEADS)})\.)(.*\.)?({endings})"
+        return rf"{re.escape(_TEXT)}\..*\.({endings})"
+    return rf"{re.escape(_VISION)}\.backbone\.(?!(.*\.)?({'|'.join(_POOLING_HEADS)})\.)(.*\.)?({endings})"
 
 
 def _check_dora(layers: dict[str, dict[str, nn.Module]]) -> None:

@@ -12,7 +12,7 @@ import torch
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
-from vlmkit.validation import nearest
+from vlmkit.validation import did_you_mean
 
 
 @dataclass
@@ -49,10 +49,10 @@ class ContrastiveTrainingArguments(TableTrainingArguments):
     def __post_init__(self) -> None:
         """Refuse several GPUs in one process."""
         super().__post_init__()
-        refuse_several_gpus(self)
+        check_single_gpu(self)
 
 
-def refuse_several_gpus(training_args: TrainingArguments) -> None:
+def check_single_gpu(training_args: TrainingArguments) -> None:
     """Refuse to spread a batch over several GPUs of one process, row by row, where its rows belong together.
 
     Raises:
@@ -174,7 +174,7 @@ def _parse(dataclasses: Sequence[type], settings: Mapping[str, Any], words: list
     known = [item.name for kind in dataclasses for item in fields(kind)]
     for name in settings:  # argparse would take a misspelt name for the abbreviation of another
         if name not in known:
-            raise ValueError(f"there is no setting {name!r}{nearest(str(name), known)}")
+            raise ValueError(f"there is no setting {name!r}{did_you_mean(str(name), known)}")
     parser = HfArgumentParser(dataclasses)
     return parser.parse_args_into_dataclasses(_flags(settings) + words, look_for_args_file=False)
 

@@ -8,7 +8,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 
-class PhaseProgress(NamedTuple):
+class PhaseStatus(NamedTuple):
     """How far a phase of training has come.
 
     Args:
@@ -20,7 +20,7 @@ class PhaseProgress(NamedTuple):
     checkpoint: str | None
 
 
-def phase_progress(output_dir: str | Path) -> PhaseProgress:
+def phase_status(output_dir: str | Path) -> PhaseStatus:
     """Look how far the phase has come that writes into a folder.
 
     It is finished once the folder holds `train_results.json`, which `trainer.save_metrics("train", ...)` writes: make
@@ -31,31 +31,31 @@ def phase_progress(output_dir: str | Path) -> PhaseProgress:
         output_dir: the phase's; it need not exist.
 
     Example:
-        >>> phase_progress("runs/not_begun")
-        PhaseProgress(finished=False, checkpoint=None)
+        >>> phase_status("runs/not_begun")
+        PhaseStatus(finished=False, checkpoint=None)
     """
     folder = Path(output_dir)
     # Trainer writes this file last, and only then deletes an older checkpoint.
     whole = [file.parent for file in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*/{TRAINER_STATE_NAME}")]
     checkpoint = str(max(whole, key=lambda place: int(place.name.rpartition("-")[2]))) if whole else None
-    return PhaseProgress((folder / "train_results.json").is_file(), checkpoint)
+    return PhaseStatus((folder / "train_results.json").is_file(), checkpoint)
 
 
-def progress_of_phases(output_dirs: Sequence[str | Path], resume: bool) -> list[PhaseProgress]:
-    """Look how far each phase has come, and refuse to begin anew what has begun.
+def check_phases(output_dirs: Sequence[str | Path], resume: bool) -> list[PhaseStatus]:
+    """Look how far each phase has come, and check_keywords to begin anew what has begun.
 
     Args:
-        output_dirs: a folder for each phase; see [`phase_progress`].
+        output_dirs: a folder for each phase; see [`phase_status`].
         resume: whether phases that have begun go on: the script's flag `--resume`.
 
     Raises:
         ValueError: a phase has begun, and is not to be resumed.
 
     Example:
-        >>> progress_of_phases(["runs/new/phase_1", "runs/new/phase_2"], resume=False)
-        [PhaseProgress(finished=False, checkpoint=None), PhaseProgress(finished=False, checkpoint=None)]
+        >>> check_phases(["runs/new/phase_1", "runs/new/phase_2"], resume=False)
+        [PhaseStatus(finished=False, checkpoint=None), PhaseStatus(finished=False, checkpoint=None)]
     """
-    progress = [phase_progress(folder) for folder in output_dirs]
+    progress = [phase_status(folder) for folder in output_dirs]
     begun = [folder for folder, step in zip(output_dirs, progress, strict=True) if any(step)]
     if begun and not resume:
         raise ValueError(f"{begun[-1]} holds a run: go on with --resume, or give another --output_dir")

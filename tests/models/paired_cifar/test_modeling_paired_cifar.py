@@ -261,7 +261,7 @@ class TestCaptionBank:
             "vision_tower",
             "vision_projection",
             "caption_embeds",
-            "caption_bank_digests",
+            "caption_bank_fingerprints",
         }
         assert not any("Bert" in type(module).__name__ for module in model.modules())
 

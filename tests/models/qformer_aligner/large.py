@@ -25,7 +25,7 @@ def aligner(text: str = "distilbert", **config) -> QFormerAligner:
     fields = {**parts, "num_cross_attention_heads": None, **config}
     model = QFormerAligner(tiny.qformer_aligner_config(**fields)).eval()
     with torch.no_grad():
-        for part in (model.image_projection, model.text_embeddings, model.qformer):
+        for part in (model.vision_projection, model.text_embeddings, model.qformer):
             for name, parameter in part.named_parameters():
                 parameter.normal_(mean=float(name.endswith("norm.weight")), std=0.3)
     return model

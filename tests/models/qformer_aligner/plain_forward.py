@@ -29,7 +29,7 @@ class PlainForward:
         self.model, self.text_heads = model, text_heads
         self.cross_heads = model.config.num_cross_attention_heads or text_heads
 
-    def __call__(self, image_tokens: Tensor, input_ids: Tensor, mode: str) -> tuple[Tensor, Tensor]:
+    def __call__(self, vision_features: Tensor, input_ids: Tensor, mode: str) -> tuple[Tensor, Tensor]:
         """From `(N, vision width)` and `(T,)` to the text `(T, D)` and the queries `(Q, D)`."""
         embeddings, qformer = self.model.text_embeddings, self.model.qformer
         length = len(input_ids)
@@ -37,7 +37,7 @@ class PlainForward:
         states = torch.cat([normalize(embeddings.norm, words), qformer.query_tokens[0]])
         flag = self.model.config.original_causal_mask
         mask = torch.tensor([[sees(r, c, length, mode, flag) for c in range(len(states))] for r in range(len(states))])
-        image = self.model.image_projection(image_tokens)
+        image = self.model.vision_projection(vision_features)
         for layer in qformer.layers:
             block = layer.self_attention
             states = normalize(block.norm, states + attend(block.attention, states, states, mask, self.text_heads))

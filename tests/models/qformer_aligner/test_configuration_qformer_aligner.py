@@ -31,7 +31,7 @@ def test_parameters_are_the_originals():
     crosses = [layer.image_attention for layer in model.qformer.layers]
     assert [cross is not None for cross in crosses] == [False, True] * 3
     assert crosses[1].cross_attention.attention.head_dim == 64
-    assert isinstance(model.image_projection, torch.nn.Identity)
+    assert isinstance(model.vision_projection, torch.nn.Identity)
     # The original's Q-Former: DistilBERT, three blocks that attend to the image, queries.
     assert count(model.text_embeddings) + count(model.qformer) == 87_651_072
     assert count(model) - count(model.vision_tower) == 87_651_072

@@ -25,7 +25,7 @@ def inputs() -> dict[str, Tensor]:
 def as_tokens(model: QFormerAligner, batch: dict[str, Tensor]) -> dict[str, Tensor]:
     """The vision tower's tokens in place of the pixels."""
     rest = {name: value for name, value in batch.items() if name != "pixel_values"}
-    return {**rest, "image_tokens": model.vision_tower(batch["pixel_values"]).last_hidden_state.detach()}
+    return {**rest, "vision_features": model.vision_tower(batch["pixel_values"]).last_hidden_state.detach()}
 
 
 def on_the_left(batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -42,7 +42,8 @@ def rows(batch: dict[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
     """Image tokens and text of each pair, without padding."""
     masks = batch["attention_mask"].bool()
     return [
-        (tokens, ids[mask]) for tokens, ids, mask in zip(batch["image_tokens"], batch["input_ids"], masks, strict=True)
+        (tokens, ids[mask])
+        for tokens, ids, mask in zip(batch["vision_features"], batch["input_ids"], masks, strict=True)
     ]
 
 
@@ -93,12 +94,12 @@ class TestLayers:
 
     def test_the_class_token_of_the_vision_tower_is_looked_at(self):
         model = aligner()
-        assert as_tokens(model, inputs())["image_tokens"].shape == (3, 1 + 4, 16)
+        assert as_tokens(model, inputs())["vision_features"].shape == (3, 1 + 4, 16)
 
     def test_a_cnn_of_another_width_is_projected(self):
         cnn = ResNetConfig(embedding_size=8, hidden_sizes=[8, 12], depths=[1, 1])
         model = aligner(vision_config=cnn)
-        assert model.image_projection.weight.shape == (16, 12)
+        assert model.vision_projection.weight.shape == (16, 12)
         assert model(**inputs()).loss.isfinite()
 
     def test_dropout_works_in_training_only(self):
@@ -175,11 +176,11 @@ class TestEmbeddings:
             model.train()(**batch)
         assert model(**batch, return_loss=False).loss is None
 
-    def test_image_tokens_stand_for_pixels(self):
+    def test_vision_features_stand_for_pixels(self):
         model, batch = aligner(**ALL_LOSSES), inputs()
         tokens = as_tokens(model, batch)
         torch.testing.assert_close(model(**tokens).to_tuple(), model(**batch).to_tuple())
-        image = model.get_image_features(image_tokens=tokens["image_tokens"])
+        image = model.get_image_features(vision_features=tokens["vision_features"])
         torch.testing.assert_close(image.pooler_output, model.get_image_features(batch["pixel_values"]).pooler_output)
         half = model.to(torch.bfloat16)(**tokens)  # cached tokens are float32
         assert half.loss.isfinite()
@@ -221,7 +222,7 @@ class TestLosses:
         losses = []
         for image, text, target, weight in zip(*(part.tolist() for part in pairs), strict=True):
             pair = {
-                "image_tokens": batch["image_tokens"][[image]],
+                "vision_features": batch["vision_features"][[image]],
                 "input_ids": batch["input_ids"][[text]],
                 "attention_mask": batch["attention_mask"][[text]],
             }
@@ -309,8 +310,11 @@ class TestErrors:
     @pytest.mark.parametrize(
         ("change", "message"),
         [
-            ({"pixel_values": None}, "give the images, either as pixel_values or as image_tokens"),
-            ({"image_tokens": torch.rand(3, 4, 16)}, "give the images, either as pixel_values or as image_tokens"),
+            ({"pixel_values": None}, "give the images, either as pixel_values or as vision_features"),
+            (
+                {"vision_features": torch.rand(3, 4, 16)},
+                "give the images, either as pixel_values or as vision_features",
+            ),
             ({"input_ids": None}, "give the texts as input_ids"),
             ({"input_ids": torch.ones(3, 65, dtype=torch.long)}, "65 tokens exceed the 64 learned positions; truncate"),
         ],
@@ -324,15 +328,17 @@ class TestErrors:
 
     @pytest.mark.parametrize("shape", [(3, 4, 15), (3, 16), (3, 3, 32, 32)])
     def test_tokens_of_another_vision_tower_are_refused(self, shape):
-        batch = {**inputs(), "pixel_values": None, "image_tokens": torch.rand(shape)}
-        with pytest.raises(ValueError, match=r"image_tokens are \(.*\), but this model takes \(images, tokens, 16\)"):
+        batch = {**inputs(), "pixel_values": None, "vision_features": torch.rand(shape)}
+        with pytest.raises(
+            ValueError, match=r"vision_features are \(.*\), but this model takes \(images, tokens, 16\)"
+        ):
             aligner()(**batch)
 
     def test_tokens_would_bypass_a_vision_tower_in_training(self):
         model = aligner(freeze_vision=False)
         batch = as_tokens(model, inputs())
         assert model(**batch).loss.isfinite()
-        with pytest.raises(ValueError, match="image_tokens would bypass the vision tower"):
+        with pytest.raises(ValueError, match="vision_features would bypass the vision tower"):
             model.train()(**batch)
 
     def test_an_unknown_attention_mode_is_refused(self):

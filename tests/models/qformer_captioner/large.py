@@ -23,7 +23,7 @@ def captioner(text: str = "gpt_neo", **config) -> QFormerCaptioner:
     parts = {"vision_config": tiny.vision_config(initializer_range=0.5), "text_config": copy.deepcopy(TEXT[text])}
     model = QFormerCaptioner(tiny.qformer_captioner_config(**{**parts, **config})).eval()
     with torch.no_grad():
-        for part in (model.image_projection, model.qformer, model.image_cross_attention):
+        for part in (model.vision_projection, model.qformer, model.image_cross_attention):
             for parameter in part.parameters():
                 parameter.normal_(std=0.3)
     return model

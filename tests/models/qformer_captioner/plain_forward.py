@@ -14,9 +14,9 @@ class PlainForward:
         self.weights = model.state_dict()
         self.config = model.config
 
-    def __call__(self, image_tokens: Tensor, input_ids: Tensor) -> Tensor:
+    def __call__(self, vision_features: Tensor, input_ids: Tensor) -> Tensor:
         text = self.gpt_neo(input_ids)
-        queries = self.qformer(self.linear("image_projection.layers.0", image_tokens))
+        queries = self.qformer(self.linear("vision_projection.layers.0", vision_features))
         name = "image_cross_attention"
         attended = self.attend(f"{name}.attention", self.norm(f"{name}.norm", text, 1e-5), queries, queries)
         text = text + self.weights[f"{name}.scale"] * attended

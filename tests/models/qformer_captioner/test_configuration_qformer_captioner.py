@@ -45,12 +45,12 @@ def test_parameters_are_the_originals_less_what_it_never_uses(original):
     assert sizes == {
         "vision_tower": 87_456_000,
         "language_model": 355_800_064,
-        "image_projection": 768 * 1024 + 1024,
+        "vision_projection": 768 * 1024 + 1024,
         "qformer": 52_550_656,
         "image_cross_attention": 12_596_225,
         "embedding_dropout": 0,
     }
-    assert sizes["vision_tower"] + sizes["image_projection"] == ORIGINAL["encoder"] - CLIP_TEXT_TOWER
+    assert sizes["vision_tower"] + sizes["vision_projection"] == ORIGINAL["encoder"] - CLIP_TEXT_TOWER
     assert sizes["qformer"] + sizes["image_cross_attention"] == ORIGINAL["Q-Former"] - QUERY_PROJECTION
     assert sizes["language_model"] == ORIGINAL["language model"]
     assert count(original) == sum(ORIGINAL.values()) - CLIP_TEXT_TOWER - QUERY_PROJECTION
@@ -61,7 +61,7 @@ def test_what_trains_is_the_originals_and_the_image_projection(original):
     assert freeze_lower_blocks(original, 0.4) == 9
     assert count(original.language_model, trainable=True) == 240_364_544
     original_trains = 240_364_544 + ORIGINAL["Q-Former"] - QUERY_PROJECTION
-    assert count(original, trainable=True) == original_trains + count(original.image_projection)
+    assert count(original, trainable=True) == original_trains + count(original.vision_projection)
 
 
 def test_parts_may_be_dictionaries():

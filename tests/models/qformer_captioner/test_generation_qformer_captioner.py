@@ -156,13 +156,16 @@ class TestImages:
         batch = prompts()
         expected = write(model, batch, num_beams=2)
         tokens = model.vision_tower(batch.pop("pixel_values")).last_hidden_state
-        assert torch.equal(write(model, {**batch, "image_tokens": tokens}, num_beams=2), expected)
+        assert torch.equal(write(model, {**batch, "vision_features": tokens}, num_beams=2), expected)
 
     @pytest.mark.parametrize(
         ("change", "message"),
         [
-            ({"pixel_values": None}, "give the images, either as pixel_values or as image_tokens"),
-            ({"image_tokens": torch.rand(3, 4, 16)}, "give the images, either as pixel_values or as image_tokens"),
+            ({"pixel_values": None}, "give the images, either as pixel_values or as vision_features"),
+            (
+                {"vision_features": torch.rand(3, 4, 16)},
+                "give the images, either as pixel_values or as vision_features",
+            ),
             ({"pixel_values": torch.rand(2, 3, 32, 32)}, "2 images and 3 texts; give one image for each text"),
             ({"max_new_token": 3}, "max_new_token"),
         ],

@@ -62,7 +62,7 @@ class TestLayers:
         model, batch = captioner(vision_layers=layers), inputs()
         features = model.get_image_features(batch["pixel_values"])
         states = model.vision_tower.backbone(batch["pixel_values"], output_hidden_states=True).hidden_states
-        projections = model.image_projection.layers
+        projections = model.vision_projection.layers
         assert len(projections) == len(layers)
         expected = [projection(states[layer][:, 1:]) for projection, layer in zip(projections, layers, strict=True)]
         torch.testing.assert_close(features.image_hidden_states, torch.cat(expected, dim=1))
@@ -99,21 +99,21 @@ class TestInformation:
 
 
 class TestInputs:
-    def test_image_tokens_stand_for_pixels(self, model):
+    def test_vision_features_stand_for_pixels(self, model):
         batch = inputs(labels=True)
         expected = model(**batch)
         tokens = vision_tokens(model, batch.pop("pixel_values"))
-        outputs = model(**batch, image_tokens=tokens)
+        outputs = model(**batch, vision_features=tokens)
         torch.testing.assert_close(outputs.logits, expected.logits)
         torch.testing.assert_close(outputs.loss, expected.loss)
-        half = model(**batch, image_tokens=tokens.half())  # as a feature cache may hold them
+        half = model(**batch, vision_features=tokens.half())  # as a feature cache may hold them
         torch.testing.assert_close(half.logits, expected.logits, rtol=0.1, atol=0.1)
 
-    def test_image_tokens_of_several_layers(self):
+    def test_vision_features_of_several_layers(self):
         model, batch = captioner(vision_layers=[0, -1]), inputs()
         expected = model(**batch).logits
         tokens = model.vision_tower(batch.pop("pixel_values")).last_hidden_state
-        torch.testing.assert_close(model(**batch, image_tokens=tokens).logits, expected)
+        torch.testing.assert_close(model(**batch, vision_features=tokens).logits, expected)
 
     def test_key_values_stand_for_images(self, model):
         batch = inputs()
@@ -162,7 +162,7 @@ class TestInputs:
         batch = inputs()
         tokens = model.vision_tower(batch.pop("pixel_values")).last_hidden_state
         model.vision_tower.to(torch.bfloat16)  # as after loading a frozen tower in less memory
-        outputs = model(**batch, image_tokens=tokens.half())
+        outputs = model(**batch, vision_features=tokens.half())
         assert outputs.logits.dtype == torch.float32
         model.vision_tower.to(torch.float32)
 
@@ -246,8 +246,11 @@ class TestErrors:
     @pytest.mark.parametrize(
         ("change", "message"),
         [
-            ({"pixel_values": None}, "give the images, either as pixel_values or as image_tokens"),
-            ({"image_tokens": torch.rand(3, 4, 16)}, "give the images, either as pixel_values or as image_tokens"),
+            ({"pixel_values": None}, "give the images, either as pixel_values or as vision_features"),
+            (
+                {"vision_features": torch.rand(3, 4, 16)},
+                "give the images, either as pixel_values or as vision_features",
+            ),
             ({"image_key_values": torch.rand(3, 2, 2, 4, 8)}, "the images, or the image_key_values .* but not both"),
             ({"input_ids": None}, "give the texts, either as input_ids or as inputs_embeds"),
             ({"inputs_embeds": torch.rand(3, 4, 16)}, "give the texts, either as input_ids or as inputs_embeds"),
@@ -261,24 +264,26 @@ class TestErrors:
 
     @pytest.mark.parametrize("shape", [(3, 4, 15), (3, 16), (3, 3, 32, 32)])
     def test_tokens_of_another_vision_tower_are_refused(self, shape):
-        message = rf"image_tokens are \({', '.join(map(str, shape))}\), but this model takes .* 16\); compute them with"
+        message = (
+            rf"vision_features are \({', '.join(map(str, shape))}\), but this model takes .* 16\); compute them with"
+        )
         with pytest.raises(ValueError, match=message):
-            captioner()(**{**inputs(), "pixel_values": None}, image_tokens=torch.rand(shape))
+            captioner()(**{**inputs(), "pixel_values": None}, vision_features=torch.rand(shape))
 
     def test_tokens_of_another_number_of_layers_are_refused(self):
         model = captioner(vision_layers=[0, -1])
-        with pytest.raises(ValueError, match=r"image_tokens are \(3, 5, 16\), .*tokens of 2 vision layers, 16"):
-            model(**{**inputs(), "pixel_values": None}, image_tokens=torch.rand(3, 5, 16))
+        with pytest.raises(ValueError, match=r"vision_features are \(3, 5, 16\), .*tokens of 2 vision layers, 16"):
+            model(**{**inputs(), "pixel_values": None}, vision_features=torch.rand(3, 5, 16))
 
     def test_tokens_would_bypass_a_vision_tower_that_trains(self):
         model = captioner(freeze_vision=False)
-        batch = {**inputs(), "pixel_values": None, "image_tokens": torch.rand(3, 4, 16)}
+        batch = {**inputs(), "pixel_values": None, "vision_features": torch.rand(3, 4, 16)}
         assert model(**batch).logits.isfinite().all()
-        with pytest.raises(ValueError, match=r"image_tokens would bypass the vision tower.*freeze_vision=True"):
+        with pytest.raises(ValueError, match=r"vision_features would bypass the vision tower.*freeze_vision=True"):
             model.train()(**batch)
 
     @pytest.mark.parametrize(
-        ("typo", "right"), [("pixel_value", "pixel_values"), ("image_token", "image_tokens"), ("label", "labels")]
+        ("typo", "right"), [("pixel_value", "pixel_values"), ("image_token", "vision_features"), ("label", "labels")]
     )
     def test_a_misspelt_argument_is_refused(self, typo, right):
         with pytest.raises(

@@ -116,15 +116,18 @@ class TestWrongDesigns:
         pixels, mask = torch.rand(1, 3, side, side), torch.ones(1, side, side, dtype=torch.long)
         message = "an image of 40 x 40 is no multiple" if side == 40 else "a grid of 3 x 3 tokens is no multiple of pix"
         with pytest.raises(ValueError, match=message):
-            model.get_image_features(pixels, pixel_mask=mask)
+            model.get_image_features(pixels, pixel_attention_mask=mask)
 
     def test_masks_without_their_images_are_refused(self):
         model = design_model("mlp", "autoregressive")
         batch = lessons(model, IMAGES["several sizes"])
         tokens = as_tokens(model, batch)
         for wrong in (
-            {**tokens, "pixel_mask": batch["pixel_mask"]},
-            {**batch, "token_mask": tokens["token_mask"]},
+            {**tokens, "pixel_attention_mask": batch["pixel_attention_mask"]},
+            {**batch, "patch_attention_mask": tokens["patch_attention_mask"]},
         ):
-            with pytest.raises(ValueError, match="give a pixel_mask with pixel_values, and a token_mask with image_t"):
+            with pytest.raises(
+                ValueError,
+                match="give a pixel_attention_mask with pixel_values, and a patch_attention_mask with image_t",
+            ):
                 model(**wrong)

@@ -6,7 +6,7 @@ from tests.models.smolvlm.large import TEXT
 from transformers import BertConfig, DistilBertConfig, GPT2Config, LlamaConfig, ViTConfig
 
 from vlmkit import SmolVLM, VlmkitSmolVLMConfig
-from vlmkit.modules.given_tokens import GivenTokensConfig
+from vlmkit.modules.precomputed_vision import PrecomputedVisionConfig
 
 SMOLLM_135M = 134_515_008  # parameters, by its model card 135 million
 
@@ -44,19 +44,19 @@ def test_parameters_are_those_of_smollm_and_one_more_row(original):
     width, mlp = 576, (768 * 576 + 576) + (576 * 576 + 576)
     assert count(original.language_model) == SMOLLM_135M + width
     assert count(original.connector.mlp) == mlp
-    assert isinstance(original.connector.image_projection, torch.nn.Identity)
+    assert isinstance(original.connector.vision_projection, torch.nn.Identity)
     assert count(original.vision_tower, trainable=True) == 0
     assert count(original, trainable=True) == count(original.language_model) + count(original.connector)
 
 
 def test_parts_may_be_dictionaries():
     config = VlmkitSmolVLMConfig(
-        vision_config={"model_type": "vlmkit_given_tokens", "hidden_size": 24},
+        vision_config={"model_type": "vlmkit_precomputed_vision", "hidden_size": 24},
         qformer_config=BertConfig(hidden_size=24).to_dict(),
         text_config={"model_type": "gpt2", "n_embd": 16},
         image_token_id=50256,
     )
-    assert isinstance(config.vision_config, GivenTokensConfig)
+    assert isinstance(config.vision_config, PrecomputedVisionConfig)
     assert isinstance(config.qformer_config, BertConfig)
     assert isinstance(config.text_config, GPT2Config)
     assert (config.vision_config.hidden_size, config.qformer_config.hidden_size) == (24, 24)

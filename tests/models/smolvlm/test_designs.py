@@ -13,7 +13,7 @@ from vlmkit import SmolVLM
 CONNECTORS = ("qformer", "perceiver", "mlp", "pixel_shuffle")
 FUSIONS = ("autoregressive", "cross_attention")
 DESIGNS = list(itertools.product(CONNECTORS, FUSIONS))
-# All of one size; or each at its own, split into five views and padded, with a pixel_mask.
+# All of one size; or each at its own, split into five crops and padded, with a pixel_attention_mask.
 IMAGES = {"alike": {}, "several sizes": {"size": {"longest_edge": 64}, "do_image_splitting": True}}
 PHOTOS = [tiny.photo(96, 48), tiny.photo(48, 96, seed=1), tiny.photo(64, 64, seed=2)]
 TO_ANSWER = {"add_generation_prompt": True, "tokenize": True, "return_dict": True, "return_tensors": "pt"}
@@ -55,12 +55,12 @@ def conversations() -> list[list[dict]]:
 
 
 def lessons(model: SmolVLM, images: dict, **options) -> Batch:
-    processor = tiny.views_processor(model.config, **images)
+    processor = tiny.crops_processor(model.config, **images)
     return dict(processor.apply_chat_template(conversations(), return_labels=True, **options))
 
 
 def prompts(model: SmolVLM, images: dict) -> Batch:
-    processor = tiny.views_processor(model.config, **images)
+    processor = tiny.crops_processor(model.config, **images)
     return dict(processor.apply_chat_template([messages[:-1] for messages in conversations()], **TO_ANSWER))
 
 
@@ -70,16 +70,16 @@ def write(model: SmolVLM, batch: Batch, **options):
 
 def as_tokens(model: SmolVLM, batch: Batch) -> Batch:
     """The same with the vision tower's tokens in place of the pixels."""
-    own = {name: batch[name] for name in ("pixel_values", "pixel_mask") if name in batch}
+    own = {name: batch[name] for name in ("pixel_values", "pixel_attention_mask") if name in batch}
     vision = model.vision_tower(**own)
-    masks = {} if vision.token_mask is None else {"token_mask": vision.token_mask}
+    masks = {} if vision.patch_attention_mask is None else {"patch_attention_mask": vision.patch_attention_mask}
     rest = {name: value for name, value in batch.items() if name not in own}
-    return {**rest, "image_tokens": vision.last_hidden_state, **masks}
+    return {**rest, "vision_features": vision.last_hidden_state, **masks}
 
 
 def test_a_training_step_reaches_all_that_trains(model, images):
     batch = lessons(model, images)
-    assert ("pixel_mask" in batch) is bool(images)
+    assert ("pixel_attention_mask" in batch) is bool(images)
     expected = model(**batch).loss
     loss = model.train()(**batch).loss
     torch.testing.assert_close(loss, expected)
@@ -110,7 +110,7 @@ def test_each_text_equals_the_one_alone(model, images):
     """Whose images are padded to another size."""
     together = lessons(model, images)
     logits = model(**together).logits
-    processor = tiny.views_processor(model.config, **images)
+    processor = tiny.crops_processor(model.config, **images)
     for row, messages in enumerate(conversations()):
         alone = processor.apply_chat_template(messages, return_labels=True)
         attended = together["attention_mask"][row] == 1
@@ -119,13 +119,15 @@ def test_each_text_equals_the_one_alone(model, images):
 
 def test_every_image_matters_from_its_place_on_and_in_its_own_text_only(model, images):
     batch = lessons(model, images)
-    before, num_views = model(**batch).logits, 5 if images else 1
-    is_place = batch["input_ids"] == tiny.IMAGE_TOKEN_ID
-    middle = int(is_place[0].nonzero()[int(is_place[0].sum()) // 2])  # both images of the first text have as many
-    starts = [int(is_place[0].nonzero()[0]), middle, int(is_place[1].nonzero()[0])]
+    before, num_crops = model(**batch).logits, 5 if images else 1
+    image_token_mask = batch["input_ids"] == tiny.IMAGE_TOKEN_ID
+    middle = int(
+        image_token_mask[0].nonzero()[int(image_token_mask[0].sum()) // 2]
+    )  # both images of the first text have as many
+    starts = [int(image_token_mask[0].nonzero()[0]), middle, int(image_token_mask[1].nonzero()[0])]
     for image, (row, column) in enumerate(zip((0, 0, 1), starts, strict=True)):
         changed = {**batch, "pixel_values": batch["pixel_values"].clone()}
-        changed["pixel_values"][image * num_views : (image + 1) * num_views] *= -1
+        changed["pixel_values"][image * num_crops : (image + 1) * num_crops] *= -1
         difference = (model(**changed).logits - before).abs().amax(dim=2)
         attended = batch["attention_mask"][row, column:] == 1
         assert (difference[row, column:][attended] > 1e-4).all()
@@ -147,7 +149,7 @@ def test_what_is_written_in_a_batch_is_what_is_written_alone(model, images, num_
     """Beams repeat the images of a text in their order."""
     options = {"num_beams": num_beams, "return_dict_in_generate": True, "output_logits": True, "output_scores": True}
     batch = prompts(model, images)
-    together, processor = write(model, batch, **options), tiny.views_processor(model.config, **images)
+    together, processor = write(model, batch, **options), tiny.crops_processor(model.config, **images)
     for row, messages in enumerate(conversations()):
         alone = write(model, processor.apply_chat_template(messages[:-1], **TO_ANSWER), **options)
         assert torch.equal(alone.sequences[0, -8:], together.sequences[row, -8:])
@@ -164,10 +166,10 @@ def test_a_prompt_in_pieces_and_a_static_cache_change_nothing(model, images, opt
     assert torch.equal(write(model, batch, **options), write(model, batch))
 
 
-def test_image_tokens_stand_for_pixels(model, images):
+def test_vision_features_stand_for_pixels(model, images):
     batch = lessons(model, images)
     tokens = as_tokens(model, batch)
-    assert ("token_mask" in tokens) is ("pixel_mask" in batch)
+    assert ("patch_attention_mask" in tokens) is ("pixel_attention_mask" in batch)
     torch.testing.assert_close(model(**tokens).logits, model(**batch).logits)
     asked = prompts(model, images)
     for options in ({}, {"num_beams": 3}):
@@ -177,7 +179,9 @@ def test_image_tokens_stand_for_pixels(model, images):
 def test_encoded_images_stand_for_pixels_as_often_as_one_likes(model, images):
     batch = prompts(model, images)
     expected = write(model, batch, num_beams=3)
-    features = model.get_image_features(batch.pop("pixel_values"), pixel_mask=batch.pop("pixel_mask", None))
+    features = model.get_image_features(
+        batch.pop("pixel_values"), pixel_attention_mask=batch.pop("pixel_attention_mask", None)
+    )
     for _ in range(2):
         assert torch.equal(write(model, {**batch, "mm_encoder_outputs": {"image": features}}, num_beams=3), expected)
     assert len(features.pooler_output) == (15 if images else 3)
@@ -230,7 +234,7 @@ class TestSeveralTurns:
 
     @pytest.fixture
     def turns(self, model, images) -> tuple[Batch, Batch]:
-        processor, [messages, *_] = tiny.views_processor(model.config, **images), conversations()
+        processor, [messages, *_] = tiny.crops_processor(model.config, **images), conversations()
         first = processor.apply_chat_template(messages[:1], **TO_ANSWER)
         answer = [tiny.turn("assistant", "a"), messages[2]]
         return dict(first), dict(processor.apply_chat_template([messages[0], *answer], **TO_ANSWER))
@@ -242,8 +246,8 @@ class TestSeveralTurns:
         expected, seen = write(model, second), []
         model.vision_tower.register_forward_pre_hook(lambda module, args: seen.append(len(args[0])))
         assert torch.equal(write(model, second, past_key_values=past), expected)
-        num_views = len(first["pixel_values"])  # where images stand in the text, the cache holds the first one
-        assert seen == [num_views if model.config.fusion == "autoregressive" else 2 * num_views]
+        num_crops = len(first["pixel_values"])  # where images stand in the text, the cache holds the first one
+        assert seen == [num_crops if model.config.fusion == "autoregressive" else 2 * num_crops]
 
     def test_too_few_images_are_refused(self, model, turns):
         short = {name: value[1:] if name.startswith("pixel") else value for name, value in turns[1].items()}
@@ -273,8 +277,8 @@ def test_as_many_images_are_given_as_the_texts_have_places_for(model, num_images
 def test_a_mask_alone_is_no_image(model):
     batch = lessons(model, {})
     mask = torch.ones_like(batch.pop("pixel_values")[:, 0])
-    with pytest.raises(ValueError, match="give the images, either as pixel_values or as image_tokens"):
-        model(**batch, pixel_mask=mask)
+    with pytest.raises(ValueError, match="give the images, either as pixel_values or as vision_features"):
+        model(**batch, pixel_attention_mask=mask)
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)
@@ -306,6 +310,6 @@ def test_an_image_that_is_no_square_is_shuffled_in_its_own_grid():
     model = chat_model(connector="pixel_shuffle", vision_config=vision)
     pixels = torch.rand(2, 3, 16, 64)
     embeds = model.get_image_features(pixels).pooler_output
-    masked = model.get_image_features(pixels, pixel_mask=torch.ones(2, 16, 64)).pooler_output
+    masked = model.get_image_features(pixels, pixel_attention_mask=torch.ones(2, 16, 64)).pooler_output
     torch.testing.assert_close(torch.stack(list(embeds)), torch.stack(list(masked)), rtol=0, atol=0)
     assert len(embeds[0]) == 4

@@ -125,11 +125,11 @@ def test_no_image_token_is_written():
 
 class TestWaysToGiveInputs:
     @pytest.mark.parametrize("options", [{}, {"num_beams": 3, "num_return_sequences": 2}], ids=str)
-    def test_image_tokens_stand_for_pixels(self, model, options):
+    def test_vision_features_stand_for_pixels(self, model, options):
         batch = prompts()
         expected = write(model, batch, **options)
         tokens = model.vision_tower(batch.pop("pixel_values")).last_hidden_state
-        assert torch.equal(write(model, {**batch, "image_tokens": tokens}, **options), expected)
+        assert torch.equal(write(model, {**batch, "vision_features": tokens}, **options), expected)
 
     @pytest.mark.parametrize("options", [{}, {"num_beams": 3, "num_return_sequences": 2}], ids=str)
     def test_encoded_images_stand_for_pixels_as_often_as_one_likes(self, model, options):
@@ -173,7 +173,10 @@ class TestWaysToGiveInputs:
                 {"pixel_values": torch.rand(4, 3, 32, 32)},
                 r"but 12 are needed for the images given \(4\); give as many images as the texts have",
             ),
-            ({"image_tokens": torch.rand(3, 5, 16)}, "give the images, either as pixel_values or as image_tokens"),
+            (
+                {"vision_features": torch.rand(3, 5, 16)},
+                "give the images, either as pixel_values or as vision_features",
+            ),
             ({"mm_encoder_outputs": {"image": None}}, "the images, or the mm_encoder_outputs .* but not both"),
             ({"max_new_token": 3}, "max_new_token"),
         ],
@@ -269,9 +272,9 @@ class TestSeveralTurns:
         assert torch.equal(written, expected)
         assert lengths[:2] == [len(SECOND) + 1, 1]  # the last word of the answer had not been read
 
-    def test_image_tokens_stand_for_pixels(self, model, answer, expected):
+    def test_vision_features_stand_for_pixels(self, model, answer, expected):
         tokens = model.vision_tower(PIXELS).last_hidden_state
-        second = {"input_ids": self.whole(answer), "image_tokens": tokens}
+        second = {"input_ids": self.whole(answer), "vision_features": tokens}
         assert torch.equal(write(model, second, past_key_values=answer.past_key_values), expected)
 
     def test_new_tokens_and_a_mask_of_all_are_enough(self, model, answer, expected):

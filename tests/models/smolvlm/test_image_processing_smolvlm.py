@@ -51,9 +51,9 @@ def photos() -> list[Image.Image]:
     return [tiny.photo(width, height, seed=width) for width, height in ((123, 77), (40, 150), (300, 64))]
 
 
-def views(batch: BatchFeature) -> list[torch.Tensor]:
+def crops(batch: BatchFeature) -> list[torch.Tensor]:
     """Each view `(3, H, W)` without its padding."""
-    sizes = [size for image_sizes in batch["view_sizes"] for size in image_sizes]
+    sizes = [size for image_sizes in batch["crop_sizes"] for size in image_sizes]
     return [pixels[:, :height, :width] for pixels, (height, width) in zip(batch["pixel_values"], sizes, strict=True)]
 
 
@@ -83,33 +83,33 @@ class TestSizes:
         ],
     )
     def test_of_an_image(self, backend, options, height, width, expected):
-        assert backend(**options).view_sizes(height, width) == [expected]
-        assert backend().view_sizes(height, width, **options) == [expected]
+        assert backend(**options).crop_sizes(height, width) == [expected]
+        assert backend().crop_sizes(height, width, **options) == [expected]
         batch = backend()(numbered(height, width), return_tensors="pt", **options)
-        assert batch["view_sizes"] == [[expected]]
+        assert batch["crop_sizes"] == [[expected]]
         assert batch["pixel_values"].shape == (1, 3, *expected)
 
     def test_are_never_beyond_the_longest_edge(self):
         processor = VlmkitSmolVLMImageProcessor(size={"longest_edge": 96, "shortest_edge": 64})
         for height in range(1, 400, 7):
             for width in range(1, 400, 11):
-                (size,) = processor.view_sizes(height, width)
+                (size,) = processor.crop_sizes(height, width)
                 assert max(size) <= 96
                 assert all(side % 16 == 0 and side >= 16 for side in size)
 
     def test_of_quarters_are_by_the_same_rule(self, backend):
         processor = backend(size=SMALL, **SPLIT)
-        assert processor.view_sizes(64, 128) == [(32, 64)] * 5
-        assert processor.view_sizes(64, 64) == [(32, 32)] * 4 + [(64, 64)]
-        assert processor.view_sizes(5, 7, do_resize=False) == [(2, 3), (2, 4), (3, 3), (3, 4), (5, 7)]
-        assert processor.view_sizes(5, 7, size=SQUARE) == [(32, 32)] * 5
+        assert processor.crop_sizes(64, 128) == [(32, 64)] * 5
+        assert processor.crop_sizes(64, 64) == [(32, 32)] * 4 + [(64, 64)]
+        assert processor.crop_sizes(5, 7, do_resize=False) == [(2, 3), (2, 4), (3, 3), (3, 4), (5, 7)]
+        assert processor.crop_sizes(5, 7, size=SQUARE) == [(32, 32)] * 5
 
 
 class TestSplitting:
     @pytest.mark.parametrize(("height", "width"), [(6, 8), (5, 7), (2, 2), (3, 2)])
     def test_loses_no_pixel(self, backend, height, width):
         image = numbered(height, width)
-        *quarters, whole = views(backend(**SPLIT, **UNCHANGED)(image, return_tensors="pt"))
+        *quarters, whole = crops(backend(**SPLIT, **UNCHANGED)(image, return_tensors="pt"))
         top, bottom = torch.cat(quarters[:2], dim=-1), torch.cat(quarters[2:], dim=-1)
         expected = torch.from_numpy(np.array(image)).permute(2, 0, 1)
         assert torch.equal(torch.cat([top, bottom], dim=-2), expected)
@@ -136,9 +136,9 @@ class TestSplitting:
         batch = processor(photos(), return_tensors="pt")
         alone = [processor(photo, return_tensors="pt") for photo in photos()]
         assert batch["pixel_values"].shape[0] == 15
-        assert batch["view_sizes"] == [each["view_sizes"][0] for each in alone]
-        expected = [view for each in alone for view in views(each)]
-        assert all(torch.equal(one, other) for one, other in zip(views(batch), expected, strict=True))
+        assert batch["crop_sizes"] == [each["crop_sizes"][0] for each in alone]
+        expected = [view for each in alone for view in crops(each)]
+        assert all(torch.equal(one, other) for one, other in zip(crops(batch), expected, strict=True))
 
     def test_is_for_a_call(self, backend):
         processor = backend(size=SMALL)
@@ -157,7 +157,7 @@ class TestSplitting:
         backend(size=SMALL, **SPLIT)(photos())
         backend(size=SMALL, **SPLIT)(photos(), do_image_splitting=False)
         backend(size=SMALL)(photos())
-        backend(size=SMALL).view_sizes(40, 40, **SPLIT)
+        backend(size=SMALL).crop_sizes(40, 40, **SPLIT)
         assert not warnings.messages
 
     @pytest.mark.parametrize(("height", "width"), [(1, 40), (40, 1), (1, 1)])
@@ -166,14 +166,14 @@ class TestSplitting:
         with pytest.raises(ValueError, match=message):
             backend(**SPLIT)([numbered(40, 40), numbered(height, width)])
         with pytest.raises(ValueError, match=message):
-            backend().view_sizes(height, width, **SPLIT)
+            backend().crop_sizes(height, width, **SPLIT)
 
     @pytest.mark.parametrize("options", [{}, SPLIT, {"size": SQUARE}])
     def test_refuses_an_empty_image(self, backend, options):
         with pytest.raises(ValueError, match=r"an image of 0x40 pixels \(height x width\) is empty"):
             backend(**options)(Image.new("RGB", (40, 0)))
         with pytest.raises(ValueError, match=r"an image of 40x0 pixels \(height x width\) is empty"):
-            backend(**options).view_sizes(40, 0)
+            backend(**options).crop_sizes(40, 0)
 
 
 class TestPadding:
@@ -183,20 +183,20 @@ class TestPadding:
         expected = torch.zeros(2, 64, 48, dtype=torch.int64)
         expected[0, :16] = 1
         expected[1, :, :32] = 1
-        assert batch["pixel_mask"].dtype == torch.int64
-        assert torch.equal(batch["pixel_mask"], expected)
+        assert batch["pixel_attention_mask"].dtype == torch.int64
+        assert torch.equal(batch["pixel_attention_mask"], expected)
         # White is 1 after normalization, padding 0.
         assert torch.equal(batch["pixel_values"], expected[:, None].expand(-1, 3, -1, -1).float())
 
     def test_has_a_mask_for_views_of_one_size_too(self, backend):
         batch = backend(size=SMALL)([numbered(64, 64)] * 2, return_tensors="pt")
-        assert torch.equal(batch["pixel_mask"], torch.ones(2, 64, 64, dtype=torch.int64))
+        assert torch.equal(batch["pixel_attention_mask"], torch.ones(2, 64, 64, dtype=torch.int64))
 
     def test_is_not_there_for_a_fixed_size(self, backend):
         batch = backend(size=SQUARE, **SPLIT)(photos(), return_tensors="pt")
-        assert batch.keys() == {"pixel_values", "view_sizes"}
+        assert batch.keys() == {"pixel_values", "crop_sizes"}
         assert batch["pixel_values"].shape == (15, 3, 32, 32)
-        assert "pixel_mask" in backend(size=SQUARE, do_resize=False)(photos(), return_tensors="pt")
+        assert "pixel_attention_mask" in backend(size=SQUARE, do_resize=False)(photos(), return_tensors="pt")
 
 
 class TestPixels:
@@ -205,7 +205,7 @@ class TestPixels:
     def test_of_both_backends_agree(self, options, resample):
         options = {"size": SMALL, **options, "resample": resample}
         ours, theirs = (backend(**options)(photos(), return_tensors="pt") for backend in BACKENDS.values())
-        assert ours["view_sizes"] == theirs["view_sizes"]
+        assert ours["crop_sizes"] == theirs["crop_sizes"]
         assert ours.keys() == theirs.keys()
         difference = (ours["pixel_values"] - theirs["pixel_values"]).abs()
         assert difference.max() < 2.5 * LEVEL  # each rounds between its passes over rows and columns
@@ -255,8 +255,8 @@ class TestPixels:
     def test_come_as_arrays_too(self, backend):
         batch = backend(size=SMALL)(photos(), return_tensors="np")
         assert isinstance(batch["pixel_values"], np.ndarray)
-        assert isinstance(batch["pixel_mask"], np.ndarray)
-        assert isinstance(batch["view_sizes"], list)
+        assert isinstance(batch["pixel_attention_mask"], np.ndarray)
+        assert isinstance(batch["crop_sizes"], list)
         assert len(backend(size=SMALL)(photos())["pixel_values"]) == 3
 
 
@@ -277,9 +277,9 @@ class TestOptions:
             ({"size": {"height": 32}}, "size is {'height': 32}; give longest_edge, .* or height and width"),
             ({"size": {**SMALL, "height": 32}}, "size is .*; give longest_edge"),
             ({"size": {"max_height": 32, "max_width": 32}}, "size is .*; give longest_edge"),
-            ({"do_center_crop": True}, "views are not cropped, .*; leave out do_center_crop"),
-            ({"do_pad": False}, "views are .* padded to the largest; leave out .*do_pad"),
-            ({"pad_size": SQUARE}, "views are .* padded to the largest; leave out .*pad_size"),
+            ({"do_center_crop": True}, "crops are not cropped, .*; leave out do_center_crop"),
+            ({"do_pad": False}, "crops are .* padded to the largest; leave out .*do_pad"),
+            ({"pad_size": SQUARE}, "crops are .* padded to the largest; leave out .*pad_size"),
         ],
     )
     def test_that_make_no_sense_are_refused(self, backend, options, message):
@@ -288,7 +288,7 @@ class TestOptions:
         with pytest.raises(ValueError, match=message):
             backend()(photos(), **options)
         with pytest.raises(ValueError, match=message):
-            backend().view_sizes(40, 40, **options)
+            backend().crop_sizes(40, 40, **options)
 
     def test_without_a_size_or_images_are_refused(self, backend):
         with pytest.raises(ValueError, match=r"size is \{\}; give longest_edge"):
@@ -301,7 +301,7 @@ class TestOptions:
         with pytest.raises(TypeError, match="do_image_spliting"):
             backend()(photos(), do_image_spliting=True)
         with pytest.raises(TypeError, match="do_image_spliting"):
-            backend().view_sizes(40, 40, do_image_spliting=True)
+            backend().crop_sizes(40, 40, do_image_spliting=True)
 
 
 class TestSaving:
@@ -312,7 +312,7 @@ class TestSaving:
         loaded = AutoImageProcessor.from_pretrained(tmp_path, backend=name)
         assert type(loaded) is BACKENDS[name]
         assert loaded.to_dict() == saved.to_dict()
-        assert loaded.view_sizes(100, 50) == saved.view_sizes(100, 50)
+        assert loaded.crop_sizes(100, 50) == saved.crop_sizes(100, 50)
         assert type(AutoImageProcessor.from_pretrained(tmp_path)) is VlmkitSmolVLMImageProcessor
 
     def test_works_within_a_processor(self, backend, tmp_path):
@@ -331,4 +331,4 @@ class TestSaving:
             assert "VlmkitSmolVLMImageProcessor" in (tmp_path / folder / "vlmkit_shim.py").read_text()
 
     def test_names_the_inputs_of_the_model(self, backend):
-        assert backend().model_input_names == ["pixel_values", "pixel_mask"]
+        assert backend().model_input_names == ["pixel_values", "pixel_attention_mask"]

@@ -7,7 +7,7 @@ from tests.models.smolvlm.large import IMAGE, chat_model
 from torch.nn.functional import cross_entropy
 
 from vlmkit import SmolVLM
-from vlmkit.modules.given_tokens import GivenTokensConfig
+from vlmkit.modules.precomputed_vision import PrecomputedVisionConfig
 
 
 @pytest.fixture(params=["llama", "gpt2", "gpt_neo"])
@@ -78,14 +78,14 @@ class TestMerging:
 
 
 class TestInputs:
-    def test_image_tokens_stand_for_pixels(self, model):
+    def test_vision_features_stand_for_pixels(self, model):
         batch = inputs(labels=True)
         expected = model(**batch)
         tokens = model.vision_tower(batch.pop("pixel_values")).last_hidden_state
-        outputs = model(**batch, image_tokens=tokens)
+        outputs = model(**batch, vision_features=tokens)
         torch.testing.assert_close(outputs.logits, expected.logits)
         torch.testing.assert_close(outputs.loss, expected.loss)
-        half = model(**batch, image_tokens=tokens.half())  # as a feature cache may hold them
+        half = model(**batch, vision_features=tokens.half())  # as a feature cache may hold them
         torch.testing.assert_close(half.loss, expected.loss, rtol=0.05, atol=0.05)
 
     def test_encoded_images_stand_for_pixels(self, model):
@@ -154,12 +154,12 @@ class TestInputs:
         assert (logits - expected).abs().mean() < 0.1
 
     def test_of_a_model_without_a_vision_tower(self):
-        model, batch = chat_model(vision_config=GivenTokensConfig(hidden_size=20)), inputs(labels=True)
+        model, batch = chat_model(vision_config=PrecomputedVisionConfig(hidden_size=20)), inputs(labels=True)
         del batch["pixel_values"]
         tokens = torch.randn(3, 7, 20)
-        model.train()(**batch, image_tokens=tokens).loss.backward()
-        assert model.connector.image_projection.weight.grad.abs().sum() > 0
-        with pytest.raises(ValueError, match=r"no vision tower.* give image_tokens \(images, tokens, 20\)"):
+        model.train()(**batch, vision_features=tokens).loss.backward()
+        assert model.connector.vision_projection.weight.grad.abs().sum() > 0
+        with pytest.raises(ValueError, match=r"no vision tower.* give vision_features \(images, tokens, 20\)"):
             model(**inputs())
 
 
@@ -294,7 +294,10 @@ class TestErrors:
                 {"pixel_values": torch.rand(4, 3, 32, 32)},
                 r"but 12 are needed for the images given \(4\); give as many images as the texts have",
             ),
-            ({"image_tokens": torch.rand(3, 5, 16)}, "give the images, either as pixel_values or as image_tokens"),
+            (
+                {"vision_features": torch.rand(3, 5, 16)},
+                "give the images, either as pixel_values or as vision_features",
+            ),
             ({"mm_encoder_outputs": {"image": None}}, "the images, or the mm_encoder_outputs .* but not both"),
             ({"input_ids": None}, "give the texts, either as input_ids or as inputs_embeds"),
             ({"inputs_embeds": torch.rand(3, 37, 16)}, "give the texts, either as input_ids or as inputs_embeds"),
@@ -322,19 +325,21 @@ class TestErrors:
 
     @pytest.mark.parametrize("shape", [(3, 5, 15), (3, 16), (3, 3, 32, 32)])
     def test_tokens_of_another_vision_tower_are_refused(self, shape):
-        message = rf"image_tokens are \({', '.join(map(str, shape))}\), but this model takes .* 16\); compute them with"
+        message = (
+            rf"vision_features are \({', '.join(map(str, shape))}\), but this model takes .* 16\); compute them with"
+        )
         with pytest.raises(ValueError, match=message):
-            chat_model()(**{**inputs(), "pixel_values": None}, image_tokens=torch.rand(shape))
+            chat_model()(**{**inputs(), "pixel_values": None}, vision_features=torch.rand(shape))
 
     def test_tokens_would_bypass_a_vision_tower_that_trains(self):
         model = chat_model(freeze_vision=False)
-        batch = {**inputs(), "pixel_values": None, "image_tokens": torch.rand(3, 5, 16)}
+        batch = {**inputs(), "pixel_values": None, "vision_features": torch.rand(3, 5, 16)}
         assert model(**batch).logits.isfinite().all()
-        with pytest.raises(ValueError, match=r"image_tokens would bypass the vision tower.*freeze_vision=True"):
+        with pytest.raises(ValueError, match=r"vision_features would bypass the vision tower.*freeze_vision=True"):
             model.train()(**batch)
 
     @pytest.mark.parametrize(
-        ("typo", "right"), [("pixel_value", "pixel_values"), ("image_token", "image_tokens"), ("label", "labels")]
+        ("typo", "right"), [("pixel_value", "pixel_values"), ("image_token", "vision_features"), ("label", "labels")]
     )
     def test_a_misspelt_argument_is_refused(self, typo, right):
         with pytest.raises(TypeError, match=f"SmolVLM.forward has no argument '{typo}', did you mean '{right}"):

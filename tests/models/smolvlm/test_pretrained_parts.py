@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from vlmkit import QFormerAligner, SmolVLM, VlmkitSmolVLMProcessor
-from vlmkit.modules.given_tokens import GivenTokensConfig
+from vlmkit.modules.precomputed_vision import PrecomputedVisionConfig
 
 NO_ROOM = tiny.IMAGE_TOKEN_ID  # rows for the tokenizer's own tokens only
 PIXELS = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -70,7 +70,7 @@ class TestFromAlignerTextPretrained:
         features = model.get_image_features(PIXELS)
         assert expected.std() > 0.1
         torch.testing.assert_close(features.last_hidden_state, first.vision_tower(PIXELS).last_hidden_state)
-        queries = model.connector.qformer(image_states=model.connector.image_projection(features.last_hidden_state))
+        queries = model.connector.qformer(image_states=model.connector.vision_projection(features.last_hidden_state))
         torch.testing.assert_close(queries.queries, expected)
         torch.testing.assert_close(features.pooler_output, model.connector.mlp(expected))
 
@@ -156,10 +156,10 @@ class TestFromAlignerTextPretrained:
         assert not any(parameter.requires_grad for parameter in model.vision_tower.parameters())
 
     def test_a_first_stage_on_given_tokens_is_welcome(self, text, tmp_path):
-        first = first_stage(tmp_path / "stage", vision_config=GivenTokensConfig(hidden_size=20))
+        first = first_stage(tmp_path / "stage", vision_config=PrecomputedVisionConfig(hidden_size=20))
         model, tokens = join(tmp_path / "stage", text), torch.randn(2, 7, 20)
-        expected = model.connector.mlp(first.get_image_features(image_tokens=tokens).last_hidden_state)
-        torch.testing.assert_close(model.get_image_features(image_tokens=tokens).pooler_output, expected)
+        expected = model.connector.mlp(first.get_image_features(vision_features=tokens).last_hidden_state)
+        torch.testing.assert_close(model.get_image_features(vision_features=tokens).pooler_output, expected)
 
 
 class TestWrongParts:

@@ -46,7 +46,7 @@ class TestTexts:
         flat, nested = (processor(images, texts, return_tensors="pt") for images in (photos, [photos[:1], photos[1:]]))
         assert all(torch.equal(flat[name], nested[name]) for name in flat)
 
-    def test_without_images_the_places_are_for_image_tokens(self, processor):
+    def test_without_images_the_places_are_for_vision_features(self, processor):
         for texts in ("a <image>", ["a <image>"]):
             batch = processor(text=texts, return_tensors="pt")
             assert words(processor, batch) == ["a <image> <image> <image>"]
@@ -142,7 +142,7 @@ class TestConversations:
         assert all(torch.equal(batch[name], expected[name]) for name in expected)
         assert rows[0]["content"][0] is image  # the table is as it was
 
-    def test_without_images_have_places_for_image_tokens(self, processor):
+    def test_without_images_have_places_for_vision_features(self, processor):
         batch = processor.apply_chat_template([turn("user", "a", True, True), CHAT[1]], return_labels=True)
         assert (batch["input_ids"] == processor.image_token_id).sum() == 6
         assert batch.keys() == {"input_ids", "attention_mask", "labels"}

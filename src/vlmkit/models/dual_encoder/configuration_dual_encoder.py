@@ -4,9 +4,9 @@ from typing import Any, ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
-from transformers.configuration_utils import SubConfigSpec
 
-from vlmkit.base import VlmkitConfig
+from vlmkit.base.configuration import VlmkitConfig
+from vlmkit.compat.sub_configs import SubConfigSpec
 from vlmkit.modules.temperature import check_temperature
 
 
@@ -32,7 +32,7 @@ class DualEncoderConfig(VlmkitConfig):
         logit_bias: added to the logits of the `"sigmoid"` loss, and trained.
 
     Raises:
-        TypeError: an unknown keyword (the message names the nearest field).
+        TypeError: an unknown keyword (the message names the closest field).
         StrictDataclassFieldValidationError: a value of the wrong type, or none of the choices.
         ValueError: a temperature of 0 or below, a learned one below 0.01, a `projection_dim` below 1, or one without
             `"shared"`.

@@ -7,18 +7,19 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import ProcessorMixin
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
 
-from vlmkit.base import VlmkitModel
+from vlmkit.base.building import build_from_pretrained
+from vlmkit.base.modeling import VlmkitModel
 from vlmkit.losses import info_nce, sigmoid_loss
 from vlmkit.losses.similarity import scaled_similarity
 from vlmkit.models.dual_encoder.configuration_dual_encoder import DualEncoderConfig
 from vlmkit.modules.temperature import initial_logit_scale, inverse_temperature, new_logit_scale
 from vlmkit.modules.text_tower import TextTower
-from vlmkit.modules.towers import published_config, text_part, vision_part
 from vlmkit.modules.vision_tower import VisionTower
 
 _USAGE = """import vlmkit
@@ -79,8 +80,15 @@ class DualEncoderModel(VlmkitModel):
 
     def __init__(self, config: DualEncoderConfig, **kwargs: Any):
         super().__init__(config, **kwargs)
-        self.vision_tower = VisionTower(config.vision_config, config.vision_pooling, config.freeze_vision)
-        self.text_tower = TextTower(config.text_config, config.text_features, config.text_pooling, config.freeze_text)
+        self.vision_tower = VisionTower(
+            config.vision_config, pooling=config.vision_pooling, frozen=config.freeze_vision
+        )
+        self.text_tower = TextTower(
+            config.text_config,
+            features=config.text_features,
+            pooling=config.text_pooling,
+            frozen=config.freeze_text,
+        )
         shared = config.projection == "shared"
         width = config.projection_dim or self.text_tower.hidden_size
         self.vision_projection = nn.Linear(self.vision_tower.pooled_size, width)
@@ -106,34 +114,34 @@ class DualEncoderModel(VlmkitModel):
         cls,
         vision: str | os.PathLike,
         text: str | os.PathLike,
+        *,
+        processor: ProcessorMixin | None = None,
         dtype: torch.dtype = torch.float32,
         **config: Any,
     ) -> "DualEncoderModel":
-        """Join two pretrained backbones; only the projections are new.
+        """Join two pretrained backbones. Only the projections are new.
 
         Args:
-            vision: folder or hub id of an image model of transformers or timm (`"timm/vit_small_patch16_224..."`), or
-                of a two-tower model, whose image side is taken.
-            text: folder or hub id of a text model, or of a two-tower model, whose text side is taken.
-            dtype: of all weights.
-            **config: fields of [`DualEncoderConfig`].
+            vision: Folder or Hub id of an image model of transformers or timm, or of a two-tower model, whose image
+                side is taken.
+            text: Folder or Hub id of a text model, or of a two-tower model, whose text side is taken.
+            processor: [`DualEncoderProcessor`] of the same two models. Tokens that it has added get
+                embeddings.
+            dtype: Data type of the model weights.
+            **config: Fields of [`DualEncoderConfig`].
 
         Raises:
-            OSError: a model cannot be found.
-            TypeError: an unknown configuration field.
-            ValueError: a backbone cannot be pooled, or read, as asked for.
+            OSError: If a model cannot be found.
+            TypeError: If a configuration field is unknown.
+            ValueError: If a backbone does not support the configuration.
         """
-        vision_config, text_config = published_config(vision, vision_part), published_config(text, text_part)
-        model = cls._from_config(
-            cls.config_class(vision_config=vision_config, text_config=text_config, **config), dtype=dtype
-        )
-        # After construction, which initialises everything. It took the configurations over and adapted them.
-        vision_config, text_config = model.config.vision_config, model.config.text_config
-        model.vision_tower.set_backbone(VisionTower.load_backbone(vision, vision_config, dtype=dtype))
-        model.text_tower.set_backbone(
-            TextTower.load_backbone(text, text_config, model.config.text_features, dtype=dtype)
-        )
-        return model.eval()
+        return build_from_pretrained(cls, vision, text, processor=processor, dtype=dtype, **config)
+
+    def load_text_backbone(self, text: str | os.PathLike, dtype: torch.dtype) -> None:
+        """Load the weights of a pretrained text model."""
+        config = self.config
+        backbone = TextTower.load_backbone(text, config.text_config, config.text_features, dtype=dtype)
+        self.text_tower.set_backbone(backbone)
 
     def get_input_embeddings(self) -> nn.Embedding:
         """The text backbone's token table."""
@@ -204,11 +212,11 @@ class DualEncoderModel(VlmkitModel):
             **kwargs: what every transformers model takes; passed to both backbones.
 
         Raises:
-            TypeError: an unknown argument (the message names the nearest).
+            TypeError: an unknown argument (the message names the closest).
             ValueError: a side is missing or given twice, or given features are of another shape; in training, images
                 and texts differ in number, or features are given for a tower that is not frozen.
         """
-        self.refuse_arguments(kwargs.keys())
+        self.check_forward_arguments(kwargs)
         if (pixel_values is None) == (image_pooled is None):
             raise ValueError("give the images either as pixel_values or as image_pooled")
         if (input_ids is None) == (text_pooled is None):

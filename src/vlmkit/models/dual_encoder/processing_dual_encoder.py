@@ -2,7 +2,7 @@
 
 from transformers.processing_utils import ProcessingKwargs
 
-from vlmkit.base import ImageTextProcessor
+from vlmkit.base.processing import ImageTextProcessor
 
 
 class DualEncoderProcessorKwargs(ProcessingKwargs, total=False):  # type: ignore[call-arg]

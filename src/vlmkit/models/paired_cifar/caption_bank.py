@@ -8,7 +8,7 @@ from torch.nn.functional import normalize
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from vlmkit.modules.digest import text_digest, weights_digest
+from vlmkit.modules.fingerprint import text_fingerprint, weights_fingerprint
 from vlmkit.modules.pooling import pool_tokens
 
 BANK_FIELDS = ("caption_template", "class_names", "text_encoder", "caption_normalization")
@@ -91,7 +91,7 @@ def encoder_name(text_model: PreTrainedModel, pooling: str) -> str:
     """What identifies a text encoder: its hub id or folder's name, pooling, and a fingerprint of its weights."""
     name = os.path.basename(os.path.normpath(text_model.config._name_or_path or type(text_model).__name__))
     # A BERT saved without its pooler gets another random one each time that it is loaded, and it is not read here.
-    return f"{name}, {pooling}, {weights_digest(text_model, size=4, without='pooler')}"
+    return f"{name}, {pooling}, {weights_fingerprint(text_model, size=4, without='pooler')}"
 
 
 def is_encoder(name: str, text_model: PreTrainedModel, pooling: str) -> bool:
@@ -99,9 +99,9 @@ def is_encoder(name: str, text_model: PreTrainedModel, pooling: str) -> bool:
     return name.partition(", ")[2] == encoder_name(text_model, pooling).partition(", ")[2]
 
 
-def bank_digests(config: PreTrainedConfig) -> Tensor:
+def bank_fingerprints(config: PreTrainedConfig) -> Tensor:
     """A fingerprint of each of `BANK_FIELDS`, which is saved with a bank: `(4, 16)` bytes."""
-    digests = [text_digest(str(getattr(config, name)), size=16) for name in BANK_FIELDS]
+    digests = [text_fingerprint(str(getattr(config, name)), size=16) for name in BANK_FIELDS]
     return torch.tensor([list(bytes.fromhex(digest)) for digest in digests], dtype=torch.uint8)
 
 

@@ -5,10 +5,10 @@ from typing import Any, ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig, ViTConfig
-from transformers.configuration_utils import SubConfigSpec
 
-from vlmkit.base import VlmkitConfig
+from vlmkit.base.configuration import VlmkitConfig
 from vlmkit.cifar100_classes import CIFAR100_CLASSES
+from vlmkit.compat.sub_configs import SubConfigSpec
 from vlmkit.models.paired_cifar.captions import CAPTION_TEMPLATE, check_captions
 from vlmkit.modules.temperature import check_temperature
 
@@ -39,7 +39,7 @@ class PairedCifarAlignerConfig(VlmkitConfig):
         class_loss_weight: weight of two auxiliary classifiers, of the left and of the right image. Default: off.
 
     Raises:
-        TypeError: an unknown keyword (the message names the nearest field).
+        TypeError: an unknown keyword (the message names the closest field).
         StrictDataclassFieldValidationError: a value of the wrong type, or none of the choices.
         ValueError: captions that cannot be told apart or filled in, or a number out of its range.
 

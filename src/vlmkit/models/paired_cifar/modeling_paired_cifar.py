@@ -11,11 +11,11 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple, torch_compilable_check
 
-from vlmkit.base import VlmkitModel
+from vlmkit.base.modeling import VlmkitModel
 from vlmkit.losses import bank_logits, info_nce, soft_cross_entropy, swapped_margin
 from vlmkit.models.paired_cifar.caption_bank import (
     BANK_FIELDS,
-    bank_digests,
+    bank_fingerprints,
     embed_captions,
     encoder_name,
     is_encoder,
@@ -100,7 +100,7 @@ class PairedCifarAligner(VlmkitModel):
 
     def __init__(self, config: PairedCifarAlignerConfig, **kwargs: Any):
         super().__init__(config, **kwargs)
-        self.vision_tower = VisionTower(config.vision_config, config.vision_pooling)
+        self.vision_tower = VisionTower(config.vision_config, pooling=config.vision_pooling)
         if isinstance(config.vision_config, ViTConfig):
             initialize_xavier(self.vision_tower)  # as the report has it
         width = self.vision_tower.pooled_size * (3 if config.vision_input == "halves" else 1)
@@ -110,17 +110,17 @@ class PairedCifarAligner(VlmkitModel):
         classifiers = 2 if config.class_loss_weight else 0
         self.classifiers = nn.ModuleList(nn.Linear(width, config.num_classes) for _ in range(classifiers))
         self.register_buffer("caption_embeds", torch.zeros(config.num_classes**2, config.text_embed_dim))
-        self.register_buffer("caption_bank_digests", torch.zeros(len(BANK_FIELDS), 16, dtype=torch.uint8))
+        self.register_buffer("caption_bank_fingerprints", torch.zeros(len(BANK_FIELDS), 16, dtype=torch.uint8))
         self._bank_is_checked = False
         # The bank is the same in all processes and does not change: DDP need not send it around in every step.
-        self._ddp_params_and_buffers_to_ignore = ["caption_embeds", "caption_bank_digests"]
+        self._ddp_params_and_buffers_to_ignore = ["caption_embeds", "caption_bank_fingerprints"]
         self.post_init()
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, PairedCifarAligner):
             init.zeros_(module.caption_embeds)
-            init.zeros_(module.caption_bank_digests)
+            init.zeros_(module.caption_bank_fingerprints)
             if module.logit_scale is not None:
                 init.constant_(module.logit_scale, initial_logit_scale(self.config.temperature))
         elif isinstance(module, nn.Linear):
@@ -187,7 +187,7 @@ class PairedCifarAligner(VlmkitModel):
             )
         self.caption_embeds.copy_(normalize_embeds(embeds, self.config.caption_normalization))
         self.config.text_encoder = encoder_name(text_model, pooling)
-        self.caption_bank_digests.copy_(bank_digests(self.config))
+        self.caption_bank_fingerprints.copy_(bank_fingerprints(self.config))
         self._bank_is_checked = True
 
     def check_caption_bank(self, text_model: PreTrainedModel | None = None, pooling: str = "mean") -> None:
@@ -201,9 +201,9 @@ class PairedCifarAligner(VlmkitModel):
             ValueError: there is none, or it was built for another template, class list, encoder or normalisation.
         """
         # A model made from a saved configuration, without its weights, has an encoder's name and no embeddings.
-        if self.config.text_encoder is None or not self.caption_bank_digests.any():
+        if self.config.text_encoder is None or not self.caption_bank_fingerprints.any():
             raise ValueError("there is no caption bank yet; call model.build_caption_bank(text_model, tokenizer)")
-        same = (self.caption_bank_digests.cpu() == bank_digests(self.config)).all(dim=1)
+        same = (self.caption_bank_fingerprints.cpu() == bank_fingerprints(self.config)).all(dim=1)
         differing = [name for name, is_same in zip(BANK_FIELDS, same.tolist(), strict=True) if not is_same]
         if text_model is not None and not is_encoder(self.config.text_encoder, text_model, pooling):
             differing.append(f"text encoder ({self.config.text_encoder})")

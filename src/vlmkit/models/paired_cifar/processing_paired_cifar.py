@@ -11,7 +11,7 @@ from transformers import BaseImageProcessor, ViTImageProcessor
 from transformers.image_utils import SizeDict, get_image_size
 from transformers.utils import logging
 
-from vlmkit.base import VlmkitProcessor
+from vlmkit.base.processing import VlmkitProcessor
 
 logger = logging.get_logger(__name__)
 

@@ -4,9 +4,9 @@ from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
-from transformers.configuration_utils import SubConfigSpec
 
-from vlmkit.base import VlmkitConfig
+from vlmkit.base.configuration import VlmkitConfig
+from vlmkit.compat.sub_configs import SubConfigSpec
 from vlmkit.modules.temperature import check_temperature
 
 
@@ -32,7 +32,7 @@ class QFormerAlignerConfig(VlmkitConfig):
         freeze_vision: whether the vision backbone stays as it is. Default: yes.
 
     Raises:
-        TypeError: an unknown keyword (the message names the nearest field).
+        TypeError: an unknown keyword (the message names the closest field).
         StrictDataclassFieldValidationError: a value of the wrong type.
         ValueError: a number below 1, a temperature or weights that cannot be. What only the built model can tell, such
             as heads that do not divide its width, is told when it is built.

@@ -5,12 +5,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import ProcessorMixin
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple
 
-from vlmkit.base import VlmkitModel
+from vlmkit.base.building import build_from_pretrained
+from vlmkit.base.modeling import VlmkitModel
 from vlmkit.losses import info_nce, matching_loss, matching_pairs
 from vlmkit.losses.similarity import scaled_similarity
 from vlmkit.models.qformer_aligner.configuration_qformer_aligner import QFormerAlignerConfig
@@ -21,7 +23,6 @@ from vlmkit.modules.qformer import QFormer, TextEmbeddings
 from vlmkit.modules.temperature import initial_logit_scale, inverse_temperature, new_logit_scale
 from vlmkit.modules.text_encoders import encoder_sizes, encoder_weights
 from vlmkit.modules.text_tower import TextTower
-from vlmkit.modules.towers import published_config, text_part, vision_part
 from vlmkit.modules.vision_tower import VisionTower
 
 _USAGE = """import vlmkit
@@ -71,18 +72,18 @@ class QFormerAligner(VlmkitModel):
 
     def __init__(self, config: QFormerAlignerConfig, **kwargs: Any):
         super().__init__(config, **kwargs)
-        self.vision_tower = VisionTower(config.vision_config, "mean", config.freeze_vision)
+        self.vision_tower = VisionTower(config.vision_config, pooling="mean", frozen=config.freeze_vision)
         sizes = encoder_sizes(config.text_config)
         vision_size, width = self.vision_tower.hidden_size, sizes.hidden_size
-        self.image_projection = nn.Identity() if vision_size == width else nn.Linear(vision_size, width)
+        self.vision_projection = nn.Identity() if vision_size == width else nn.Linear(vision_size, width)
         self.text_embeddings = TextEmbeddings(sizes)
         self.qformer = QFormer(
             config,
-            sizes,
-            config.num_query_tokens,
-            config.num_cross_attention_heads or sizes.num_heads,
-            config.cross_attention_frequency,
-            config.original_causal_mask,
+            encoder_sizes=sizes,
+            num_queries=config.num_query_tokens,
+            num_cross_attention_heads=config.num_cross_attention_heads or sizes.num_heads,
+            cross_attention_frequency=config.cross_attention_frequency,
+            queries_see_text=config.original_causal_mask,
         )
         self.matching_head = MatchingHead(width) if config.matching_loss_weight else None
         self.captioning_head = CaptioningHead(width, sizes.eps) if config.captioning_loss_weight else None
@@ -102,34 +103,35 @@ class QFormerAligner(VlmkitModel):
         cls,
         vision: str | os.PathLike,
         text: str | os.PathLike,
+        *,
+        processor: ProcessorMixin | None = None,
         dtype: torch.dtype = torch.float32,
         **config: Any,
     ) -> "QFormerAligner":
-        """Make a Q-Former of a pretrained text encoder, behind a pretrained image encoder.
+        """Build a Q-Former from a pretrained text encoder, with a pretrained vision encoder.
 
-        New are the queries, their attention to the image, and the heads of the losses.
+        The queries, their attention to the image, and the heads of the losses are new.
 
         Args:
-            vision: folder or hub id of an image model of transformers or timm, or of a two-tower model, whose image
+            vision: Folder or Hub id of an image model of transformers or timm, or of a two-tower model, whose image
                 side is taken.
-            text: folder or hub id of a DistilBERT, BERT (MiniLM) or RoBERTa.
-            dtype: of all weights.
-            **config: fields of [`QFormerAlignerConfig`].
+            text: Folder or Hub id of a DistilBERT, BERT (MiniLM) or RoBERTa.
+            processor: [`QFormerAlignerProcessor`] of the same two models. Tokens that it has added get
+                embeddings.
+            dtype: Data type of the model weights.
+            **config: Fields of [`QFormerAlignerConfig`].
 
         Raises:
-            OSError: a model cannot be found.
-            TypeError: an unknown configuration field.
-            ValueError: `text` is another model, or a field does not fit.
+            OSError: If a model cannot be found.
+            TypeError: If a configuration field is unknown.
+            ValueError: If a backbone does not support the configuration.
         """
-        vision_config, text_config = published_config(vision, vision_part), published_config(text, text_part)
-        model = cls._from_config(
-            cls.config_class(vision_config=vision_config, text_config=text_config, **config), dtype=dtype
-        )
-        # After construction, which initialises everything. It took the configurations over and adapted them.
-        model.vision_tower.set_backbone(VisionTower.load_backbone(vision, model.config.vision_config, dtype=dtype))
-        encoder = TextTower.load_backbone(text, model.config.text_config, dtype=dtype)
-        model.load_state_dict({**model.state_dict(), **encoder_weights(encoder)})
-        return model.eval()
+        return build_from_pretrained(cls, vision, text, processor=processor, dtype=dtype, **config)
+
+    def load_text_backbone(self, text: str | os.PathLike, dtype: torch.dtype) -> None:
+        """Load the weights of a pretrained text encoder into the Q-Former."""
+        encoder = TextTower.load_backbone(text, self.config.text_config, dtype=dtype)
+        self.load_state_dict({**self.state_dict(), **encoder_weights(encoder)})
 
     def get_input_embeddings(self) -> nn.Embedding:
         """The table of token embeddings."""
@@ -141,13 +143,13 @@ class QFormerAligner(VlmkitModel):
 
     @can_return_tuple
     def get_image_features(
-        self, pixel_values: Tensor | None = None, image_tokens: Tensor | None = None, **kwargs: Any
+        self, pixel_values: Tensor | None = None, vision_features: Tensor | None = None, **kwargs: Any
     ) -> BaseModelOutputWithPooling:
         """Let the queries collect what images show.
 
         Args:
             pixel_values: `(B, 3, H, W)`.
-            image_tokens: `(B, N, vision width)`, the vision tower's tokens in place of `pixel_values`.
+            vision_features: `(B, N, vision width)`, the vision tower's tokens in place of `pixel_values`.
             **kwargs: passed to the vision backbone, such as `output_hidden_states`.
 
         Returns:
@@ -157,8 +159,8 @@ class QFormerAligner(VlmkitModel):
         Raises:
             ValueError: no images or both kinds, tokens of another shape, or tokens in training of a vision tower.
         """
-        vision = self._vision_outputs(pixel_values, image_tokens, **kwargs)
-        queries = self.qformer(image_states=self.image_projection(vision.last_hidden_state)).queries
+        vision = self._vision_outputs(pixel_values, vision_features, **kwargs)
+        queries = self.qformer(vision_features=self.vision_projection(vision.last_hidden_state)).queries
         return BaseModelOutputWithPooling(
             last_hidden_state=queries,
             pooler_output=queries.mean(dim=1),
@@ -198,7 +200,7 @@ class QFormerAligner(VlmkitModel):
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
         pixel_values: Tensor | None = None,
-        image_tokens: Tensor | None = None,
+        vision_features: Tensor | None = None,
         attention_mode: str = "multimodal",
     ) -> QFormerFeatures:
         """Read images and texts together.
@@ -207,18 +209,20 @@ class QFormerAligner(VlmkitModel):
             input_ids: `(B, T)`, one text per image, padded on either side.
             attention_mask: `(B, T)`; all ones if not given.
             pixel_values: `(B, 3, H, W)`.
-            image_tokens: `(B, N, vision width)`, the vision tower's tokens in place of `pixel_values`.
+            vision_features: `(B, N, vision width)`, the vision tower's tokens in place of `pixel_values`.
             attention_mode: `"multimodal"` (all see all, as `matching_head` expects it), `"multimodal_causal"` (a word
                 sees the words before it and the queries, as in captioning) or `"unimodal"` (neither sees the other).
 
         Raises:
             ValueError: an unknown mode, images and texts that differ in number, or as `get_image_features` raises.
         """
-        image_states = self.image_projection(self._vision_outputs(pixel_values, image_tokens).last_hidden_state)
+        projected = self.vision_projection(self._vision_outputs(pixel_values, vision_features).last_hidden_state)
         text_states, attention_mask = self._text_states(input_ids, attention_mask)
-        if len(image_states) != len(text_states):
-            raise ValueError(f"{len(image_states)} images and {len(text_states)} texts; give one image for each text")
-        states = self.qformer(text_states, image_states, attention_mask, attention_mode)
+        if len(vision_features) != len(text_states):
+            raise ValueError(
+                f"{len(vision_features)} images and {len(text_states)} texts; give one image for each text"
+            )
+        states = self.qformer(text_states, vision_features, attention_mask, attention_mode)
         return QFormerFeatures(
             query_hidden_state=states.queries,
             text_hidden_state=states.text,
@@ -232,7 +236,7 @@ class QFormerAligner(VlmkitModel):
         pixel_values: Tensor | None = None,
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
-        image_tokens: Tensor | None = None,
+        vision_features: Tensor | None = None,
         group_ids: Tensor | None = None,
         return_loss: bool = True,
         **kwargs: Unpack[TransformersKwargs],
@@ -243,27 +247,27 @@ class QFormerAligner(VlmkitModel):
             pixel_values: `(I, 3, H, W)`.
             input_ids: `(T, L)`, padded on either side.
             attention_mask: `(T, L)`; all ones if not given.
-            image_tokens: `(I, N, vision width)`, the vision tower's tokens in place of `pixel_values`.
+            vision_features: `(I, N, vision width)`, the vision tower's tokens in place of `pixel_values`.
             group_ids: `(I,)` integers, equal for equal images: captions of one image are not each other's negatives.
             return_loss: whether to compute the losses; outside training they are left out where I and T differ.
             **kwargs: what every transformers model takes; passed to the vision backbone.
 
         Raises:
-            TypeError: an unknown argument (the message names the nearest).
+            TypeError: an unknown argument (the message names the closest).
             ValueError: a side is missing, or images are given twice; in training, images and texts differ in number, or
                 tokens are given for a vision tower that is not frozen.
         """
-        self.refuse_arguments(kwargs.keys())
+        self.check_forward_arguments(kwargs)
         if input_ids is None:
             raise ValueError("give the texts as input_ids")
-        vision = self._vision_outputs(pixel_values, image_tokens, **kwargs)
-        image_states = self.image_projection(vision.last_hidden_state)
+        vision = self._vision_outputs(pixel_values, vision_features, **kwargs)
+        projected = self.vision_projection(vision.last_hidden_state)
         text_states, attention_mask = self._text_states(input_ids, attention_mask)
-        paired = len(image_states) == len(text_states)
+        paired = len(projected) == len(text_states)
         if self.training and return_loss and not paired:
-            raise ValueError(f"training needs one text per image, got {len(image_states)} and {len(text_states)}")
+            raise ValueError(f"training needs one text per image, got {len(projected)} and {len(text_states)}")
 
-        queries = self.qformer(image_states=image_states).queries
+        queries = self.qformer(vision_features=projected).queries
         text = self.qformer(text_states, attention_mask=attention_mask).text
         # Unit vectors are float32 whatever the weights are.
         image_embeds = nn.functional.normalize(queries.mean(dim=1).float(), dim=-1)
@@ -275,7 +279,7 @@ class QFormerAligner(VlmkitModel):
         if return_loss and paired:
             if self.config.contrastive_loss_weight:
                 losses["contrastive_loss"] = info_nce(image_embeds, text_embeds, scale, group_ids)
-            states = (text_states, image_states, attention_mask)
+            states = (text_states, projected, attention_mask)
             losses.update(self._multimodal_losses(*states, input_ids, logits_per_image, group_ids))
         weighted = [getattr(self.config, f"{name}_weight") * value for name, value in losses.items()]
         return QFormerAlignerOutput(
@@ -288,10 +292,10 @@ class QFormerAligner(VlmkitModel):
         )
 
     def _vision_outputs(
-        self, pixel_values: Tensor | None, image_tokens: Tensor | None, **kwargs: Any
+        self, pixel_values: Tensor | None, vision_features: Tensor | None, **kwargs: Any
     ) -> BaseModelOutputWithPooling:
         """The vision tower's outputs, or given tokens in their place, which may be of another type than the weights."""
-        vision = self.vision_tower.encode_or_take(pixel_values, image_tokens, self.training, **kwargs)
+        vision = self.vision_tower.get_vision_features(pixel_values, vision_features, training=self.training, **kwargs)
         vision.last_hidden_state = vision.last_hidden_state.to(self.qformer.query_tokens.dtype)
         return vision
 

@@ -4,9 +4,10 @@ from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
-from transformers.configuration_utils import SubConfigSpec
 
-from vlmkit.base import VlmkitConfig
+from vlmkit.base.configuration import VlmkitConfig
+from vlmkit.compat.cache import CACHE_NAME
+from vlmkit.compat.sub_configs import SubConfigSpec
 
 # GPT-Neo of 356M parameters; the original added `<START>` and `<END>` to its 50,257 tokens, and pads with the old end.
 _TEXT_DEFAULTS = {
@@ -37,7 +38,7 @@ class QFormerCaptionerConfig(VlmkitConfig):
         freeze_vision: whether the vision backbone stays as it is. Default: yes.
 
     Raises:
-        TypeError: an unknown keyword (the message names the nearest field).
+        TypeError: an unknown keyword (the message names the closest field).
         StrictDataclassFieldValidationError: a value of the wrong type.
         ValueError: a number below 1, a dropout outside 0..1, or an empty list of layers. What only the built model can
             tell, such as heads that do not divide its width, is told when it is built.
@@ -58,7 +59,7 @@ class QFormerCaptionerConfig(VlmkitConfig):
     }
     # Of no use over a whole evaluation set, and large.
     keys_to_ignore_at_inference: ClassVar[list[str]] = [
-        "past_key_values",
+        CACHE_NAME,
         "query_embeds",
         "image_hidden_states",
         "cross_attentions",

@@ -6,7 +6,7 @@ from transformers import BaseImageProcessor, BatchFeature, PreTrainedTokenizerBa
 from transformers.image_utils import make_flat_list_of_images
 from transformers.processing_utils import ProcessingKwargs
 
-from vlmkit.base import ImageTextProcessor
+from vlmkit.base.processing import ImageTextProcessor
 
 
 class QFormerCaptionerProcessorKwargs(ProcessingKwargs, total=False):  # type: ignore[call-arg]
@@ -59,6 +59,11 @@ class QFormerCaptionerProcessor(ImageTextProcessor):
                 )
         super().__init__(image_processor, tokenizer)
 
+    def special_token_ids(self) -> dict[str, int]:
+        """Return the ids of the start, end and padding token, which a model takes over."""
+        names = ("bos_token_id", "eos_token_id", "pad_token_id")
+        return {name: getattr(self.tokenizer, name) for name in names}
+
     def __call__(
         self, images: Any = None, text: str | list[str] | None = None, return_labels: bool | None = None, **kwargs: Any
     ) -> BatchFeature:
@@ -81,7 +86,7 @@ class QFormerCaptionerProcessor(ImageTextProcessor):
             if not isinstance(text, list | tuple) or not all(isinstance(caption, str) for caption in text):
                 raise ValueError(f"text is {text!r}; give a string or a list of strings")
             if return_labels:
-                self._refuse_empty_texts(text)
+                self._check_not_empty(text)
             start, end = self.tokenizer.bos_token, self.tokenizer.eos_token if return_labels else ""
             text = [f"{start}{caption}{end}" for caption in text]
             kwargs.setdefault("padding_side", "right" if return_labels else "left")

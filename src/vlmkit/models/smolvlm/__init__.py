@@ -5,8 +5,7 @@ from vlmkit.models.smolvlm.image_processing_smolvlm import (
     VlmkitSmolVLMImageProcessor,
     VlmkitSmolVLMImageProcessorPil,
 )
-from vlmkit.models.smolvlm.modeling_smolvlm import SmolVLM
-from vlmkit.models.smolvlm.outputs import SmolVLMOutput
+from vlmkit.models.smolvlm.modeling_smolvlm import SmolVLM, SmolVLMOutput, VlmkitSmolVLMModel
 from vlmkit.models.smolvlm.processing_smolvlm import VlmkitSmolVLMProcessor
 
 __all__ = [
@@ -15,5 +14,6 @@ __all__ = [
     "VlmkitSmolVLMConfig",
     "VlmkitSmolVLMImageProcessor",
     "VlmkitSmolVLMImageProcessorPil",
+    "VlmkitSmolVLMModel",
     "VlmkitSmolVLMProcessor",
 ]

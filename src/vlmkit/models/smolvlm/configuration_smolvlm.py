@@ -4,9 +4,10 @@ from typing import Any, ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
-from transformers.configuration_utils import SubConfigSpec
 
-from vlmkit.base import VlmkitConfig
+from vlmkit.base.configuration import VlmkitConfig
+from vlmkit.compat.cache import CACHE_NAME
+from vlmkit.compat.sub_configs import SubConfigSpec
 
 # SmolLM-135M-Instruct, with one more token for the places of an image.
 _TEXT_DEFAULTS = {
@@ -23,6 +24,8 @@ _TEXT_DEFAULTS = {
     "eos_token_id": 2,
     "pad_token_id": 2,
 }
+CONNECTORS = ("qformer", "perceiver", "mlp", "pixel_shuffle")
+FUSIONS = ("autoregressive", "cross_attention")
 _COUNTS = (
     "num_query_tokens",
     "num_cross_attention_heads",
@@ -33,6 +36,34 @@ _COUNTS = (
 )
 
 
+def default_num_query_tokens(connector: str) -> int:
+    """Return the number of learned queries that a connector has by default."""
+    return 64 if connector == "perceiver" else 32
+
+
+def fixed_num_image_tokens(connector: str, fusion: str, num_query_tokens: int) -> int | None:
+    """Return the number of image tokens of a crop, or `None` if it depends on the size of the crop.
+
+    This is the rule that ties the placeholders of the processor to the embeddings of the model.
+
+    Args:
+        connector: Connector of the design, see [`VlmkitSmolVLMConfig`].
+        fusion: Fusion of the design.
+        num_query_tokens: Number of queries of a Q-Former or Perceiver.
+
+    Example:
+        >>> fixed_num_image_tokens("perceiver", "autoregressive", 64)
+        64
+        >>> fixed_num_image_tokens("mlp", "cross_attention", 64)
+        1
+        >>> fixed_num_image_tokens("mlp", "autoregressive", 64) is None
+        True
+    """
+    if fusion == "cross_attention":
+        return 1
+    return num_query_tokens if connector in ("qformer", "perceiver") else None
+
+
 @strict
 class VlmkitSmolVLMConfig(VlmkitConfig):
     """An image backbone, a connector, and a language model that reads what comes out of it.
@@ -41,7 +72,7 @@ class VlmkitSmolVLMConfig(VlmkitConfig):
     whose queries are tokens of the language model.
 
     Args:
-        vision_config: any image backbone of transformers, or of timm as `timm_wrapper`; or [`GivenTokensConfig`], which
+        vision_config: any image backbone of transformers, or of timm as `timm_wrapper`; or [`PrecomputedVisionConfig`], which
             tells nothing but the width of image tokens that are computed elsewhere. Default: a ViT-B/16.
         text_config: any causal language model of transformers. Default: SmolLM-135M.
         image_token_id: the token that holds an image's places in a text.
@@ -64,7 +95,7 @@ class VlmkitSmolVLMConfig(VlmkitConfig):
         freeze_vision: whether the vision backbone stays as it is. Default: yes.
 
     Raises:
-        TypeError: an unknown keyword (the message names the nearest field).
+        TypeError: an unknown keyword (the message names the closest field).
         StrictDataclassFieldValidationError: a value of the wrong type.
         ValueError: a number below 1, an image token outside the vocabulary, or a `cross_layer_interval` larger than the
             language model is deep. What only the built model can tell, such as heads that do not divide its width, is
@@ -87,7 +118,7 @@ class VlmkitSmolVLMConfig(VlmkitConfig):
         "text_config": SubConfigSpec(config_class=AutoConfig, model_type="llama", init_kwargs=_TEXT_DEFAULTS),
     }
     # Of no use over a whole evaluation set, and large.
-    keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values", "image_hidden_states"]
+    keys_to_ignore_at_inference: ClassVar[list[str]] = [CACHE_NAME, "image_hidden_states"]
 
     vision_config: PreTrainedConfig | dict | None = None
     qformer_config: PreTrainedConfig | dict | None = None
@@ -106,7 +137,7 @@ class VlmkitSmolVLMConfig(VlmkitConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         """Check the values."""
         if self.num_query_tokens is None:
-            self.num_query_tokens = 64 if self.connector == "perceiver" else 32
+            self.num_query_tokens = default_num_query_tokens(self.connector)
         for name in _COUNTS:
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"{name} is {value}; give 1 or more")

@@ -13,7 +13,7 @@ from transformers.image_utils import PILImageResampling, SizeDict
 from transformers.processing_utils import ImagesKwargs
 from transformers.utils import logging
 
-from vlmkit.hub import ShimMixin
+from vlmkit.base.hub import ShimMixin
 
 logger = logging.get_logger(__name__)
 
@@ -24,19 +24,19 @@ class VlmkitSmolVLMImageProcessorKwargs(ImagesKwargs, total=False):  # type: ign
     """What the constructor and a call take beyond the keywords of all image processors.
 
     Attributes:
-        do_image_splitting: whether an image becomes five views, its quarters and the whole, or the whole alone.
-        size_divisor: of which the sides of all views are multiples, in pixels: the side of the model's patches.
+        do_image_splitting: whether an image becomes five crops, its quarters and the whole, or the whole alone.
+        size_divisor: of which the sides of all crops are multiples, in pixels: the side of the model's patches.
     """
 
     do_image_splitting: bool
     size_divisor: int
 
 
-class _ViewsOfImages(ShimMixin, BaseImageProcessor):
-    """What both backends have in common: which views an image has, their sizes, and the batch of them."""
+class _CropsOfImages(ShimMixin, BaseImageProcessor):
+    """What both backends have in common: which crops an image has, their sizes, and the batch of them."""
 
     valid_kwargs = VlmkitSmolVLMImageProcessorKwargs
-    model_input_names = ["pixel_values", "pixel_mask"]  # noqa: RUF012
+    model_input_names = ["pixel_values", "pixel_attention_mask", "num_crops"]  # noqa: RUF012
     size = {"longest_edge": 384}  # noqa: RUF012
     size_divisor = 16
     resample = PILImageResampling.BICUBIC
@@ -49,7 +49,7 @@ class _ViewsOfImages(ShimMixin, BaseImageProcessor):
     do_normalize = True
     do_pad = True
 
-    def view_sizes(self, height: int, width: int, **images_kwargs: Any) -> list[tuple[int, int]]:
+    def crop_sizes(self, height: int, width: int, **images_kwargs: Any) -> list[tuple[int, int]]:
         """Height and width of each view that an image becomes, in pixels.
 
         Args:
@@ -63,23 +63,23 @@ class _ViewsOfImages(ShimMixin, BaseImageProcessor):
 
         Example:
             >>> processor = VlmkitSmolVLMImageProcessor(size={"longest_edge": 224})
-            >>> processor.view_sizes(300, 400)
+            >>> processor.crop_sizes(300, 400)
             [(176, 224)]
-            >>> processor.view_sizes(300, 400, do_image_splitting=True)
+            >>> processor.crop_sizes(300, 400, do_image_splitting=True)
             [(144, 208), (144, 208), (144, 208), (144, 208), (176, 224)]
         """
         validate_typed_dict(self.valid_kwargs, images_kwargs)  # as a call does
         own = {name: getattr(self, name) for name in self.valid_kwargs.__annotations__}
         options = self._standardize_kwargs(**{**own, **images_kwargs})
         size = options["size"] if options["do_resize"] else None
-        views = _views_of(height, width, options["do_image_splitting"], size, options["size_divisor"])
-        return [view.size for view in views]
+        crops = _crops_of(height, width, options["do_image_splitting"], size, options["size_divisor"])
+        return [view.size for view in crops]
 
     def _standardize_kwargs(self, *, size: Any, size_divisor: int, **kwargs: Any) -> dict[str, Any]:
         """Check what the constructor or a call gets, as well."""
         if kwargs.get("do_center_crop") or kwargs.get("pad_size") or kwargs.get("do_pad") is False:
             raise ValueError(
-                "views are not cropped, and padded to the largest; leave out do_center_crop, do_pad and pad_size"
+                "crops are not cropped, and padded to the largest; leave out do_center_crop, do_pad and pad_size"
             )
         if isinstance(size, int | list | tuple):
             size = get_size_dict(size)  # an integer is the side of a square
@@ -102,7 +102,7 @@ class _ViewsOfImages(ShimMixin, BaseImageProcessor):
         return_tensors: Any,
         **kwargs: Any,
     ) -> BatchFeature:
-        """Images `(3, H, W)` to the batch of their views."""
+        """Images `(3, H, W)` to the batch of their crops."""
         if not images:
             raise ValueError("images is an empty list; give at least one image")
         if do_image_splitting and not self.do_image_splitting:
@@ -113,41 +113,42 @@ class _ViewsOfImages(ShimMixin, BaseImageProcessor):
         pixels, sizes = [], []
         for image in images:
             height, width = image.shape[1:]
-            views = _views_of(height, width, do_image_splitting, size if do_resize else None, size_divisor)
-            sizes.append([view.size for view in views])
-            for view in views:
+            crops = _crops_of(height, width, do_image_splitting, size if do_resize else None, size_divisor)
+            sizes.append([view.size for view in crops])
+            for view in crops:
                 cut = image[:, view.rows, view.columns]
                 if do_resize:
                     cut = self.resize(cut, SizeDict(height=view.size[0], width=view.size[1]), resample)
                 pixels.append(
                     self.rescale_and_normalize(cut, do_rescale, rescale_factor, do_normalize, image_mean, image_std)
                 )
-        data: dict[str, Any] = {"pixel_values": pixels, "view_sizes": sizes}
+        num_crops = np.array([len(crops) for crops in sizes])
+        data: dict[str, Any] = {"pixel_values": pixels, "num_crops": num_crops, "crop_sizes": sizes}
         # A mask is the grid of the patches, too; without one, it is a square.
         if not do_resize or "height" not in size or size.height != size.width:
-            data["pixel_values"], data["pixel_mask"] = self._padded(pixels)
-        return BatchFeature(data, tensor_type=return_tensors, skip_tensor_conversion=["view_sizes"])
+            data["pixel_values"], data["pixel_attention_mask"] = self._padded(pixels)
+        return BatchFeature(data, tensor_type=return_tensors, skip_tensor_conversion=["crop_sizes"])
 
-    def _padded(self, views: list[Any]) -> tuple[Any, Any]:
-        """One batch of views of several sizes, and its mask; the backends' own `pad` copies everything three times."""
-        height, width = (max(view.shape[axis] for view in views) for axis in (1, 2))
-        pixels, mask = self._canvas((len(views), views[0].shape[0], height, width), views[0])
-        for row, view in enumerate(views):
+    def _padded(self, crops: list[Any]) -> tuple[Any, Any]:
+        """One batch of crops of several sizes, and its mask; the backends' own `pad` copies everything three times."""
+        height, width = (max(view.shape[axis] for view in crops) for axis in (1, 2))
+        pixels, mask = self._canvas((len(crops), crops[0].shape[0], height, width), crops[0])
+        for row, view in enumerate(crops):
             pixels[row, :, : view.shape[1], : view.shape[2]] = view
             mask[row, : view.shape[1], : view.shape[2]] = 1
         return pixels, mask
 
 
-class VlmkitSmolVLMImageProcessor(_ViewsOfImages, TorchvisionBackend):
-    """Turns images into views, and these into `pixel_values (V, 3, H, W)` and `pixel_mask (V, H, W)`.
+class VlmkitSmolVLMImageProcessor(_CropsOfImages, TorchvisionBackend):
+    """Turns images into crops, and these into `pixel_values (V, 3, H, W)` and `pixel_attention_mask (V, H, W)`.
 
-    The views of all images follow one another. An image is one view, or with `do_image_splitting` five: its quarters
+    The crops of all images follow one another. An image is one view, or with `do_image_splitting` five: its quarters
     (top left, top right, bottom left, bottom right; of an odd side, the second half is the longer), cut from its own
     pixels, then the whole. Each view is resized, scaled and normalised by itself, then padded with zeros on the right
     and at the bottom to the largest height and width of the call.
 
-    `pixel_mask` is 1 where a view is and 0 where it is padded; without it, all have the fixed height and width of
-    `size`. `view_sizes`, which is no input of the model, lists for each image the `(height, width)` of its views.
+    `pixel_attention_mask` is 1 where a view is and 0 where it is padded; without it, all have the fixed height and width of
+    `size`. `crop_sizes`, which is no input of the model, lists for each image the `(height, width)` of its crops.
 
     Args:
         **kwargs: of all image processors, and
@@ -166,7 +167,7 @@ class VlmkitSmolVLMImageProcessor(_ViewsOfImages, TorchvisionBackend):
 
     References:
         Laurençon et al., "What matters when building vision-language models?", arXiv:2405.02246: it keeps the aspect
-        ratio of images, and splits them into the same five views.
+        ratio of images, and splits them into the same five crops.
 
     Example:
         >>> from PIL import Image
@@ -174,7 +175,7 @@ class VlmkitSmolVLMImageProcessor(_ViewsOfImages, TorchvisionBackend):
         >>> batch = processor([Image.new("RGB", (128, 64)), Image.new("RGB", (40, 80))], return_tensors="pt")
         >>> batch["pixel_values"].shape
         torch.Size([10, 3, 64, 64])
-        >>> batch["view_sizes"][1]
+        >>> batch["crop_sizes"][1]
         [(48, 16), (48, 16), (48, 16), (48, 16), (64, 32)]
     """
 
@@ -183,7 +184,7 @@ class VlmkitSmolVLMImageProcessor(_ViewsOfImages, TorchvisionBackend):
         return like.new_zeros(shape), like.new_zeros((shape[0], *shape[2:]), dtype=torch.int64)
 
 
-class VlmkitSmolVLMImageProcessorPil(_ViewsOfImages, PilBackend):
+class VlmkitSmolVLMImageProcessorPil(_CropsOfImages, PilBackend):
     """[`VlmkitSmolVLMImageProcessor`] by PIL and NumPy, without torchvision; pixels differ by a level of 255 or two."""
 
     def rescale_and_normalize(
@@ -205,7 +206,7 @@ class VlmkitSmolVLMImageProcessorPil(_ViewsOfImages, PilBackend):
         return np.zeros(shape, like.dtype), np.zeros((shape[0], *shape[2:]), np.int64)
 
 
-class _View(NamedTuple):
+class _Crop(NamedTuple):
     """A part of an image and the size `(height, width)` that it is resized to."""
 
     rows: slice
@@ -213,8 +214,8 @@ class _View(NamedTuple):
     size: tuple[int, int]
 
 
-def _views_of(height: int, width: int, do_image_splitting: bool, size: SizeDict | None, divisor: int) -> list[_View]:
-    """The views of an image, in order; without a `size` they are not resized."""
+def _crops_of(height: int, width: int, do_image_splitting: bool, size: SizeDict | None, divisor: int) -> list[_Crop]:
+    """The crops of an image, in order; without a `size` they are not resized."""
     if min(height, width) < 1:
         raise ValueError(f"an image of {height}x{width} pixels (height x width) is empty; drop it")
     parts = [(slice(0, height), slice(0, width))]
@@ -226,11 +227,11 @@ def _views_of(height: int, width: int, do_image_splitting: bool, size: SizeDict 
             )
         halves = [(slice(0, side // 2), slice(side // 2, side)) for side in (height, width)]
         parts = [(rows, columns) for rows in halves[0] for columns in halves[1]] + parts
-    views = []
+    crops = []
     for rows, columns in parts:
         own_size = rows.stop - rows.start, columns.stop - columns.start
-        views.append(_View(rows, columns, _resized(*own_size, size, divisor) if size else own_size))
-    return views
+        crops.append(_Crop(rows, columns, _resized(*own_size, size, divisor) if size else own_size))
+    return crops
 
 
 def _resized(height: int, width: int, size: SizeDict, divisor: int) -> tuple[int, int]:
@@ -244,7 +245,7 @@ def _resized(height: int, width: int, size: SizeDict, divisor: int) -> tuple[int
 
 
 def _check_size(size: dict[str, int], divisor: int) -> None:
-    """Refuse a `size` of another kind, or one whose sides no views can have."""
+    """Refuse a `size` of another kind, or one whose sides no crops can have."""
     if divisor < 1:
         raise ValueError(f"size_divisor is {divisor}; give the side of the model's patches, in pixels")
     if set(size) not in _KINDS_OF_SIZE:

@@ -1,18 +1,34 @@
 """Processor of [`SmolVLM`]: images to pixels, conversations to tokens with places for the images."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from transformers import AddedToken, AutoImageProcessor, AutoTokenizer, BaseImageProcessor, PreTrainedTokenizerBase
+from transformers import (
+    AddedToken,
+    AutoImageProcessor,
+    AutoTokenizer,
+    BaseImageProcessor,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.processing_utils import MultiModalData, ProcessingKwargs
 
-from vlmkit.base import VlmkitProcessor
-from vlmkit.image_processors import without_timm
+from vlmkit.base.image_processors import to_saveable_image_processor
+from vlmkit.base.processing import ImageTextProcessor
+from vlmkit.compat.processing import images_kwargs
 from vlmkit.models.qformer_aligner import QFormerAlignerConfig
 from vlmkit.models.smolvlm.chat_template import chat_template as default_chat_template
+from vlmkit.models.smolvlm.configuration_smolvlm import (
+    CONNECTORS,
+    FUSIONS,
+    default_num_query_tokens,
+    fixed_num_image_tokens,
+)
 from vlmkit.models.smolvlm.image_processing_smolvlm import VlmkitSmolVLMImageProcessor
-from vlmkit.validation import one_of
+from vlmkit.modules.towers import get_vision_config, load_backbone_config
+from vlmkit.modules.vision_tower import num_vision_patches, vision_patch_size
+from vlmkit.validation import check_choice
 
 ROLES = ("system", "user", "assistant")
 PARTS = ("text", "image", "image_url")
@@ -26,34 +42,37 @@ class VlmkitSmolVLMProcessorKwargs(ProcessingKwargs, total=False):  # type: igno
     }
 
 
-class VlmkitSmolVLMProcessor(VlmkitProcessor):
-    """Turns images into `pixel_values (V, 3, H, W)` and texts or conversations into `input_ids`, `attention_mask`.
+class VlmkitSmolVLMProcessor(ImageTextProcessor):
+    """Processor of [`SmolVLM`]: images to `pixel_values (C, 3, H, W)`, texts or conversations to `input_ids`.
 
-    A text has `image_token` where an image belongs, which becomes `num_image_tokens` placeholders; in a conversation
-    (`apply_chat_template`), each part `{"type": "image"}` stands for one. An image that the image processor splits (see
-    [`VlmkitSmolVLMImageProcessor`]) becomes as many placeholders for each of its views, and images of several sizes
-    come with a `pixel_mask (V, H, W)`. Where no images are given, the placeholders are for `image_tokens` of whole
-    images, which the model takes in their place. Texts are padded on the left and never cut, unless the call says
-    otherwise.
+    A text contains `image_token` in place of each image, which is replaced by the placeholders of the image. In a
+    conversation (`apply_chat_template`), each part `{"type": "image"}` stands for one image. An image that is split
+    (see [`VlmkitSmolVLMImageProcessor`]) gets the placeholders of each of its crops, and crops of different sizes come
+    with a `pixel_attention_mask (C, H, W)`. Without images, the placeholders are those of whole images, for a model
+    that gets `vision_features`. Texts are padded on the left and not truncated, unless the call changes that.
 
     Args:
-        image_processor: any; timm's is translated to one that can be saved.
-        tokenizer: of the language model; `image_token` is added to it, and it pads on the left from now on. Without a
-            padding token, it pads with its end of text.
-        num_image_tokens: of a view: the model's `config.num_query_tokens`, or 1 where it looks at images by
-            cross-attention. `None` for a [`VlmkitSmolVLMImageProcessor`] whose `size_divisor` is the side of what
-            becomes a token: a patch of a model with the connector `"mlp"`, a square of patches with `"pixel_shuffle"`.
-        image_token: the placeholder.
-        chat_template: Jinja; by default ChatML where the tokenizer ends with its `<|im_end|>` (SmolLM-Instruct), else
-            lines of "User: " and "Assistant: ".
+        image_processor: Image processor. One of timm is translated to one that can be saved.
+        tokenizer: Tokenizer of the language model. `image_token` is added to it, and it pads on the left. Without a
+            padding token, it pads with its end-of-text token.
+        num_image_tokens: Number of image tokens of a crop: the number of queries of a Q-Former or Perceiver, the
+            number of patches (or blocks of patches) of images of a fixed size, or 1 with cross-attention. `None` for
+            a [`VlmkitSmolVLMImageProcessor`] whose `size_divisor` is the side of an image token in pixels.
+        image_token: Placeholder of an image in a text.
+        chat_template: Jinja template. Defaults to ChatML if the tokenizer ends with its `<|im_end|>`
+            (SmolLM-Instruct), and to lines of "User: " and "Assistant: " otherwise.
+        connector: Connector of the model, see [`VlmkitSmolVLMConfig`]. `None` leaves the choice to the model.
+        fusion: Fusion of the model. `None` leaves the choice to the model.
+        num_query_tokens: Number of queries of the model's Q-Former or Perceiver. `None` leaves the choice to the model.
+        pixel_shuffle_factor: Side of a block of patches in the model. `None` leaves the choice to the model.
 
     Raises:
-        ValueError: the tokenizer has neither a padding nor an end-of-text token, or puts the latter behind every text;
-            or `num_image_tokens` is below 1, or not given for an image processor without `size_divisor`.
+        ValueError: If the tokenizer has neither a padding nor an end-of-text token, or adds the latter to every text;
+            or if `num_image_tokens` is below 1, or `None` for an image processor without `size_divisor`.
 
     Example:
-        >>> processor = VlmkitSmolVLMProcessor.from_aligner_text_pretrained(
-        ...     "runs/qformer", "HuggingFaceTB/SmolLM2-135M-Instruct"
+        >>> processor = VlmkitSmolVLMProcessor.from_vision_text_pretrained(
+        ...     "google/vit-base-patch16-224", "HuggingFaceTB/SmolLM2-135M-Instruct", connector="mlp"
         ... )  # doctest: +SKIP
         >>> question = [{"type": "image", "image": photo}, {"type": "text", "text": "Who is it?"}]  # doctest: +SKIP
         >>> inputs = processor.apply_chat_template(
@@ -74,71 +93,176 @@ class VlmkitSmolVLMProcessor(VlmkitProcessor):
         num_image_tokens: int | None = 32,
         image_token: str = "<image>",
         chat_template: str | None = None,
+        *,
+        connector: str | None = None,
+        fusion: str | None = None,
+        num_query_tokens: int | None = None,
+        pixel_shuffle_factor: int | None = None,
     ):
         if num_image_tokens is not None and num_image_tokens < 1:
-            raise ValueError(f"num_image_tokens is {num_image_tokens}; give the model's num_query_tokens")
+            raise ValueError(
+                f"`num_image_tokens` must be at least 1, but got {num_image_tokens}. "
+                "Use the model's `config.num_query_tokens`."
+            )
         if num_image_tokens is None and not hasattr(image_processor, "size_divisor"):
             raise ValueError(
-                f"{type(image_processor).__name__} does not tell the sizes of its images; give num_image_tokens, or a "
-                "VlmkitSmolVLMImageProcessor"
+                f"`num_image_tokens` must be given for a {type(image_processor).__name__}, which does not compute the "
+                "sizes of its images. Pass it, or use a `VlmkitSmolVLMImageProcessor`."
             )
         if tokenizer.eos_token_id is not None and tokenizer("a")["input_ids"][-1] == tokenizer.eos_token_id:
             kind = type(tokenizer).__name__
-            raise ValueError(f"{kind} ends every text with {tokenizer.eos_token}, prompts too; set add_eos_token=False")
-        tokenizer.padding_side = "left"  # pipelines ask the tokenizer
+            raise ValueError(
+                f"The tokenizer must not end every text, prompts included, with {tokenizer.eos_token}, but {kind} "
+                "does. Set `add_eos_token=False`."
+            )
+        tokenizer.padding_side = "left"  # pipelines read it from the tokenizer
         tokenizer.add_tokens(AddedToken(image_token, special=True, normalized=False), special_tokens=True)
         super().__init__(image_processor, tokenizer)
         self.chat_template = chat_template or default_chat_template(tokenizer, image_token)
         self.num_image_tokens = num_image_tokens
         self.image_token = image_token
         self.image_token_id = tokenizer.convert_tokens_to_ids(image_token)
+        self.connector, self.fusion = connector, fusion
+        self.num_query_tokens, self.pixel_shuffle_factor = num_query_tokens, pixel_shuffle_factor
+
+    @classmethod
+    def from_vision_text_pretrained(
+        cls,
+        vision: str | os.PathLike,
+        text: str | os.PathLike,
+        *,
+        connector: str = "qformer",
+        fusion: str = "autoregressive",
+        num_query_tokens: int | None = None,
+        pixel_shuffle_factor: int = 2,
+        **images_kwargs: Any,
+    ) -> "VlmkitSmolVLMProcessor":
+        """Join the preprocessing of an image model with the tokenizer of a language model.
+
+        A model that is built with this processor gets the same design.
+
+        Args:
+            vision: Folder or Hub id of an image model.
+            text: Folder or Hub id of a causal language model.
+            connector: Connector of the model, see [`VlmkitSmolVLMConfig`].
+            fusion: Fusion of the model.
+            num_query_tokens: Number of queries of a Q-Former or Perceiver. Defaults to 32, or 64 for a Perceiver.
+            pixel_shuffle_factor: Side of a block of patches, with `connector="pixel_shuffle"`.
+            **images_kwargs: Settings of a [`VlmkitSmolVLMImageProcessor`], such as `size={"longest_edge": 448}` and
+                `do_image_splitting=True`, which then replaces the image model's own image processor. It takes over the
+                color statistics, and its `size_divisor` defaults to the side of an image token in pixels.
+
+        Raises:
+            OSError: If a checkpoint, or its preprocessing, cannot be found.
+            ValueError: If the design is unknown, or as the constructors raise.
+        """
+        check_choice("connector", connector, CONNECTORS)
+        check_choice("fusion", fusion, FUSIONS)
+        num_query_tokens = num_query_tokens or default_num_query_tokens(connector)
+        factor = pixel_shuffle_factor if connector == "pixel_shuffle" else 1
+        image_processor = to_saveable_image_processor(AutoImageProcessor.from_pretrained(vision))
+        num_image_tokens = fixed_num_image_tokens(connector, fusion, num_query_tokens)
+        vision_config = load_backbone_config(vision, get_vision_config)
+        if images_kwargs:
+            statistics = {name: list(getattr(image_processor, name)) for name in ("image_mean", "image_std")}
+            if "size_divisor" not in images_kwargs and (patch := vision_patch_size(vision_config)) is not None:
+                statistics["size_divisor"] = patch * factor
+            image_processor = VlmkitSmolVLMImageProcessor(**{**statistics, **images_kwargs})
+        elif num_image_tokens is None:
+            num_image_tokens = num_vision_patches(vision_config, *_fixed_size(image_processor)) // factor**2
+        return cls(
+            image_processor,
+            AutoTokenizer.from_pretrained(text),
+            num_image_tokens,
+            connector=connector,
+            fusion=fusion,
+            num_query_tokens=num_query_tokens,
+            pixel_shuffle_factor=pixel_shuffle_factor,
+        )
 
     @classmethod
     def from_aligner_text_pretrained(
         cls, aligner: str | os.PathLike, text: str | os.PathLike, **kwargs: Any
     ) -> "VlmkitSmolVLMProcessor":
-        """Take the image processor and the number of queries of a trained first stage, and the tokenizer of a model.
+        """Join the preprocessing of a trained first stage with the tokenizer of a language model.
 
         Args:
-            aligner: folder or hub id of a [`QFormerAligner`] with its processor.
-            text: folder or hub id of a causal language model.
-            **kwargs: further arguments of the constructor.
+            aligner: Folder or Hub id of a [`QFormerAligner`] with its processor. The number of image tokens is its
+                number of queries.
+            text: Folder or Hub id of a causal language model.
+            **kwargs: Further arguments of the constructor.
 
         Raises:
-            OSError: a checkpoint, or its preprocessing, cannot be found.
+            OSError: If a checkpoint, or its preprocessing, cannot be found.
         """
-        num_image_tokens = QFormerAlignerConfig.from_pretrained(aligner).num_query_tokens
-        parts = AutoImageProcessor.from_pretrained(aligner), AutoTokenizer.from_pretrained(text)
-        return cls(*parts, num_image_tokens=num_image_tokens, **kwargs)
+        num_queries = QFormerAlignerConfig.from_pretrained(aligner).num_query_tokens
+        return cls(
+            AutoImageProcessor.from_pretrained(aligner),
+            AutoTokenizer.from_pretrained(text),
+            num_queries,
+            connector="qformer",
+            fusion="autoregressive",
+            num_query_tokens=num_queries,
+            **kwargs,
+        )
 
-    @classmethod
-    def from_vision_text_pretrained(
-        cls, vision: str | os.PathLike, text: str | os.PathLike, num_image_tokens: int | None, **images_kwargs: Any
-    ) -> "VlmkitSmolVLMProcessor":
-        """Take the tokenizer of a language model, and preprocess images as an image model was trained with.
+    def complete_config(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """Add the image token and the design to the fields of a [`VlmkitSmolVLMConfig`].
+
+        Raises:
+            ValueError: If a field contradicts the processor.
+        """
+        own = {
+            name: getattr(self, name) for name in ("connector", "fusion", "num_query_tokens", "pixel_shuffle_factor")
+        }
+        own = {name: value for name, value in own.items() if value is not None}
+        own["image_token_id"] = self.image_token_id
+        for name in own.keys() & fields.keys():
+            if fields[name] != own[name]:
+                raise ValueError(
+                    f"`{name}` must be {own[name]!r} as in the processor, but got {fields[name]!r}. "
+                    "Build the processor with the same value."
+                )
+        completed = {**fields, **own}
+        has_queries = completed.get("connector", "qformer") in ("qformer", "perceiver")
+        if has_queries and completed.get("fusion", "autoregressive") == "autoregressive":
+            completed.setdefault("num_query_tokens", self.num_image_tokens)
+        return completed
+
+    def check_model(self, model: PreTrainedModel) -> None:
+        """Check that a model computes as many image embeddings as the processor writes placeholders.
 
         Args:
-            vision: folder or hub id of an image model.
-            text: folder or hub id of a causal language model.
-            num_image_tokens: see the constructor.
-            **images_kwargs: if any are given, images go through a [`VlmkitSmolVLMImageProcessor`] of these settings,
-                such as `size={"longest_edge": 448}` and `do_image_splitting=True`, with the model's own colour
-                statistics; else through the image model's own image processor.
+            model: [`SmolVLM`] to use with this processor.
 
         Raises:
-            OSError: a checkpoint, or its preprocessing, cannot be found.
-            ValueError: as the constructors raise.
+            ValueError: If the numbers differ, or the token of the image differs.
         """
-        image_processor = without_timm(AutoImageProcessor.from_pretrained(vision))
-        if images_kwargs:
-            statistics = {name: list(getattr(image_processor, name)) for name in ("image_mean", "image_std")}
-            image_processor = VlmkitSmolVLMImageProcessor(**{**statistics, **images_kwargs})
-        return cls(image_processor, AutoTokenizer.from_pretrained(text), num_image_tokens)
+        config = model.config
+        self.complete_config({"image_token_id": config.image_token_id})
+        expected = fixed_num_image_tokens(config.connector, config.fusion, config.num_query_tokens)
+        factor = config.pixel_shuffle_factor if config.connector == "pixel_shuffle" else 1
+        if expected is None and self.num_image_tokens is not None:
+            size = _fixed_size(self.image_processor)
+            expected = num_vision_patches(config.vision_config, *size) // factor**2
+        if expected != self.num_image_tokens:
+            raise ValueError(
+                f"`num_image_tokens` of the processor must be {expected} for this model, but got "
+                f"{self.num_image_tokens}. Build the processor with "
+                f"`VlmkitSmolVLMProcessor.from_vision_text_pretrained(..., connector={config.connector!r}, "
+                f"fusion={config.fusion!r})`."
+            )
+        patch = vision_patch_size(config.vision_config) if expected is None else None
+        if patch is not None and self.image_processor.size_divisor != patch * factor:
+            raise ValueError(
+                f"`size_divisor` of the image processor must be {patch * factor}, the side of an image token in "
+                f"pixels, but got {self.image_processor.size_divisor}. Set it to that value."
+            )
 
     @property
     def unused_input_names(self) -> list[str]:
-        """What image processors return for this processor, and not for the model."""
-        return ["view_sizes"]
+        """Return the outputs of image processors that are not inputs of the model."""
+        return ["crop_sizes"]
 
     def apply_chat_template(
         self, conversation: Sequence[Any], *args: Any, return_labels: bool = False, **kwargs: Any
@@ -147,7 +271,7 @@ class VlmkitSmolVLMProcessor(VlmkitProcessor):
 
         Args:
             conversation: messages `{"role", "content"}`; a content is a string, or a list of `{"type": "text", "text"}`
-                and `{"type": "image", "image" | "path" | "url"}`; without an image where the model gets `image_tokens`.
+                and `{"type": "image", "image" | "path" | "url"}`; without an image where the model gets `vision_features`.
             *args: see `ProcessorMixin.apply_chat_template`.
             return_labels: whether this is to learn from: the inputs as PyTorch tensors, padded on the right, with
                 `labels (B, T)`, which are -100 everywhere but in what the assistant says and in the end of its turns.
@@ -188,7 +312,7 @@ class VlmkitSmolVLMProcessor(VlmkitProcessor):
                 f"{type(self.image_processor).__name__} does not split images; leave out do_image_splitting, or make "
                 "the processor with a VlmkitSmolVLMImageProcessor"
             )
-        if images is None and isinstance(text, list):  # the model will count its image_tokens
+        if images is None and isinstance(text, list):  # the model will count its vision_features
             text = [sample.replace(self.image_token, "image") if isinstance(sample, str) else sample for sample in text]
         elif isinstance(text, list) and isinstance(images, list) and images and isinstance(images[0], (list, tuple)):
             # Each text's own; the sums alone, which transformers compares, may agree.
@@ -205,18 +329,18 @@ class VlmkitSmolVLMProcessor(VlmkitProcessor):
         Raises:
             ValueError: without images, the number of their tokens depends on their sizes.
         """
-        if "view_sizes" in image_inputs:
-            return self.image_token * self._num_places(image_inputs["view_sizes"][image_idx])
+        if "crop_sizes" in image_inputs:
+            return self.image_token * self._count_image_tokens(image_inputs["crop_sizes"][image_idx])
         if self.num_image_tokens is None:
             raise ValueError("the number of an image's tokens depends on its size; give the images with the texts")
         return self.image_token * self.num_image_tokens
 
-    def _num_places(self, view_sizes: Sequence[tuple[int, int]]) -> int:
-        """How many tokens the views of an image have in all."""
+    def _count_image_tokens(self, crop_sizes: Sequence[tuple[int, int]]) -> int:
+        """Return the number of image tokens of all crops of an image."""
         if self.num_image_tokens is not None:
-            return self.num_image_tokens * len(view_sizes)
+            return self.num_image_tokens * len(crop_sizes)
         divisor = self.image_processor.size_divisor
-        return sum((height // divisor) * (width // divisor) for height, width in view_sizes)
+        return sum((height // divisor) * (width // divisor) for height, width in crop_sizes)
 
     def get_text_with_replacements(
         self, text: list[str], images_replacements: Sequence[str] = (), *args: Any, **kwargs: Any
@@ -230,16 +354,32 @@ class VlmkitSmolVLMProcessor(VlmkitProcessor):
         """How many tokens images become, for servers that plan ahead."""
         if image_sizes is None:
             return MultiModalData()
-        if not hasattr(self.image_processor, "view_sizes"):
+        if not hasattr(self.image_processor, "crop_sizes"):
             num_images = len(image_sizes)
             num_tokens = [self.num_image_tokens] * num_images
             return MultiModalData(num_image_tokens=num_tokens, num_image_patches=[1] * num_images)
-        options = self._merge_kwargs(**kwargs)["images_kwargs"]
-        views = [self.image_processor.view_sizes(height, width, **options) for height, width in image_sizes]
+        options = images_kwargs(self, **kwargs)
+        crops = [self.image_processor.crop_sizes(height, width, **options) for height, width in image_sizes]
         return MultiModalData(
-            num_image_tokens=[self._num_places(sizes) for sizes in views],
-            num_image_patches=[len(sizes) for sizes in views],
+            num_image_tokens=[self._count_image_tokens(sizes) for sizes in crops],
+            num_image_patches=[len(sizes) for sizes in crops],
         )
+
+
+def _fixed_size(image_processor: BaseImageProcessor) -> tuple[int, int]:
+    """Return height and width of the images that an image processor returns.
+
+    Raises:
+        ValueError: If they depend on the image.
+    """
+    crop = getattr(image_processor, "crop_size", None) if getattr(image_processor, "do_center_crop", False) else None
+    size = dict(crop or image_processor.size or {})
+    if not {"height", "width"} <= {name for name, side in size.items() if side}:
+        raise ValueError(
+            f"{type(image_processor).__name__} must resize images to a fixed height and width, but its size is {size}. "
+            "Pass `size` to build a `VlmkitSmolVLMImageProcessor`, which computes the number of image tokens itself."
+        )
+    return size["height"], size["width"]
 
 
 def _checked(conversation: Sequence[Any], image_token: str) -> Sequence[Any]:
@@ -259,7 +399,7 @@ def _checked(conversation: Sequence[Any], image_token: str) -> Sequence[Any]:
 
 def _checked_message(number: int, message: dict[str, Any], image_token: str) -> dict[str, Any]:
     role, content = message.get("role"), message.get("content")
-    one_of(f"the role of message {number}", role, ROLES)
+    check_choice(f"the role of message {number}", role, ROLES)
     if not content:
         raise ValueError(f"message {number} ({role}) is empty; drop it")
     parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
@@ -269,7 +409,7 @@ def _checked_message(number: int, message: dict[str, Any], image_token: str) -> 
         )
     parts = [{name: value for name, value in part.items() if value is not None} for part in parts]
     for part in parts:
-        one_of(f"the type of a part of message {number}", part.get("type"), PARTS)
+        check_choice(f"the type of a part of message {number}", part.get("type"), PARTS)
         if part["type"] == "text" and not isinstance(part.get("text"), str):
             raise ValueError(f"message {number} ({role}) has a text part without a text; give it one, or drop it")
         if image_token in part.get("text", ""):

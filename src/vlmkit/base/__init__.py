@@ -1,0 +1,1 @@
+"""What all models share: base classes, building from pretrained parts, and what a checkpoint carries."""

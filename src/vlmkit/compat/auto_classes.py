@@ -1,0 +1,11 @@
+"""The table behind an Auto class of transformers, which has no public reader."""
+
+from typing import Any
+
+from transformers import PreTrainedConfig, PreTrainedModel
+
+
+def model_class(auto_class: Any, config: PreTrainedConfig) -> type[PreTrainedModel] | None:
+    """Return the class that an Auto class builds for a configuration, or `None` if there is none."""
+    mapping = auto_class._model_mapping
+    return mapping.get(type(config), None)

@@ -1,0 +1,1 @@
+"""Captions, questions and conversations as chat samples."""

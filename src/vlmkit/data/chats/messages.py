@@ -1,0 +1,62 @@
+"""Messages of a conversation about an image."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import datasets
+import torch
+
+Message = dict[str, Any]
+
+
+def user_message(text: str, image: Any = None, has_image: bool = True) -> Message:
+    """What a user says, about an image or not.
+
+    Args:
+        text: the question.
+        image: comes before it; if not given, the model takes cached `vision_features` in its place.
+        has_image: whether there is an image at all.
+
+    Example:
+        >>> user_message("Who is it?")["content"]
+        [{'type': 'image'}, {'type': 'text', 'text': 'Who is it?'}]
+    """
+    shown = [{"type": "image"} if image is None else {"type": "image", "image": image}] if has_image else []
+    return {"role": "user", "content": [*shown, {"type": "text", "text": text}]}
+
+
+def assistant_message(text: str) -> Message:
+    """What the assistant says.
+
+    Example:
+        >>> assistant_message("A dog.")
+        {'role': 'assistant', 'content': [{'type': 'text', 'text': 'A dog.'}]}
+    """
+    return {"role": "assistant", "content": [{"type": "text", "text": text}]}
+
+
+def chat_about_row(row: dict[str, Any], turns: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    """Return a conversation whose first message shows the image of a row.
+
+    Args:
+        row: Row with `image` or cached `vision_features`.
+        turns: Questions with their answers.
+    """
+    tokens = row.get("vision_features")
+    messages: list[Message] = []
+    for question, answer in turns:
+        messages.append(user_message(question, None if tokens is not None else row["image"], has_image=not messages))
+        messages.append(assistant_message(answer))
+    if tokens is None:
+        return {"messages": messages}
+    return {"messages": messages, "vision_features": torch.as_tensor(tokens)[None]}
+
+
+def check_has_images(table: datasets.Dataset) -> None:
+    """Check that a table has images, or cached vision features in their place.
+
+    Raises:
+        ValueError: If it has neither column.
+    """
+    if not {"image", "vision_features"} & set(table.column_names):
+        raise ValueError(f"the table has neither 'image' nor 'vision_features', only {table.column_names}")

@@ -1,0 +1,1 @@
+"""Pairs of images side by side, as data sets and batches."""

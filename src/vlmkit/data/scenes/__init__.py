@@ -1,0 +1,1 @@
+"""Drawn scenes: pictures whose captions, questions and answers are known to be true."""

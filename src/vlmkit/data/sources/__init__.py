@@ -1,0 +1,1 @@
+"""Loaders, one module per data set or layout. Each returns tables of one row per image."""

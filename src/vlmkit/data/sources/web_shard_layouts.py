@@ -1,0 +1,150 @@
+"""The layouts in which web-scale images and captions are stored: tar shards, or folders of files."""
+
+import glob
+import os
+import re
+from collections.abc import Iterator
+from itertools import chain, groupby
+from pathlib import Path
+from typing import NamedTuple
+
+from vlmkit.data.sources.faults import Faults
+from vlmkit.data.sources.tar_stream import tar_files
+
+IMAGE_SUFFIXES = frozenset({"bmp", "gif", "jpeg", "jpg", "png", "tif", "tiff", "webp"})
+_SUFFIXES = IMAGE_SUFFIXES | {"txt", "json"}
+_TAR_SUFFIX = re.compile(r"\.(tar(\.(gz|bz2|xz))?|tgz)\Z", re.IGNORECASE)
+
+
+class Sample(NamedTuple):
+    """The files that share a name up to its first dot: their contents by suffix, in lower case."""
+
+    key: str
+    files: dict[str, bytes]
+
+
+def find_shards(source: str | Path) -> list[Path]:
+    """List the shards of a data set: tar files, or folders of files.
+
+    Args:
+        source: a tar file; a folder of tar files or of folders, of which those whose name begins with "_" or "." are no
+            shards; a folder of images; or a pattern of any of them, such as `shards/{00000..00009}.tar`,
+            `{cc3m,sbu}/*.tar` or `cc3m/0000?`.
+
+    Returns:
+        Absolute paths in the order of their names; of a pattern with braces, in the order of these.
+
+    Raises:
+        FileNotFoundError: there is none, or one that the pattern names is absent.
+        ValueError: two shards have the same name, apart from the suffix, in folders of the same name.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     for number in range(3):
+        ...         _ = (Path(folder) / f"{number:05}.tar").write_bytes(b"")
+        ...     [path.name for path in find_shards(f"{folder}/{{00000..00001}}.tar")]
+        ['00000.tar', '00001.tar']
+    """
+    path = Path(source).expanduser()
+    if path.is_dir():
+        shards = _shards_in(path)
+    elif path.exists():
+        shards = [path]
+    else:
+        shards = list(chain.from_iterable(map(_matches, _without_braces(str(path)))))
+    if not shards:
+        raise FileNotFoundError(
+            f"{source} has no shard; it needs .tar files, or folders with images and captions, such as "
+            "00000/000000000.jpg and 00000/000000000.txt (Parquet files are read by datasets.load_dataset)"
+        )
+    shards = [shard.resolve() for shard in shards]
+    by_name = {shard_name(shard): shard for shard in shards}
+    for shard in shards:
+        other = by_name[shard_name(shard)]
+        if other != shard:
+            raise ValueError(f"{shard} and {other} would give their images the same ids; rename one, or its folder")
+    return list(by_name.values())
+
+
+def shard_name(shard: Path) -> str:
+    """The name of a shard, without the suffix of an archive, behind that of its folder; `image_id` begins with it.
+
+    Example:
+        >>> shard_name(Path("data/cc3m/train.00000.tar"))
+        'cc3m/train.00000'
+    """
+    return f"{shard.parent.name}/{_TAR_SUFFIX.sub('', shard.name)}"
+
+
+def _shards_in(folder: Path) -> list[Path]:
+    entries = [entry for entry in sorted(folder.iterdir()) if not entry.name.startswith(("_", "."))]
+    tars = [entry for entry in entries if _is_tar(entry)]
+    if tars:
+        return tars
+    is_shard = any(entry.suffix[1:].lower() in IMAGE_SUFFIXES for entry in entries)
+    return [folder] if is_shard else [entry for entry in entries if entry.is_dir()]
+
+
+def _is_tar(path: Path) -> bool:
+    return _TAR_SUFFIX.search(path.name) is not None and path.is_file()
+
+
+def _matches(pattern: str) -> list[Path]:
+    """The shards that a pattern without braces stands for."""
+    if glob.has_magic(pattern):
+        return [path for path in map(Path, sorted(glob.glob(pattern))) if path.is_dir() or _is_tar(path)]
+    if not Path(pattern).exists():
+        raise FileNotFoundError(f"the shard {pattern} is absent")
+    return [Path(pattern)]
+
+
+def _without_braces(pattern: str) -> list[str]:
+    """Write out `{00..10}` and `{a,b}`."""
+    braces = re.search(r"\{([^{}]*)\}", pattern)
+    if braces is None:
+        return [pattern]
+    options = braces[1].split(",")
+    ends = re.fullmatch(r"(\d+)\.\.(\d+)", braces[1])
+    if ends is not None:
+        options = [str(number).zfill(len(ends[1])) for number in range(int(ends[1]), int(ends[2]) + 1)]
+    before, after = pattern[: braces.start()], pattern[braces.end() :]
+    return [full for option in options for full in _without_braces(before + option + after)]
+
+
+def read_samples(shard: Path, faults: Faults) -> Iterator[Sample]:
+    """Read the images and captions of a shard, one sample after the other, without checking them.
+
+    Args:
+        shard: a tar archive, compressed or not, in which the files of a sample lie side by side; or a folder.
+        faults: gets what is broken in an archive, and the files of a folder that cannot be read.
+    """
+    files = _folder_files(shard, faults) if shard.is_dir() else tar_files(shard, _is_wanted, faults)
+    for key, group in groupby(files, key=lambda file: _key_and_suffix(file[0])[0]):
+        yield Sample(key, {_key_and_suffix(name)[1]: content for name, content in group})
+
+
+def _folder_files(folder: Path, faults: Faults) -> Iterator[tuple[str, bytes]]:
+    names = set(os.listdir(folder))
+    for name in sorted(filter(_is_wanted, names)):
+        if name.endswith(".json") and f"{name[:-5]}.txt" in names:  # which is where the caption is read
+            continue
+        try:
+            content = (folder / name).read_bytes()
+        except OSError as error:
+            faults.add("unreadable file", f"{folder / name} cannot be read: {error}")
+        else:
+            yield os.fsencode(name).decode("utf-8", "backslashreplace"), content
+
+
+def _is_wanted(name: str) -> bool:
+    """Whether a file belongs to a sample, as hidden files and those with other suffixes do not."""
+    key, suffix = _key_and_suffix(name)
+    return suffix in _SUFFIXES and os.path.basename(key) != ""
+
+
+def _key_and_suffix(name: str) -> tuple[str, str]:
+    """What is before and after the first dot of a file's name: "a/b" and "jpg" of "./a/b.JPG"."""
+    folder, slash, file = name.removeprefix("./").rpartition("/")
+    stem, _, suffix = file.partition(".")
+    return folder + slash + stem, suffix.lower()
