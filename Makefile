@@ -3,17 +3,24 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# The tested versions; any within the ranges of pyproject.toml will do.
+OLDEST := .venv-oldest
+# The newest tested versions. Any within the ranges of pyproject.toml can be used.
 CONSTRAINTS ?= constraints.txt
+# What `make test` and `make test-oldest` run.
+TESTS ?= tests
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-.PHONY: demo test lint types docs format clean
+.PHONY: demo test test-oldest lint types docs format clean
 
 demo: $(VENV)/.installed  ## train a small model from scratch on drawn scenes
 	$(BIN)/python examples/dual_encoder/demo.py
 
 test: $(VENV)/.installed .cache/.transformers-tests  ## the whole suite
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/python -m pytest -n auto --dist loadfile $(TESTS)
+
+test-oldest: $(OLDEST)/.installed  ## the suite on the oldest supported versions
+	$(OLDEST)/bin/python tests/fetch_transformers_tests.py
+	$(OLDEST)/bin/python -m pytest -n auto --dist loadfile $(TESTS)
 
 lint: $(VENV)/.installed  ## style and formatting, without changing a file
 	$(BIN)/ruff check
@@ -30,12 +37,18 @@ format: $(VENV)/.installed  ## repair style and formatting
 	$(BIN)/ruff format
 
 clean:  ## remove everything that these targets made
-	rm -rf $(VENV) .cache docs/_build runs
+	rm -rf $(VENV) $(OLDEST) .cache docs/_build runs
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable '.[dev]'
+	touch $@
+
+$(OLDEST)/.installed: pyproject.toml constraints-oldest.txt
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet --upgrade pip
+	$(OLDEST)/bin/python -m pip install --quiet --constraint constraints-oldest.txt --editable '.[dev]'
 	touch $@
 
 # transformers' own model tests, which only its source distribution holds.

@@ -30,6 +30,7 @@ from vlmkit import (
     VlmkitSmolVLMImageProcessor,
     VlmkitSmolVLMProcessor,
 )
+from vlmkit.models.smolvlm.configuration_smolvlm import fixed_num_image_tokens
 
 _WORDS = (
     "a the red green blue small large circle square star to left right of above and dog cat runs on grass photo is this"
@@ -199,15 +200,10 @@ def smolvlm_config(**kwargs) -> VlmkitSmolVLMConfig:
 
 
 def crops_processor(config: VlmkitSmolVLMConfig, **images) -> VlmkitSmolVLMProcessor:
-    """For any design; images are squashed to 32 x 32 unless told otherwise."""
-    divisor = config.vision_config.patch_size * (
-        config.pixel_shuffle_factor if config.connector == "pixel_shuffle" else 1
-    )
-    settings = {"size": {"height": 32, "width": 32}, "size_divisor": divisor, **images}
-    if config.fusion == "cross_attention":
-        num_image_tokens = 1
-    else:
-        num_image_tokens = config.num_query_tokens if config.connector in ("qformer", "perceiver") else None
+    """For any design; images are squashed to 32 x 32 by default."""
+    factor = config.pixel_shuffle_factor if config.connector == "pixel_shuffle" else 1
+    settings = {"size": {"height": 32, "width": 32}, "size_divisor": config.vision_config.patch_size * factor, **images}
+    num_image_tokens = fixed_num_image_tokens(config.connector, config.fusion, config.num_query_tokens)
     return VlmkitSmolVLMProcessor(VlmkitSmolVLMImageProcessor(**settings), chat_tokenizer(), num_image_tokens)
 
 

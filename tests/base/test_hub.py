@@ -48,8 +48,10 @@ def test_pushed_model_and_processor_load_back_by_name(hub, results):
 
 
 def test_an_aligner_loads_back_with_its_caption_bank(hub, results):
-    before, after = results["pairs"]["captions"]
-    assert before == after
+    before, after = ([caption for pair in pairs for caption in pair] for pairs in results["pairs"]["captions"])
+    assert [caption[:-1] for caption in before] == [caption[:-1] for caption in after]
+    # Equal up to rounding, which depends on the alignment of the weights in memory.
+    assert [caption[-1] for caption in after] == pytest.approx([caption[-1] for caption in before], rel=1e-6)
     assert {"config.json", "model.safetensors", "processor_config.json"} <= hub.repositories["me/pairs"].keys()
     card = ModelCard(hub.repositories["me/pairs"]["README.md"].decode())
     assert card.data.pipeline_tag is None

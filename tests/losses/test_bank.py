@@ -14,13 +14,19 @@ def unit(*shape: int) -> torch.Tensor:
 def test_equal_embeddings_give_the_logarithm_of_the_number_of_captions():
     ids = torch.tensor([0, 8, 3])
     for images, bank in ((torch.zeros(3, 4), unit(9, 4)), (unit(3, 4), unit(1, 4).expand(9, 4))):
-        assert bank_softmax(images, bank, 1 / 0.07, ids).item() == pytest.approx(math.log(9), rel=1e-5)
-        assert bank_softmax(images, bank, 1 / 0.07, ids, label_smoothing=0.3).item() == pytest.approx(math.log(9), 1e-5)
+        assert bank_softmax(images, bank, logit_scale=1 / 0.07, caption_ids=ids).item() == pytest.approx(
+            math.log(9), rel=1e-5
+        )
+        assert bank_softmax(
+            images, bank, logit_scale=1 / 0.07, caption_ids=ids, label_smoothing=0.3
+        ).item() == pytest.approx(math.log(9), 1e-5)
 
 
 def test_bank_softmax_by_hand():
     bank = torch.eye(3)
-    loss = bank_softmax(bank[:2], bank, 2.0, torch.tensor([0, 2]))  # the first is right, the second is not
+    loss = bank_softmax(
+        bank[:2], bank, logit_scale=2.0, caption_ids=torch.tensor([0, 2])
+    )  # the first is right, the second is not
     right, wrong = -2 + math.log(math.exp(2) + 2), math.log(math.exp(2) + 2)
     assert loss.item() == pytest.approx((right + wrong) / 2)
 
@@ -29,7 +35,9 @@ def test_bank_softmax_by_hand():
 def test_bank_softmax_is_torchs_cross_entropy(label_smoothing):
     images, bank, ids = unit(6, 8), unit(9, 8), torch.tensor([0, 8, 3, 3, 5, 1])
     expected = F.cross_entropy(14.0 * images @ bank.T, ids, label_smoothing=label_smoothing)
-    torch.testing.assert_close(bank_softmax(images, bank, 14.0, ids, label_smoothing=label_smoothing), expected)
+    torch.testing.assert_close(
+        bank_softmax(images, bank, logit_scale=14.0, caption_ids=ids, label_smoothing=label_smoothing), expected
+    )
 
 
 def test_label_smoothing_by_hand():
@@ -47,15 +55,20 @@ def test_weighted_targets_are_torchs_soft_targets(label_smoothing):
     weights = weights / weights.sum(dim=1, keepdim=True)
     targets = torch.zeros(3, 9).scatter_add(1, ids, weights)
     expected = F.cross_entropy(logits, targets, label_smoothing=label_smoothing)
-    torch.testing.assert_close(soft_cross_entropy(logits, ids, weights, label_smoothing), expected)
+    torch.testing.assert_close(
+        soft_cross_entropy(logits, ids, weights=weights, label_smoothing=label_smoothing), expected
+    )
 
 
 def test_the_sum_of_weighted_losses_is_the_loss_of_weighted_targets():
     images, bank = unit(1, 8), unit(9, 8)
     weights = torch.tensor([[0.1, 0.2, 0.3, 0.4]])
-    single = [bank_softmax(images, bank, 5.0, torch.tensor([i])) for i in (7, 1, 4, 0)]
+    single = [bank_softmax(images, bank, logit_scale=5.0, caption_ids=torch.tensor([i])) for i in (7, 1, 4, 0)]
     expected = sum(weight * loss for weight, loss in zip(weights[0], single, strict=True))
-    torch.testing.assert_close(bank_softmax(images, bank, 5.0, torch.tensor([[7, 1, 4, 0]]), weights), expected)
+    torch.testing.assert_close(
+        bank_softmax(images, bank, logit_scale=5.0, caption_ids=torch.tensor([[7, 1, 4, 0]]), caption_weights=weights),
+        expected,
+    )
 
 
 class TestSwappedMargin:
@@ -64,29 +77,35 @@ class TestSwappedMargin:
 
     def test_by_hand(self):
         images = torch.tensor([[0.0, 0.6, 0.8, 0.0]])
-        assert swapped_margin(images, self.bank, self.own, self.swapped, 0.05).item() == pytest.approx(0.25)
+        assert swapped_margin(
+            images, self.bank, caption_ids=self.own, swapped_ids=self.swapped, margin=0.05
+        ).item() == pytest.approx(0.25)
 
     def test_it_is_zero_without_gradient_once_the_margin_is_met(self):
         images = torch.tensor([[0.0, 0.8, 0.6, 0.0]], requires_grad=True)
-        met = swapped_margin(images, self.bank, self.own, self.swapped, 0.19)
+        met = swapped_margin(images, self.bank, caption_ids=self.own, swapped_ids=self.swapped, margin=0.19)
         assert met.item() == 0
         [gradient] = torch.autograd.grad(met, images)
         assert not gradient.any()
-        assert swapped_margin(images, self.bank, self.own, self.swapped, 0.21).item() == pytest.approx(0.01)
+        assert swapped_margin(
+            images, self.bank, caption_ids=self.own, swapped_ids=self.swapped, margin=0.21
+        ).item() == pytest.approx(0.01)
 
     def test_it_pulls_to_the_own_caption_and_pushes_off_the_swapped_one(self):
         images = torch.tensor([[0.0, 0.6, 0.8, 0.0]], requires_grad=True)
-        swapped_margin(images, self.bank, self.own, self.swapped, 0.05).backward()
+        swapped_margin(images, self.bank, caption_ids=self.own, swapped_ids=self.swapped, margin=0.05).backward()
         assert images.grad.tolist() == [[0, -1, 1, 0]]
 
     def test_captions_that_are_their_own_swap_count_as_zero(self):
         images, same = unit(2, 4).requires_grad_(), torch.tensor([0, 3])
-        loss = swapped_margin(images, self.bank, same, same, 0.5)
+        loss = swapped_margin(images, self.bank, caption_ids=same, swapped_ids=same, margin=0.5)
         assert loss.item() == 0
         loss.backward()
         assert not images.grad.any()
         images = torch.tensor([[0.0, 0.6, 0.8, 0.0]]).repeat(2, 1)
-        half = swapped_margin(images, self.bank, torch.tensor([1, 3]), torch.tensor([2, 3]), 0.05)
+        half = swapped_margin(
+            images, self.bank, caption_ids=torch.tensor([1, 3]), swapped_ids=torch.tensor([2, 3]), margin=0.05
+        )
         assert half.item() == pytest.approx(0.25 / 2)  # the mean is over all pairs
 
     def test_weighted_captions(self):
@@ -94,13 +113,25 @@ class TestSwappedMargin:
         ids, swapped = torch.tensor([[1, 0], [2, 1]]), torch.tensor([[2, 0], [1, 2]])
         weights = torch.tensor([[0.7, 0.3], [0.6, 0.4]])
         single = [
-            weights[i, k] * swapped_margin(images[i : i + 1], self.bank, ids[i, k : k + 1], swapped[i, k : k + 1], 0.9)
+            weights[i, k]
+            * swapped_margin(
+                images[i : i + 1],
+                self.bank,
+                caption_ids=ids[i, k : k + 1],
+                swapped_ids=swapped[i, k : k + 1],
+                margin=0.9,
+            )
             for i in range(2)
             for k in range(2)
         ]
         expected = sum(single) / 2
         assert expected > 0.1
-        torch.testing.assert_close(swapped_margin(images, self.bank, ids, swapped, 0.9, weights), expected)
+        torch.testing.assert_close(
+            swapped_margin(
+                images, self.bank, caption_ids=ids, swapped_ids=swapped, margin=0.9, caption_weights=weights
+            ),
+            expected,
+        )
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -109,16 +140,16 @@ def test_computes_in_float32(dtype):
     scale = torch.tensor([100.0], dtype=dtype)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         half = {
-            "softmax": bank_softmax(images, bank, scale, ids),
-            "margin": swapped_margin(images, bank, ids, ids - 1, 0.5),
-            "logits": bank_logits(images, bank, scale),
+            "softmax": bank_softmax(images, bank, logit_scale=scale, caption_ids=ids),
+            "margin": swapped_margin(images, bank, caption_ids=ids, swapped_ids=ids - 1, margin=0.5),
+            "logits": bank_logits(images, bank, logit_scale=scale),
             "class": soft_cross_entropy(torch.linspace(-3, 3, 36).view(4, 9).to(dtype), ids),
         }
     images, bank = images.float(), bank.float()
     expected = {
-        "softmax": bank_softmax(images, bank, 100.0, ids),
-        "margin": swapped_margin(images, bank, ids, ids - 1, 0.5),
-        "logits": bank_logits(images, bank, 100.0),
+        "softmax": bank_softmax(images, bank, logit_scale=100.0, caption_ids=ids),
+        "margin": swapped_margin(images, bank, caption_ids=ids, swapped_ids=ids - 1, margin=0.5),
+        "logits": bank_logits(images, bank, logit_scale=100.0),
         "class": soft_cross_entropy(torch.linspace(-3, 3, 36).view(4, 9).to(dtype).float(), ids),
     }
     assert {value.dtype for value in half.values()} == {torch.float32}
@@ -127,14 +158,14 @@ def test_computes_in_float32(dtype):
 
 def test_learns_the_scale():
     scale = torch.tensor([2.0], requires_grad=True)
-    bank_softmax(unit(4, 8), unit(9, 8), scale, torch.tensor([0, 8, 3, 3])).backward()
+    bank_softmax(unit(4, 8), unit(9, 8), logit_scale=scale, caption_ids=torch.tensor([0, 8, 3, 3])).backward()
     assert scale.grad.abs().item() > 0
 
 
 @pytest.mark.parametrize(("images", "bank"), [((3, 4), (9, 5)), ((3, 4, 1), (9, 4)), ((3, 4), (4,))])
 def test_refuses_sides_of_other_widths(images, bank):
     with pytest.raises(ValueError, match=r"image_embeds \(3, 4.*must be \(B, D\) and \(C, D\)"):
-        bank_softmax(torch.zeros(images), torch.zeros(bank), 1.0, torch.tensor([0, 1, 2]))
+        bank_softmax(torch.zeros(images), torch.zeros(bank), logit_scale=1.0, caption_ids=torch.tensor([0, 1, 2]))
 
 
 @pytest.mark.parametrize(
@@ -153,6 +184,8 @@ def test_refuses_targets_that_do_not_fit(ids, weights):
     ids = torch.zeros(ids, dtype=torch.int64)
     weights = None if weights is None else torch.ones(weights)
     with pytest.raises(ValueError, match=r"targets \(.*do not fit 3 images; give one target each"):
-        bank_softmax(torch.zeros(3, 4), torch.zeros(9, 4), 1.0, ids, weights)
+        bank_softmax(torch.zeros(3, 4), torch.zeros(9, 4), logit_scale=1.0, caption_ids=ids, caption_weights=weights)
     with pytest.raises(ValueError, match=r"targets \(.*do not fit 3 images; give one target each"):
-        swapped_margin(torch.zeros(3, 4), torch.zeros(9, 4), ids, ids, 0.1, weights)
+        swapped_margin(
+            torch.zeros(3, 4), torch.zeros(9, 4), caption_ids=ids, swapped_ids=ids, margin=0.1, caption_weights=weights
+        )

@@ -26,16 +26,16 @@ def test_the_own_group_is_never_chosen(draw):
     groups = torch.tensor([4, 4, 7, 4])
     similarity = 100 * torch.rand(4, 4)
     for _ in range(20):
-        assert hard_negatives(similarity, groups, draw).tolist()[:2] == [2, 2]
-        assert hard_negatives(similarity, groups, draw)[2] != 2
+        assert hard_negatives(similarity, groups, draw=draw).tolist()[:2] == [2, 2]
+        assert hard_negatives(similarity, groups, draw=draw)[2] != 2
 
 
 @pytest.mark.parametrize("draw", [True, False])
 @pytest.mark.parametrize("groups", [torch.tensor([1]), torch.tensor([5, 5, 5]), None])
 def test_a_batch_of_one_image_has_no_negatives(groups, draw):
     size = 1 if groups is None else len(groups)
-    pairs = matching_pairs(torch.rand(size, size), groups, draw)
-    assert hard_negatives(torch.rand(size, size), groups, draw).tolist() == [-1] * size
+    pairs = matching_pairs(torch.rand(size, size), groups, draw=draw)
+    assert hard_negatives(torch.rand(size, size), groups, draw=draw).tolist() == [-1] * size
     assert pairs.weights.tolist() == [1.0] * size + [0.0] * 2 * size
     logits = torch.full((3 * size,), 2.0)
     assert matching_loss(logits, pairs).item() == pytest.approx(math.log1p(math.exp(-2)))

@@ -146,7 +146,7 @@ def smolvlm(name: str, lora: dict[str, Any] | None = None, images: dict[str, Any
         return {"images": [tiny.photo()], "text": ["is this a <image>"]}
 
     def open_gates(model: Any) -> None:
-        for block in () if model.cross_attention is None else model.cross_attention.blocks:
+        for block in () if model.model.cross_attention is None else model.model.cross_attention.blocks:
             torch.nn.init.constant_(block.attention_gate, 0.7)
             torch.nn.init.constant_(block.feed_forward_gate, 0.7)
 
@@ -160,9 +160,9 @@ LORA_GPT2 = {
 }
 LORA_BERT = {"target_modules": r"text_tower\..*\.query", "modules_to_save": ["vision_projection"]}
 LORA_BOTH = {**LORA_GPT2, "modules_to_save": ["vision_projection", "text_projection"]}
-LORA_LLAMA = {"target_modules": r"language_model\..*\.q_proj", "modules_to_save": ["vision_projection", "qformer"]}
+LORA_LLAMA = {"target_modules": r"model\.language_model\..*\.q_proj", "modules_to_save": ["connector"]}
 LORA_QFORMER = {"target_modules": r"qformer\..*\.self_attention\..*\.q_proj", "modules_to_save": ["text_embeddings"]}
-LORA_CHAT = {"target_modules": r"language_model\..*\.(q_proj|c_attn)", "modules_to_save": ["connector"]}
+LORA_CHAT = {"target_modules": r"model\.language_model\..*\.(q_proj|c_attn)", "modules_to_save": ["connector"]}
 LORA_CROSS_ATTENTION = {**LORA_CHAT, "modules_to_save": ["connector", "cross_attention.blocks.0"]}
 CASES = [
     dual_encoder("dual_encoder-paper"),
@@ -228,7 +228,7 @@ CASES = [
         cross_attention_frequency=1,
         freeze_vision=False,
     ),
-    smolvlm("smolvlm-given-tokens", LORA_CHAT, vision_config=PrecomputedVisionConfig(hidden_size=16)),
+    smolvlm("smolvlm-precomputed-vision", LORA_CHAT, vision_config=PrecomputedVisionConfig(hidden_size=16)),
     smolvlm("smolvlm-perceiver", LORA_CHAT, connector="perceiver", perceiver_depth=2),
     smolvlm("smolvlm-mlp-aspect", LORA_CHAT, {"size": {"longest_edge": 64}}, connector="mlp"),
     smolvlm(

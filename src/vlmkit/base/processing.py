@@ -71,7 +71,7 @@ class ImageTextProcessor(VlmkitProcessor):
 
     @classmethod
     def from_vision_text_pretrained(
-        cls, vision: str | os.PathLike, text: str | os.PathLike, **special_tokens: str
+        cls, vision: str | os.PathLike, text: str | os.PathLike, **special_tokens: Any
     ) -> Any:
         """Join the image processor of one checkpoint with the tokenizer of another.
 

@@ -4,10 +4,13 @@
 offers no public way to exclude weights that were initialized before.
 """
 
+from typing import Any
+
 from torch import nn
 
 
 def mark_as_initialized(module: nn.Module) -> None:
     """Keep the present weights of a module when a model that contains it is initialized."""
-    for part in (*module.modules(), *module.parameters(), *module.buffers()):
-        part._is_hf_initialized = True  # type: ignore[assignment]
+    parts: tuple[Any, ...] = (*module.modules(), *module.parameters(), *module.buffers())
+    for part in parts:
+        part._is_hf_initialized = True

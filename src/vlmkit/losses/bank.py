@@ -10,6 +10,7 @@ from vlmkit.losses.similarity import scaled_similarity
 def bank_softmax(
     image_embeds: Tensor,
     caption_embeds: Tensor,
+    *,
     logit_scale: Tensor | float,
     caption_ids: Tensor,
     caption_weights: Tensor | None = None,
@@ -40,14 +41,14 @@ def bank_softmax(
 
     Example:
         >>> bank = torch.eye(4)
-        >>> round(bank_softmax(bank[:2], bank, 1 / 0.07, torch.tensor([0, 1])).item(), 6)
+        >>> round(bank_softmax(bank[:2], bank, logit_scale=1 / 0.07, caption_ids=torch.tensor([0, 1])).item(), 6)
         2e-06
     """
-    logits = bank_logits(image_embeds, caption_embeds, logit_scale)
-    return soft_cross_entropy(logits, caption_ids, caption_weights, label_smoothing)
+    logits = bank_logits(image_embeds, caption_embeds, logit_scale=logit_scale)
+    return soft_cross_entropy(logits, caption_ids, weights=caption_weights, label_smoothing=label_smoothing)
 
 
-def bank_logits(image_embeds: Tensor, caption_embeds: Tensor, logit_scale: Tensor | float) -> Tensor:
+def bank_logits(image_embeds: Tensor, caption_embeds: Tensor, *, logit_scale: Tensor | float) -> Tensor:
     """Similarities of images `(B, D)` with every caption `(C, D)`, divided by the temperature: `(B, C)` in float32.
 
     Raises:
@@ -58,11 +59,11 @@ def bank_logits(image_embeds: Tensor, caption_embeds: Tensor, logit_scale: Tenso
             f"image_embeds {tuple(image_embeds.shape)} and caption_embeds {tuple(caption_embeds.shape)} must be "
             "(B, D) and (C, D) of the same width D"
         )
-    return scaled_similarity(image_embeds, caption_embeds, logit_scale)
+    return scaled_similarity(image_embeds, caption_embeds, logit_scale=logit_scale)
 
 
 def soft_cross_entropy(
-    logits: Tensor, ids: Tensor, weights: Tensor | None = None, label_smoothing: float = 0.0
+    logits: Tensor, ids: Tensor, *, weights: Tensor | None = None, label_smoothing: float = 0.0
 ) -> Tensor:
     """Cross entropy with one target per row, or several weighted ones; the mean over all processes' rows.
 
@@ -84,6 +85,7 @@ def soft_cross_entropy(
 def swapped_margin(
     image_embeds: Tensor,
     caption_embeds: Tensor,
+    *,
     caption_ids: Tensor,
     swapped_ids: Tensor,
     margin: float,
@@ -110,7 +112,9 @@ def swapped_margin(
 
     Example:
         >>> bank = torch.eye(2)
-        >>> swapped_margin(bank[:1], bank, torch.tensor([1]), torch.tensor([0]), margin=0.25).item()
+        >>> swapped_margin(
+        ...     bank[:1], bank, caption_ids=torch.tensor([1]), swapped_ids=torch.tensor([0]), margin=0.25
+        ... ).item()
         1.25
     """
     caption_ids, weights = _weighted_targets(len(image_embeds), caption_ids, caption_weights)

@@ -9,7 +9,7 @@ from vlmkit.losses.similarity import scaled_similarity
 
 
 def info_nce(
-    image_embeds: Tensor, text_embeds: Tensor, logit_scale: Tensor | float, group_ids: Tensor | None = None
+    image_embeds: Tensor, text_embeds: Tensor, *, logit_scale: Tensor | float, group_ids: Tensor | None = None
 ) -> Tensor:
     """Symmetric InfoNCE: each image picks its text among all texts, and each text its image among all images.
 
@@ -52,6 +52,7 @@ def info_nce(
 def sigmoid_loss(
     image_embeds: Tensor,
     text_embeds: Tensor,
+    *,
     logit_scale: Tensor | float,
     logit_bias: Tensor | float = 0.0,
     group_ids: Tensor | None = None,
@@ -110,8 +111,8 @@ def _rows_against_all(
 
     sizes = row_counts(image_embeds)
     images, texts = image_embeds.float(), text_embeds.float()
-    image_rows = scaled_similarity(images, gather_with_grad(texts, sizes), logit_scale)
-    text_rows = scaled_similarity(texts, gather_with_grad(images, sizes), logit_scale)
+    image_rows = scaled_similarity(images, gather_with_grad(texts, sizes), logit_scale=logit_scale)
+    text_rows = scaled_similarity(texts, gather_with_grad(images, sizes), logit_scale=logit_scale)
 
     others = torch.zeros_like(image_rows, dtype=torch.bool)
     if group_ids is not None:

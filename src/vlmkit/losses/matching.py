@@ -25,7 +25,7 @@ class MatchingPairs(NamedTuple):
     weights: Tensor
 
 
-def matching_pairs(logits_per_image: Tensor, group_ids: Tensor | None = None, draw: bool = True) -> MatchingPairs:
+def matching_pairs(logits_per_image: Tensor, group_ids: Tensor | None = None, *, draw: bool = True) -> MatchingPairs:
     """Combine each image with its text and with a similar wrong one, and each text with a similar wrong image.
 
     The negatives are those of [`hard_negatives`], from this process's batch alone: in several processes they are others
@@ -44,8 +44,8 @@ def matching_pairs(logits_per_image: Tensor, group_ids: Tensor | None = None, dr
         >>> pairs.image_rows.tolist(), pairs.text_rows.tolist()
         ([0, 1, 0, 1, 1, 0], [0, 1, 1, 0, 0, 1])
     """
-    wrong_texts = hard_negatives(logits_per_image, group_ids, draw)
-    wrong_images = hard_negatives(logits_per_image.T, group_ids, draw)
+    wrong_texts = hard_negatives(logits_per_image, group_ids, draw=draw)
+    wrong_images = hard_negatives(logits_per_image.T, group_ids, draw=draw)
     own = torch.arange(len(logits_per_image), device=logits_per_image.device)
     chosen = torch.cat([own, wrong_texts, wrong_images])
     return MatchingPairs(
@@ -83,7 +83,7 @@ def matching_loss(logits: Tensor, pairs: MatchingPairs) -> Tensor:
     return mean_over_processes(losses, pairs.weights)
 
 
-def hard_negatives(similarity: Tensor, group_ids: Tensor | None = None, draw: bool = True) -> Tensor:
+def hard_negatives(similarity: Tensor, group_ids: Tensor | None = None, *, draw: bool = True) -> Tensor:
     """Choose a wrong candidate for each query of a batch, a similar one rather than another.
 
     Query i belongs to candidate i. The candidates of its group (other captions of the same photograph) are right, too,

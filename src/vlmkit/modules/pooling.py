@@ -8,7 +8,7 @@ from vlmkit.validation import check_choice
 POOLINGS = ("mean", "cls", "last")
 
 
-def pool_tokens(tokens: Tensor, attention_mask: Tensor | None = None, pooling: str = "mean") -> Tensor:
+def pool_tokens(tokens: Tensor, attention_mask: Tensor | None = None, *, pooling: str = "mean") -> Tensor:
     """Pool each sequence's attended tokens.
 
     Args:

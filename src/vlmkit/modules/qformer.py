@@ -238,7 +238,9 @@ class QFormer(nn.Module):
                 attention_mask = text_states.new_ones(text_states.shape[:2])
             num_text_tokens = text_states.shape[1]
             num_queries = hidden_states.shape[1] - num_text_tokens
-            sees = joint_attention_mask(attention_mask, num_queries, mode, self.queries_see_text)
+            sees = joint_attention_mask(
+                attention_mask, num_queries=num_queries, mode=mode, queries_see_text=self.queries_see_text
+            )
             mask = additive_attention_mask(sees, hidden_states.dtype)
         if vision_mask is not None:
             vision_mask = additive_attention_mask(vision_mask[:, None, None], hidden_states.dtype)
@@ -254,7 +256,9 @@ class QFormer(nn.Module):
         )
 
 
-def joint_attention_mask(attention_mask: Tensor, num_queries: int, mode: str, queries_see_text: bool = False) -> Tensor:
+def joint_attention_mask(
+    attention_mask: Tensor, *, num_queries: int, mode: str, queries_see_text: bool = False
+) -> Tensor:
     """Who sees whom among the tokens of texts and the queries behind them.
 
     Args:
@@ -272,7 +276,7 @@ def joint_attention_mask(attention_mask: Tensor, num_queries: int, mode: str, qu
         ValueError: the mode is unknown.
 
     Example:
-        >>> joint_attention_mask(torch.tensor([[1, 1]]), 1, "multimodal_causal").int()[0, 0].tolist()
+        >>> joint_attention_mask(torch.tensor([[1, 1]]), num_queries=1, mode="multimodal_causal").int()[0, 0].tolist()
         [[1, 0, 1], [1, 1, 1], [0, 0, 1]]
     """
     check_choice("attention_mode", mode, ATTENTION_MODES)

@@ -113,7 +113,7 @@ class TextTower(Tower):
         hidden_states, attentions = outputs.get("hidden_states"), outputs.get("attentions")
         return BaseModelOutputWithPooling(
             last_hidden_state=tokens,
-            pooler_output=pool_tokens(tokens, attention_mask, self.pooling),
+            pooler_output=pool_tokens(tokens, attention_mask, pooling=self.pooling),
             hidden_states=hidden_states and tuple(_reorder(states, back, dim=1) for states in hidden_states),
             attentions=attentions and tuple(_reorder(_reorder(a, back, dim=2), back, dim=3) for a in attentions),
         )

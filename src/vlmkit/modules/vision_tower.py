@@ -1,6 +1,7 @@
 """Any image backbone behind one interface: tokens `(B, N, D)` and one pooled vector `(B, D)`."""
 
 import copy
+import math
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -19,6 +20,7 @@ from vlmkit.modules.backbones import (
     without_pooler,
 )
 from vlmkit.modules.image_sizes import VisionTowerOutput, encode_by_size
+from vlmkit.modules.precomputed_vision import PrecomputedVisionConfig
 from vlmkit.modules.towers import Tower
 from vlmkit.validation import check_choice
 
@@ -258,15 +260,22 @@ def num_vision_patches(config: PreTrainedConfig, height: int, width: int) -> int
 
 
 def vision_patch_size(config: PreTrainedConfig) -> int | None:
-    """Return the side in pixels of what becomes one token of an image backbone, or `None` if it cannot be told.
+    """Return the side in pixels of what becomes one token of an image backbone.
+
+    [`PrecomputedVisionConfig`] has none, and gives `None`.
 
     Example:
         >>> from transformers import ViTConfig
         >>> vision_patch_size(ViTConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2))
         16
     """
-    size = patch_size(_meta_tower(config).backbone)
-    return None if size is None else size[0]
+    if isinstance(config, PrecomputedVisionConfig):
+        return None
+    backbone = _meta_tower(config).backbone
+    if (size := patch_size(backbone)) is not None:
+        return size[0]
+    height, width = pretrained_size(backbone) or (224, 224)  # the configuration of a CNN does not state its stride
+    return math.isqrt(height * width // num_vision_patches(config, height, width))
 
 
 def _meta_tower(config: PreTrainedConfig) -> VisionTower:

@@ -209,7 +209,7 @@ class TestLosses:
     def test_contrastive(self):
         model, groups = aligner(), torch.tensor([4, 4, 1])
         outputs = model(**inputs(), group_ids=groups)
-        expected = info_nce(outputs.image_embeds, outputs.text_embeds, 1 / 0.07, groups)
+        expected = info_nce(outputs.image_embeds, outputs.text_embeds, logit_scale=1 / 0.07, group_ids=groups)
         torch.testing.assert_close(outputs.contrastive_loss, expected)
         assert model(**inputs()).contrastive_loss != expected
 

@@ -245,16 +245,18 @@ class DualEncoderModel(VlmkitModel):
         image_embeds = nn.functional.normalize(image_features.float(), dim=-1)
         text_embeds = nn.functional.normalize(text_features.float(), dim=-1)
         scale = inverse_temperature(self.logit_scale, self.config.temperature)
-        logits_per_image = scaled_similarity(image_embeds, text_embeds, scale)
+        logits_per_image = scaled_similarity(image_embeds, text_embeds, logit_scale=scale)
         if self.logit_bias is not None:
             logits_per_image = logits_per_image + self.logit_bias
 
         loss = None
         if return_loss and paired:
             if self.logit_bias is not None:
-                loss = sigmoid_loss(image_embeds, text_embeds, scale, self.logit_bias, group_ids)
+                loss = sigmoid_loss(
+                    image_embeds, text_embeds, logit_scale=scale, logit_bias=self.logit_bias, group_ids=group_ids
+                )
             else:
-                loss = info_nce(image_embeds, text_embeds, scale, group_ids)
+                loss = info_nce(image_embeds, text_embeds, logit_scale=scale, group_ids=group_ids)
         return DualEncoderOutput(
             loss=loss,
             logits_per_image=logits_per_image,

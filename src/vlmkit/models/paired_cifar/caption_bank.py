@@ -113,4 +113,4 @@ def _text_embeds(text_model: PreTrainedModel, inputs: dict[str, Tensor], pooling
     outputs = text_model(**inputs)
     if outputs.get("text_embeds") is not None:
         return outputs.text_embeds
-    return pool_tokens(outputs.last_hidden_state, inputs.get("attention_mask"), pooling)
+    return pool_tokens(outputs.last_hidden_state, inputs.get("attention_mask"), pooling=pooling)

@@ -276,7 +276,7 @@ class PairedCifarAligner(VlmkitModel):
             if not self._bank_is_checked:
                 self.check_caption_bank()
             scale = inverse_temperature(self.logit_scale, self.config.temperature)
-            logits = bank_logits(image_embeds, self.caption_embeds, scale)
+            logits = bank_logits(image_embeds, self.caption_embeds, logit_scale=scale)
             if caption_ids is not None and return_loss:
                 loss = self._caption_loss(image_embeds, logits, scale, caption_ids, caption_weights)
                 loss = loss + self._extra_losses(outputs.pooler_output, image_embeds, caption_ids, caption_weights)
@@ -301,13 +301,15 @@ class PairedCifarAligner(VlmkitModel):
             "caption_ids lie outside the caption bank; they are num_classes * left + right",
         )
         if self.config.loss == "full_bank":
-            return soft_cross_entropy(logits, caption_ids, caption_weights, self.config.label_smoothing)
+            return soft_cross_entropy(
+                logits, caption_ids, weights=caption_weights, label_smoothing=self.config.label_smoothing
+            )
         if caption_ids.ndim != 1 or caption_weights is not None:
             raise ValueError(
                 f"caption_ids {tuple(caption_ids.shape)} give several captions to a pair, which loss='in_batch' cannot "
                 "use; set loss='full_bank', or do not mix images"
             )
-        return info_nce(image_embeds, self.caption_embeds[caption_ids], scale, group_ids=caption_ids)
+        return info_nce(image_embeds, self.caption_embeds[caption_ids], logit_scale=scale, group_ids=caption_ids)
 
     def _extra_losses(
         self, pooled: Tensor, image_embeds: Tensor, caption_ids: Tensor, caption_weights: Tensor | None
@@ -318,11 +320,16 @@ class PairedCifarAligner(VlmkitModel):
         if self.config.swap_loss_weight:
             swapped = self.config.num_classes * right + left
             hinge = swapped_margin(
-                image_embeds, self.caption_embeds, caption_ids, swapped, self.config.swap_margin, caption_weights
+                image_embeds,
+                self.caption_embeds,
+                caption_ids=caption_ids,
+                swapped_ids=swapped,
+                margin=self.config.swap_margin,
+                caption_weights=caption_weights,
             )
             loss = loss + self.config.swap_loss_weight * hinge
         for classifier, classes in zip(self.classifiers, (left, right), strict=False):  # none, or one for each
-            class_loss = soft_cross_entropy(classifier(pooled), classes, caption_weights)
+            class_loss = soft_cross_entropy(classifier(pooled), classes, weights=caption_weights)
             loss = loss + self.config.class_loss_weight * class_loss
         return loss
 

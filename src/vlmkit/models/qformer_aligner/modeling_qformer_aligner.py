@@ -190,7 +190,7 @@ class QFormerAligner(VlmkitModel):
         states = self.qformer(text_states, attention_mask=attention_mask, output_hidden_states=keep)
         return BaseModelOutputWithPooling(
             last_hidden_state=states.text,
-            pooler_output=pool_tokens(states.text, attention_mask, "cls"),
+            pooler_output=pool_tokens(states.text, attention_mask, pooling="cls"),
             hidden_states=states.layers,
         )
 
@@ -218,16 +218,17 @@ class QFormerAligner(VlmkitModel):
         """
         projected = self.vision_projection(self._vision_outputs(pixel_values, vision_features).last_hidden_state)
         text_states, attention_mask = self._text_states(input_ids, attention_mask)
-        if len(vision_features) != len(text_states):
+        if len(projected) != len(text_states):
             raise ValueError(
-                f"{len(vision_features)} images and {len(text_states)} texts; give one image for each text"
+                f"The number of images must equal the number of texts, but got {len(projected)} images and "
+                f"{len(text_states)} texts. Pass one image for each text."
             )
-        states = self.qformer(text_states, vision_features, attention_mask, attention_mode)
+        states = self.qformer(text_states, projected, attention_mask, attention_mode)
         return QFormerFeatures(
             query_hidden_state=states.queries,
             text_hidden_state=states.text,
             query_pooled=states.queries.mean(dim=1),
-            text_pooled=pool_tokens(states.text, attention_mask, "cls"),
+            text_pooled=pool_tokens(states.text, attention_mask, pooling="cls"),
         )
 
     @can_return_tuple
@@ -271,14 +272,14 @@ class QFormerAligner(VlmkitModel):
         text = self.qformer(text_states, attention_mask=attention_mask).text
         # Unit vectors are float32 whatever the weights are.
         image_embeds = nn.functional.normalize(queries.mean(dim=1).float(), dim=-1)
-        text_embeds = nn.functional.normalize(pool_tokens(text, attention_mask, "cls").float(), dim=-1)
+        text_embeds = nn.functional.normalize(pool_tokens(text, attention_mask, pooling="cls").float(), dim=-1)
         scale = inverse_temperature(self.logit_scale, self.config.temperature)
-        logits_per_image = scaled_similarity(image_embeds, text_embeds, scale)
+        logits_per_image = scaled_similarity(image_embeds, text_embeds, logit_scale=scale)
 
         losses: dict[str, Tensor] = {}
         if return_loss and paired:
             if self.config.contrastive_loss_weight:
-                losses["contrastive_loss"] = info_nce(image_embeds, text_embeds, scale, group_ids)
+                losses["contrastive_loss"] = info_nce(image_embeds, text_embeds, logit_scale=scale, group_ids=group_ids)
             states = (text_states, projected, attention_mask)
             losses.update(self._multimodal_losses(*states, input_ids, logits_per_image, group_ids))
         weighted = [getattr(self.config, f"{name}_weight") * value for name, value in losses.items()]

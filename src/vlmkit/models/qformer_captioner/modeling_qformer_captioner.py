@@ -389,15 +389,15 @@ class QFormerCaptioner(QFormerCaptionerPreTrainedModel, GenerativeModel, Generat
             ValueError: If both or neither kind of images are given, there is neither a start token nor `input_ids`, or
                 as `GenerationMixin.generate` raises.
         """
-        features = self.get_image_features(pixel_values, vision_features, return_dict=True)
+        queries: Any = self.get_image_features(pixel_values, vision_features, return_dict=True).last_hidden_state
         if inputs is None and kwargs.get("input_ids") is None and kwargs.get("inputs_embeds") is None:
             if self._start_token(generation_config, kwargs) is None:
                 raise ValueError(
                     "`input_ids` must be given for a model without a start token. Pass them, or set "
                     "`model.generation_config.bos_token_id`."
                 )
-            kwargs["attention_mask"] = features.pooler_output.new_ones(len(features.pooler_output), 1, dtype=torch.long)
-        kwargs["cross_attention_states"] = self.model.compute_cross_attention_states(features.last_hidden_state)
+            kwargs["attention_mask"] = queries.new_ones(len(queries), 1, dtype=torch.long)
+        kwargs["cross_attention_states"] = self.model.compute_cross_attention_states(queries)
         return super().generate(inputs, generation_config, *args, **cache_argument(cache), **kwargs)
 
     def _start_token(self, generation_config: GenerationConfig | None, kwargs: dict[str, Any]) -> int | None:

@@ -260,13 +260,13 @@ class VlmkitSmolVLMModel(VlmkitSmolVLMPreTrainedModel, HeadlessModel):
         Raises:
             ValueError: If both or neither of `input_ids` and `inputs_embeds` are given.
         """
-        if (input_ids is None) == (inputs_embeds is None):
-            raise ValueError("Pass the texts either as `input_ids` or as `inputs_embeds`.")
         image_token_id = self.config.image_token_id
-        if input_ids is not None:
+        if input_ids is not None and inputs_embeds is None:
             return input_ids.eq(image_token_id)
-        embedding = self.get_input_embeddings()(torch.tensor(image_token_id, device=inputs_embeds.device))
-        return inputs_embeds.eq(embedding).all(dim=-1)
+        if inputs_embeds is not None and input_ids is None:
+            embedding = self.get_input_embeddings()(torch.tensor(image_token_id, device=inputs_embeds.device))
+            return inputs_embeds.eq(embedding).all(dim=-1)
+        raise ValueError("Pass the texts either as `input_ids` or as `inputs_embeds`.")
 
     def compute_cross_attention_states(
         self, image_token_mask: Tensor, image_embeds: ImageEmbeds, first_position: int = 0

@@ -164,7 +164,7 @@ class VlmkitSmolVLMProcessor(ImageTextProcessor):
         num_image_tokens = fixed_num_image_tokens(connector, fusion, num_query_tokens)
         vision_config = load_backbone_config(vision, get_vision_config)
         if images_kwargs:
-            statistics = {name: list(getattr(image_processor, name)) for name in ("image_mean", "image_std")}
+            statistics: dict[str, Any] = {name: list(getattr(image_processor, name)) for name in ("image_mean", "image_std")}
             if "size_divisor" not in images_kwargs and (patch := vision_patch_size(vision_config)) is not None:
                 statistics["size_divisor"] = patch * factor
             image_processor = VlmkitSmolVLMImageProcessor(**{**statistics, **images_kwargs})
