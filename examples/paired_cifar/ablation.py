@@ -176,7 +176,7 @@ def run_row(
     if model_args.caption_normalization in banks:
         take_bank(model, banks[model_args.caption_normalization])
     else:
-        model.build_caption_bank(*text, model_args.text_pooling)
+        model.build_caption_bank(*text, pooling=model_args.text_pooling)
         banks[model_args.caption_normalization] = model
     start = time.perf_counter()
     processor = PairedCifarAlignerProcessor.for_cifar100(model_args.input_size)

@@ -101,7 +101,7 @@ class ModelArguments:
         self, text_model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, class_names: Sequence[str]
     ) -> PairedCifarAlignerConfig:
         """The configuration of the whole model, for a text encoder's width and a list of classes."""
-        width = embed_captions(text_model, tokenizer, ["a photo"], self.text_pooling).shape[1]
+        width = embed_captions(text_model, tokenizer, ["a photo"], pooling=self.text_pooling).shape[1]
         elsewhere = {"text", "text_pooling", "vision", "vision_args", "input_size"}
         return PairedCifarAlignerConfig(
             vision_config=self.vision_config(),

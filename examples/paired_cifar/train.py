@@ -71,7 +71,7 @@ def build_model(model_args: ModelArguments, pairs: ImagePairs, device: torch.dev
     """A new model with its caption bank."""
     text_model, tokenizer = load_text_encoder(model_args.text)
     model = PairedCifarAligner(model_args.config(text_model, tokenizer, pairs.class_names))
-    model.build_caption_bank(text_model.to(device), tokenizer, model_args.text_pooling)
+    model.build_caption_bank(text_model.to(device), tokenizer, pooling=model_args.text_pooling)
     return model.to(memory_format=torch.channels_last)  # which convolutions are faster in
 
 

@@ -1,9 +1,10 @@
 import inspect
+import warnings
 
 import pytest
 import torch
 from tests import tiny
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, DynamicCache
 
 from vlmkit import QFormerCaptioner, SmolVLM
 from vlmkit.compat.cache import CACHE_NAME, accepts_cache, cache_argument, cache_output
@@ -23,6 +24,21 @@ def test_the_cache_has_the_name_of_the_installed_transformers():
 @pytest.mark.parametrize("name", ["cache", "past_key_values"])
 def test_both_names_are_accepted(name):
     assert forward(1, **{name: 2}, use_cache=True) == (1, 2, True)
+
+
+def test_the_old_name_is_deprecated_where_transformers_deprecates_it():
+    model = AutoModelForCausalLM.from_config(tiny.llama_config())
+    calls = {"ours": forward, "theirs": model.forward}
+    messages = {}
+    for name, call in calls.items():
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            call(torch.tensor([[1, 2]]), past_key_values=DynamicCache())
+        messages[name] = [str(warning.message) for warning in caught]
+    is_deprecated = {
+        name: any("`past_key_values` is deprecated" in message for message in messages[name]) for name in calls
+    }
+    assert is_deprecated["ours"] == is_deprecated["theirs"] == (CACHE_NAME == "cache")
 
 
 def test_positions_are_kept():

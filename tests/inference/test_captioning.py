@@ -55,7 +55,7 @@ def test_a_prompt_begins_every_caption(table, model, processor):
 
 
 def test_cached_tokens_give_the_captions_of_the_images(table, model, processor, tmp_path):
-    cached = cache_vision_features(model.vision_tower, processor, table, cache_dir=tmp_path)
+    cached = cache_vision_features(model.model.vision_tower, processor, table, cache_dir=tmp_path)
     for prompt in ("", "a small"):
         images = caption_table(model, processor, table, prompt, batch_size=2, max_new_tokens=6)
         assert caption_table(model, processor, cached, prompt, batch_size=2, max_new_tokens=6) == images
@@ -73,8 +73,8 @@ def test_the_models_mode_is_kept_and_dropout_is_off(table, model, processor):
     model.train()
     assert caption_table(model, processor, table, max_new_tokens=6) == expected
     assert model.training
-    assert model.qformer.training
-    assert not model.vision_tower.training  # frozen
+    assert model.model.connector.training
+    assert not model.model.vision_tower.training  # frozen
     assert all(parameter.grad is None for parameter in model.parameters())
     with pytest.raises(ValueError, match="max_new_tokenz"):
         caption_table(model, processor, table, max_new_tokenz=6)
@@ -83,7 +83,7 @@ def test_the_models_mode_is_kept_and_dropout_is_off(table, model, processor):
 
 def test_tokens_of_a_plain_table(table, model, processor, tmp_path):
     """Without torch's format, as after reading them from a file of one's own."""
-    cached = cache_vision_features(model.vision_tower, processor, table, cache_dir=tmp_path)
+    cached = cache_vision_features(model.model.vision_tower, processor, table, cache_dir=tmp_path)
     expected = caption_table(model, processor, cached, max_new_tokens=4)
     assert caption_table(model, processor, cached.with_format(None), max_new_tokens=4) == expected
 

@@ -156,14 +156,14 @@ def tokens_of(table: Dataset) -> torch.Tensor:
     return torch.stack(list(table["vision_features"]))
 
 
-def cache_vision_features(model, processor, table, folder, **kwargs) -> Dataset:
+def encode_table(model, processor, table, folder, **kwargs) -> Dataset:
     return cache_vision_features(model.vision_tower, processor, table, cache_dir=folder, **kwargs)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_tokens_are_the_towers_outputs(dtype, model, processor, tmp_path):
     table = make_table()
-    cached_table = cache_vision_features(model, processor, table, tmp_path, batch_size=2, dtype=dtype)
+    cached_table = encode_table(model, processor, table, tmp_path, batch_size=2, dtype=dtype)
     assert cached_table.column_names == ["captions", "image_id", "vision_features"]
     expected = model.vision_tower(**processor(images=table["image"][:], return_tensors="pt")).last_hidden_state
     assert expected.shape == (3, 5, 16)
@@ -176,7 +176,7 @@ def test_float16_halves_the_file(model, processor, tmp_path):
     table = make_table().select([0] * 500).flatten_indices()
     sizes = {}
     for dtype, width in (("float32", 4), ("float16", 2)):
-        cache_vision_features(model, processor, table, tmp_path / dtype, dtype=dtype)
+        encode_table(model, processor, table, tmp_path / dtype, dtype=dtype)
         (file,) = (tmp_path / dtype).glob("*.arrow")
         sizes[width] = file.stat().st_size
     num_values = 500 * 5 * 16
@@ -185,9 +185,9 @@ def test_float16_halves_the_file(model, processor, tmp_path):
 
 
 def test_a_second_call_for_tokens_runs_no_tower(model, processor, tmp_path, monkeypatch):
-    first = cache_vision_features(model, processor, make_table(), tmp_path)
+    first = encode_table(model, processor, make_table(), tmp_path)
     monkeypatch.setattr(type(model.vision_tower), "forward", lambda *_, **__: pytest.fail("the tower ran again"))
-    second = cache_vision_features(model, processor, make_table(), tmp_path)
+    second = encode_table(model, processor, make_table(), tmp_path)
     assert torch.equal(tokens_of(first), tokens_of(second))
     assert first._fingerprint == second._fingerprint
 
@@ -203,7 +203,7 @@ def of_two_layers(model):
 @pytest.mark.parametrize(("change", "num_tokens"), [(without_prefix_tokens, 4), (of_two_layers, 10)])
 def test_other_tokens_are_computed_anew_and_pooled_features_are_not(change, num_tokens, model, processor, tmp_path):
     for expected in (5, num_tokens):
-        table = cache_vision_features(model, processor, make_table(), tmp_path)
+        table = encode_table(model, processor, make_table(), tmp_path)
         cache_image_features(model.vision_tower, processor, make_table(), cache_dir=tmp_path)
         assert table[0]["vision_features"].shape == (expected, 16)
         change(model)
@@ -212,8 +212,8 @@ def test_other_tokens_are_computed_anew_and_pooled_features_are_not(change, num_
 
 @pytest.mark.parametrize("change", [change_weights, change_preprocessing, change_images])
 def test_tokens_are_computed_anew_after_a_change(change, model, processor, tmp_path):
-    old = cache_vision_features(model, processor, make_table(), tmp_path)
-    new = cache_vision_features(*change(model, processor, make_table()), tmp_path)
+    old = encode_table(model, processor, make_table(), tmp_path)
+    new = encode_table(*change(model, processor, make_table()), tmp_path)
     assert not torch.equal(tokens_of(old), tokens_of(new))
 
 
@@ -241,7 +241,7 @@ def test_padding_has_no_part_in_an_images_features(batch_size, model, tmp_path):
 def test_tokens_that_need_a_mask_are_refused(size, model, tmp_path):
     message = "VlmkitSmolVLMImageProcessor returns a pixel_attention_mask, .*; set its size to a square"
     with pytest.raises(ValueError, match=message):
-        cache_vision_features(model, crops_processor(size=size), shapes(), tmp_path)
+        encode_table(model, crops_processor(size=size), shapes(), tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -258,7 +258,7 @@ def test_tokens_of_images_that_are_squashed_to_one_square_are_kept(model, tmp_pa
     processor, table = crops_processor(size={"height": 48, "width": 48}), shapes()
     inputs = processor(images=table["image"][:], return_tensors="pt")
     expected = model.vision_tower(inputs["pixel_values"]).last_hidden_state
-    torch.testing.assert_close(tokens_of(cache_vision_features(model, processor, table, tmp_path)), expected)
+    torch.testing.assert_close(tokens_of(encode_table(model, processor, table, tmp_path)), expected)
 
 
 @pytest.mark.parametrize("encode", [cache_image_features, cache_vision_features])
@@ -304,13 +304,13 @@ def test_the_file_gets_its_name_when_it_is_complete(model, processor, tmp_path, 
         return forward(**inputs)
 
     monkeypatch.setattr(tower, "forward", look_around)
-    cache_vision_features(model, processor, make_table(), tmp_path, batch_size=1)
+    encode_table(model, processor, make_table(), tmp_path, batch_size=1)
     assert seen == [[], [], [""], [""]]  # a run that is killed leaves nothing that looks like a result
     assert [file.suffix for file in tmp_path.iterdir()] == [".arrow"]
 
 
 def test_tokens_and_texts_lie_side_by_side(model, processor, tmp_path):
-    table = cache_vision_features(model, processor, make_table(), tmp_path)
+    table = encode_table(model, processor, make_table(), tmp_path)
     table = cache_text_features(model.text_tower, processor, table, cache_dir=tmp_path)
     pairs = CaptionPairs(table)
     assert pairs[1]["vision_features"].shape == (5, 16)
@@ -319,7 +319,7 @@ def test_tokens_and_texts_lie_side_by_side(model, processor, tmp_path):
 
 def test_cached_tokens_make_batches_for_captioning(model, tmp_path):
     processor = tiny.qformer_captioner_processor()
-    table = cache_vision_features(model, processor, make_table(), tmp_path, dtype="float16")
+    table = encode_table(model, processor, make_table(), tmp_path, dtype="float16")
     batches = list(DataLoader(table, batch_size=2, collate_fn=CaptionCollator(processor)))
     assert [batch["vision_features"].shape for batch in batches] == [(2, 5, 16), (1, 5, 16)]
 
@@ -328,8 +328,8 @@ def test_numbers_too_large_for_float16_are_refused(model, processor, tmp_path):
     with torch.no_grad():
         model.vision_tower.backbone.layernorm.weight.mul_(1e6)
     with pytest.raises(ValueError, match=r"too large for float16; use dtype='float32'"):
-        cache_vision_features(model, processor, make_table(), tmp_path, dtype="float16")
-    assert tokens_of(cache_vision_features(model, processor, make_table(), tmp_path)).abs().max() > 1e5
+        encode_table(model, processor, make_table(), tmp_path, dtype="float16")
+    assert tokens_of(encode_table(model, processor, make_table(), tmp_path)).abs().max() > 1e5
 
 
 def test_unknown_dtype(model, processor):

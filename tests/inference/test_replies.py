@@ -50,7 +50,7 @@ def test_cached_tokens_give_the_same_replies(model):
     for chat in chats():
         images = [part.pop("image") for message in chat["messages"] for part in message["content"] if "image" in part]
         pixels = processor.image_processor(images, return_tensors="pt")["pixel_values"] if images else None
-        tokens = None if pixels is None else model.vision_tower(pixels).last_hidden_state.detach()
+        tokens = None if pixels is None else model.model.vision_tower(pixels).last_hidden_state.detach()
         cached.append({**chat, "vision_features": tokens})
     options = {"do_sample": False, "max_new_tokens": 6}
     assert reply_to_chats(model, processor, cached, **options) == reply_to_chats(model, processor, chats(), **options)

@@ -57,8 +57,16 @@ def grown_text_config(text: str | os.PathLike, processor: ImageTextProcessor | N
     Args:
         text: Folder or Hub id of the text model.
         processor: Processor whose tokenizer may have more tokens than the text model.
+
+    Raises:
+        ValueError: If it is not a text model.
     """
     config = load_backbone_config(text, get_text_config)
+    if not hasattr(config, "vocab_size"):
+        raise ValueError(
+            f"Model type {config.model_type!r} has no vocabulary. Pass a causal language model or a text encoder as "
+            "`text`."
+        )
     if processor is not None:
         config.vocab_size = max(config.vocab_size, len(processor.tokenizer))
         for name, token_id in processor.special_token_ids().items():

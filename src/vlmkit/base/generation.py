@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, Cache, PreTrainedModel, StaticCac
 from vlmkit.base.configuration import VlmkitConfig
 from vlmkit.base.modeling import VlmkitModel
 from vlmkit.compat.cache import cache_argument
-from vlmkit.modules.language_models import embedding_name
+from vlmkit.modules.language_models import embedding_name, head_parallel_plan
 
 
 class HeadlessModel(VlmkitModel):
@@ -89,6 +89,8 @@ class GenerativeModel(VlmkitModel):
         self._tied_weights_keys = {"lm_head.weight": f"model.language_model.{embedding_name(decoder)}.weight"}
         self._can_compile_fullgraph = decoder._can_compile_fullgraph
         super().post_init()
+        if (plan := head_parallel_plan(decoder.config)) is not None:  # a tied head is sharded as the embeddings are
+            self._tp_plan = {**self._tp_plan, "lm_head": plan}
 
     def get_output_embeddings(self) -> nn.Linear:
         """Return the language modeling head."""
@@ -112,7 +114,7 @@ class GenerativeModel(VlmkitModel):
         if vocab_size > language_model.get_input_embeddings().num_embeddings:
             language_model.resize_token_embeddings(vocab_size)
         self.check_language_model(language_model)
-        self.model.language_model.load_state_dict(language_model.base_model.state_dict())
+        self.model.language_model.load_state_dict(language_model.get_decoder().state_dict())
         self.lm_head.load_state_dict(language_model.get_output_embeddings().state_dict())
         self.generation_config = language_model.generation_config
 

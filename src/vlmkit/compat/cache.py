@@ -6,6 +6,7 @@ longer supported, replace `CACHE_NAME` with `"cache"` and remove this module.
 
 import functools
 import inspect
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -19,7 +20,8 @@ CACHE_NAME = "cache" if Version(transformers.__version__).release >= (5, 24) els
 def accepts_cache(function: Callable) -> Callable:
     """Let a function with the parameter `cache` also be called with `past_key_values`.
 
-    The signature that callers can inspect shows the name that the installed transformers uses.
+    The signature that callers can inspect shows the name that the installed transformers uses. Where that is `cache`,
+    the other name is deprecated.
 
     Example:
         >>> @accepts_cache
@@ -33,6 +35,8 @@ def accepts_cache(function: Callable) -> Callable:
     @functools.wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         if "past_key_values" in kwargs:
+            if CACHE_NAME == "cache":
+                warnings.warn("`past_key_values` is deprecated. Use `cache`.", DeprecationWarning, stacklevel=2)
             kwargs["cache"] = kwargs.pop("past_key_values")
         return function(*args, **kwargs)
 

@@ -21,6 +21,7 @@ _CARD_DATA = (
 def convert_dual_encoder(
     projection_file: str | os.PathLike,
     destination: str | os.PathLike,
+    *,
     vision: str | os.PathLike,
     text: str | os.PathLike,
 ) -> DualEncoderModel:
@@ -83,7 +84,13 @@ def _read_projection(file: Path) -> dict[str, Tensor]:
     expected = {f"{_PREFIX}weight", f"{_PREFIX}bias"}
     if not is_state_dict(state):
         raise ValueError(f"{file} holds no dictionary of tensors; give one with {sorted(expected)}")
-    check_weight_names(file, "checkpoint of a projection", expected - state.keys(), state.keys() - expected, _WANTED)
+    check_weight_names(
+        file,
+        kind="checkpoint of a projection",
+        missing=expected - state.keys(),
+        unexpected=state.keys() - expected,
+        advice=_WANTED,
+    )
     return {name.removeprefix(_PREFIX): value for name, value in state.items()}
 
 

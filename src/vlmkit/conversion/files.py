@@ -74,18 +74,20 @@ def is_state_dict(state: object) -> bool:
     )
 
 
-def check_weight_names(source: Path, kind: str, missing: Iterable[str], unexpected: Iterable[str], advice: str) -> None:
-    """Refuse a checkpoint in which weights are missing, or that has others.
+def check_weight_names(
+    source: Path, *, kind: str, missing: Iterable[str], unexpected: Iterable[str], advice: str
+) -> None:
+    """Check that a checkpoint has the expected weights.
 
     Args:
-        source: where it lies.
-        kind: what it should be.
-        missing: names that should be there.
-        unexpected: names that should not.
-        advice: what to give instead.
+        source: File of the checkpoint, for the message.
+        kind: Expected kind of checkpoint, for the message.
+        missing: Names of the expected weights that are missing.
+        unexpected: Names of the weights that are not expected.
+        advice: Description of the expected checkpoint, for the message.
 
     Raises:
-        ValueError: there is such a name.
+        ValueError: If there is a missing or unexpected weight.
     """
     missing, unexpected = sorted(missing), sorted(unexpected)
     if missing or unexpected:

@@ -52,6 +52,7 @@ _CARD_DATA = (
 def convert_multimodel(
     source: str | os.PathLike,
     destination: str | os.PathLike,
+    *,
     vision_config: PreTrainedConfig | str | os.PathLike | None = None,
     text_config: PreTrainedConfig | str | os.PathLike | None = None,
     tokenizer: PreTrainedTokenizerBase | str | os.PathLike | None = None,
@@ -92,7 +93,8 @@ def convert_multimodel(
     """
     source, destination = Path(source), empty_destination(destination)
     weights = _read_weights(source)
-    model = QFormerCaptioner(_configuration(weights, vision_config, text_config)).eval()
+    config = _configuration(weights, vision_config=vision_config, text_config=text_config)
+    model = QFormerCaptioner(config).eval()
     model.load_state_dict(_translate(source, weights, model))
     tokenizer = _tokenizer(_TOKENIZER if tokenizer is None else tokenizer, model.get_input_embeddings().num_embeddings)
     _set_tokens(model, tokenizer)
@@ -124,6 +126,7 @@ def _read_weights(source: Path) -> dict[str, Tensor]:
 
 def _configuration(
     weights: dict[str, Tensor],
+    *,
     vision_config: PreTrainedConfig | str | os.PathLike | None,
     text_config: PreTrainedConfig | str | os.PathLike | None,
 ) -> QFormerCaptionerConfig:
@@ -154,11 +157,18 @@ def _num_rows(weights: dict[str, Tensor], name: str) -> int:
 def _translate(source: Path, weights: dict[str, Tensor], model: QFormerCaptioner) -> dict[str, Tensor]:
     """The checkpoint under the model's names, after a check of names and sizes."""
     state = model.state_dict()
-    origins = original_names(state, _original_modules(model.config.num_qformer_layers), _PACKED)
+    modules = _original_modules(model.config.num_qformer_layers)
+    origins = original_names(state, modules=modules, packed=_PACKED)
     needed = {name for name, _ in origins.values()}
     unexpected = {name for name in weights.keys() - needed if not _UNUSED.fullmatch(name)}
-    check_weight_names(source, "checkpoint of this captioner", needed - weights.keys(), unexpected, _WANTED)
-    return renamed_weights(source, weights, state, origins, _SIZES)
+    check_weight_names(
+        source,
+        kind="checkpoint of this captioner",
+        missing=needed - weights.keys(),
+        unexpected=unexpected,
+        advice=_WANTED,
+    )
+    return renamed_weights(source, weights=weights, model=state, origins=origins, advice=_SIZES)
 
 
 def _original_modules(num_layers: int) -> dict[str, str]:

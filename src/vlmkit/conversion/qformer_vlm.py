@@ -73,6 +73,7 @@ class _Original(NamedTuple):
 def convert_qformer_vlm(
     source: str | os.PathLike,
     destination: str | os.PathLike,
+    *,
     base_model: str | os.PathLike,
     vision_model: str | os.PathLike | None = None,
     text_tokenizer: str | os.PathLike | None = None,
@@ -132,9 +133,9 @@ def convert_qformer_vlm(
         processor = _processor(image_processor, tokenizer, aligner.config.num_query_tokens)
     if text_tokenizer is not None:
         aligner_processor = _aligner_processor(image_processor, text_tokenizer, aligner)
-    model = _smolvlm(original, aligner, language_model, processor)
-    _save(destination, model, processor, original.folder)
-    _save(destination / _ALIGNER, aligner, aligner_processor, original.folder)
+    model = _smolvlm(original, aligner=aligner, language_model=language_model, processor=processor)
+    _save(destination, model=model, processor=processor, source=original.folder)
+    _save(destination / _ALIGNER, model=aligner, processor=aligner_processor, source=original.folder)
     return model
 
 
@@ -158,7 +159,13 @@ def _read(source: Path) -> _Original:
     qformer, adapter = states
     wanted = set(_ADAPTER_NAMES.values())
     missing, unexpected = wanted - adapter.keys(), adapter.keys() - wanted
-    check_weight_names(source / "adapter.pt", "pair of layers behind a Q-Former", missing, unexpected, _WANTED)
+    check_weight_names(
+        source / "adapter.pt",
+        kind="pair of layers behind a Q-Former",
+        missing=missing,
+        unexpected=unexpected,
+        advice=_WANTED,
+    )
     return _Original(source, config, qformer, adapter)
 
 
@@ -195,11 +202,13 @@ def _aligner(original: _Original, vision_model: str | os.PathLike | None) -> QFo
 def _renamed_qformer(original: _Original, aligner: QFormerAligner) -> dict[str, Tensor]:
     """The Q-Former's weights under the aligner's names, after a check of names and sizes."""
     state = {name: value for name, value in aligner.state_dict().items() if not name.startswith("vision_tower.")}
-    origins = original_names(state, _original_modules(len(aligner.qformer.layers)), _PACKED)
+    origins = original_names(state, modules=_original_modules(len(aligner.qformer.layers)), packed=_PACKED)
     needed, found = {name for name, _ in origins.values()}, original.qformer.keys()
     file = original.folder / "qformer/pytorch_model.bin"
-    check_weight_names(file, "Q-Former of its config.json", needed - found, found - needed, _WANTED)
-    return renamed_weights(file, original.qformer, state, origins, _SIZES)
+    check_weight_names(
+        file, kind="Q-Former of its config.json", missing=needed - found, unexpected=found - needed, advice=_WANTED
+    )
+    return renamed_weights(file, weights=original.qformer, model=state, origins=origins, advice=_SIZES)
 
 
 def _original_modules(num_layers: int) -> dict[str, str]:
@@ -239,7 +248,8 @@ def _language_model(adapter: Path, base_model: str | os.PathLike) -> PreTrainedM
             "if it has another name"
         )
     names = read_safetensors_file(adapter / "adapter_model.safetensors", _WANTED).keys()
-    check_weight_names(adapter, "LoRA", [], [name for name in names if ".lora_" not in name], _WANTED)
+    unexpected = [name for name in names if ".lora_" not in name]
+    check_weight_names(adapter, kind="LoRA", missing=[], unexpected=unexpected, advice=_WANTED)
     try:
         from vlmkit.training.adapters import load_lora
     except ImportError as error:
@@ -279,6 +289,7 @@ def _aligner_processor(
 
 def _smolvlm(
     original: _Original,
+    *,
     aligner: QFormerAligner,
     language_model: PreTrainedModel,
     processor: VlmkitSmolVLMProcessor | None,
@@ -305,10 +316,11 @@ def _smolvlm(
     layers = {name: value for name, value in connector.state_dict().items() if name.startswith("fc")}
     origins: dict[str, tuple[str, int | None]] = {name: (_ADAPTER_NAMES[name], None) for name in layers}
     advice = "give the base_model that it was trained with"
-    adapter = renamed_weights(original.folder / "adapter.pt", original.adapter, layers, origins, advice)
+    file = original.folder / "adapter.pt"
+    adapter = renamed_weights(file, weights=original.adapter, model=layers, origins=origins, advice=advice)
     connector.load_state_dict({**connector.state_dict(), **adapter})
     connector.qformer.load_state_dict(aligner.qformer.state_dict())
-    model.model.language_model.load_state_dict(language_model.base_model.state_dict())
+    model.model.language_model.load_state_dict(language_model.get_decoder().state_dict())
     model.lm_head.load_state_dict(language_model.get_output_embeddings().state_dict())
     model.model.vision_tower.set_backbone(aligner.vision_tower.backbone)
     base = language_model.generation_config
@@ -324,8 +336,8 @@ def _smolvlm(
     return model
 
 
-def _save(folder: Path, model: VlmkitModel, processor: VlmkitProcessor | None, source: Path) -> None:
-    """Write a model, and its processor if there is one."""
+def _save(folder: Path, *, model: VlmkitModel, processor: VlmkitProcessor | None, source: Path) -> None:
+    """Save a model, and its processor unless it is `None`."""
     model.describe(data=_CARD_DATA.format(folder=source.name))
     model.save_pretrained(folder)
     if processor is not None:

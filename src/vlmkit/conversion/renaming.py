@@ -8,24 +8,24 @@ from torch import Tensor
 
 
 def original_names(
-    names: Iterable[str], modules: Mapping[str, str], packed: re.Pattern
+    names: Iterable[str], *, modules: Mapping[str, str], packed: re.Pattern
 ) -> dict[str, tuple[str, int | None]]:
-    r"""What the original calls the weights of a model.
+    r"""Map the weight names of a model to those of the original checkpoint.
 
-    torch's attention keeps the projections of queries, keys and values in one.
+    `torch.nn.MultiheadAttention` packs the projections of queries, keys and values in one weight.
 
     Args:
-        names: of the model's weights.
-        modules: beginnings of these, and what the original has in their place; of several, the longest counts.
-        packed: matches, in the original's way but for `q_proj.weight`, those that lie in one such projection, with
-            three groups: the attention, `q`, `k` or `v`, and `weight` or `bias`.
+        names: Weight names of the model.
+        modules: Maps prefixes of these names to prefixes of the original. The longest matching prefix is used.
+        packed: Pattern of the original names that are part of a packed projection, before packing. Its three groups
+            are the name of the attention module, `q`, `k` or `v`, and `weight` or `bias`.
 
     Returns:
-        For each name the original's, and which third of it is meant, if not the whole.
+        For each name, the original name, and the index of its third of a packed projection (otherwise `None`).
 
     Example:
         >>> packed = re.compile(r"(attn)\.([qkv])_proj\.(weight|bias)")
-        >>> original_names(["layers.0.k_proj.bias"], {"layers.0.": "attn."}, packed)
+        >>> original_names(["layers.0.k_proj.bias"], modules={"layers.0.": "attn."}, packed=packed)
         {'layers.0.k_proj.bias': ('attn.in_proj_bias', 1)}
     """
     origins: dict[str, tuple[str, int | None]] = {}
@@ -39,22 +39,26 @@ def original_names(
 
 def renamed_weights(
     source: Path,
+    *,
     weights: Mapping[str, Tensor],
     model: Mapping[str, Tensor],
     origins: Mapping[str, tuple[str, int | None]],
     advice: str,
 ) -> dict[str, Tensor]:
-    """The checkpoint under a model's names, after a check of the sizes.
+    """Rename the weights of a checkpoint, and check their sizes.
 
     Args:
-        source: where the checkpoint lies.
-        weights: all that the model needs, and maybe more.
-        model: its weights, for their sizes.
-        origins: of [`original_names`].
-        advice: what to give if the sizes do not fit.
+        source: File of the checkpoint, for the message.
+        weights: Weights of the checkpoint. They may include weights that the model does not need.
+        model: State dict of the model, for the sizes.
+        origins: Result of [`original_names`].
+        advice: Advice for the message if the sizes differ.
+
+    Returns:
+        The weights under the names of the model.
 
     Raises:
-        ValueError: a weight has another size.
+        ValueError: If a weight has another size.
     """
     renamed = {}
     for name, (original, third) in origins.items():

@@ -159,7 +159,7 @@ def register_cross_attention_hooks(decoder: PreTrainedModel) -> None:
     """
     parameters = inspect.signature(decoder.forward).parameters.values()
     if not any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters):
-        raise ValueError(_unsupported(decoder))
+        raise ValueError(unsupported_message(decoder))
     for index, layer in enumerate(decoder_layers(decoder)):
         # A partial function, unlike a closure, can be copied and pickled with the layer.
         layer.register_forward_pre_hook(partial(_apply_hook, index), with_kwargs=True)
@@ -184,10 +184,11 @@ def check_forwards_keywords(decoder: PreTrainedModel) -> None:
     input_ids = torch.zeros(1, 2, dtype=torch.long, device=decoder.device)
     decoder(input_ids=input_ids, use_cache=False, cross_attention_hook=record)
     if len(called) < len(decoder_layers(decoder)):
-        raise ValueError(_unsupported(decoder))
+        raise ValueError(unsupported_message(decoder))
 
 
-def _unsupported(decoder: PreTrainedModel) -> str:
+def unsupported_message(decoder: PreTrainedModel) -> str:
+    """Return the error message for a decoder that does not pass keyword arguments on to its layers."""
     return (
         f"{type(decoder).__name__} does not pass keyword arguments on to its layers, which cross-attention needs. "
         'Use a language model that does, such as Llama, SmolLM, Qwen, GPT-2 or OPT, or set `fusion="autoregressive"`.'

@@ -25,7 +25,7 @@ def build_decoder(config: PreTrainedConfig) -> PreTrainedModel:
             f"Model type {config.model_type!r} uses bidirectional attention and cannot generate text. "
             "Set `text_config.is_decoder=True`."
         )
-    return model.base_model
+    return model.get_decoder()  # without the wrapper that BART and OPT put around it
 
 
 def build_lm_head(config: PreTrainedConfig) -> nn.Linear:
@@ -40,6 +40,12 @@ def build_lm_head(config: PreTrainedConfig) -> nn.Linear:
     with torch.device("meta"):  # only the shape is needed
         head = _build_causal_language_model(config).get_output_embeddings()
     return nn.Linear(head.in_features, head.out_features, bias=head.bias is not None)
+
+
+def head_parallel_plan(config: PreTrainedConfig) -> str | None:
+    """Return how the head of a causal language model is sharded by tensor parallelism, or `None` if it is not."""
+    causal_class = model_class(AutoModelForCausalLM, config)
+    return next(iter((causal_class._tp_plan or {}).values()), None)
 
 
 def _build_causal_language_model(config: PreTrainedConfig) -> PreTrainedModel:

@@ -9,7 +9,7 @@ from typing import Literal
 
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
-from peft.utils import load_peft_weights
+from peft.utils import ModulesToSaveWrapper, load_peft_weights
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
@@ -19,7 +19,7 @@ from vlmkit.validation import check_choice
 
 Mode = Literal["frozen", "lora", "dora", "full"]
 MODES = ("frozen", "lora", "dora", "full")
-_VISION, _TEXT = "model.vision_tower", "model.language_model"
+_VISION, _TEXT, _HEAD = "model.vision_tower", "model.language_model", "lm_head"
 # They make the pooled vector (of SigLIP, in transformers and in timm), which goes into no language model.
 _POOLING_HEADS = ("attn_pool", "head", "pooler")
 
@@ -87,8 +87,10 @@ def adapt_backbones(
     layers = {part: _linear_layers(model, part) for part, mode in modes.items() if mode in ("lora", "dora")}
     if "dora" in modes.values():
         _check_dora(layers)
-    whole = [*_between(model), *(part for part, mode in modes.items() if mode == "full")]
-    _keep_vision(model, frozen=vision != "full")
+    whole = [*_names_between_backbones(model), *(part for part, mode in modes.items() if mode == "full")]
+    if text == "full":
+        whole.append(_HEAD)
+    _set_vision_frozen(model, frozen=vision != "full")
     if not layers:
         model.requires_grad_(False)
         for name in whole:
@@ -104,8 +106,10 @@ def adapt_backbones(
         fan_in_fan_out=any(isinstance(layer, Conv1D) for names in layers.values() for layer in names.values()),
         modules_to_save=whole,
     )
-    with _layers_of_both_kinds():
-        return get_peft_model(model, config)
+    with _transposed_layers_allowed():
+        adapted = get_peft_model(model, config)
+    _tie_trained_head(adapted)
+    return adapted
 
 
 def load_lora(model: PreTrainedModel, adapter: str | os.PathLike, is_trainable: bool = False) -> PeftModel:
@@ -128,7 +132,7 @@ def load_lora(model: PreTrainedModel, adapter: str | os.PathLike, is_trainable: 
             f"there is no adapter in {folder}; give what save_pretrained of an adapted model wrote"
         ) from error
     try:
-        with _layers_of_both_kinds():
+        with _transposed_layers_allowed():
             adapted = PeftModel.from_pretrained(model, folder, is_trainable=is_trainable)
         own_names = get_peft_model_state_dict(adapted, save_embedding_layers=False).keys()
         if own_names != names:  # peft would leave out what does not fit
@@ -139,8 +143,9 @@ def load_lora(model: PreTrainedModel, adapter: str | os.PathLike, is_trainable: 
             f"the adapter in {folder} was trained on {base}, and does not fit {model.name_or_path or 'this model'} "
             f"({error}); load it onto its own base"
         ) from error
+    _tie_trained_head(adapted)
     [config] = adapted.peft_config.values()
-    _keep_vision(adapted, frozen=_VISION not in (config.modules_to_save or ()))
+    _set_vision_frozen(adapted, frozen=_VISION not in (config.modules_to_save or ()))
     return adapted
 
 
@@ -159,15 +164,19 @@ def _check_options(model: PreTrainedModel, vision: Mode, text: Mode, rank: int) 
         raise ValueError(f"{type(model).__name__} has no connector between images and language model to train")
 
 
-def _between(model: PreTrainedModel) -> list[str]:
-    """Names of what lies between the backbones.
-
-    Those of cross-attention are its blocks': peft takes a name for the end of one, and the layers of a Q-Former have a
-    `cross_attention`, too.
-    """
+def _names_between_backbones(model: PreTrainedModel) -> list[str]:
+    """Return the names of the modules between the backbones: the connector and the cross-attention."""
     cross_attention = getattr(model.base_model, "cross_attention", None)
-    blocks = () if cross_attention is None else cross_attention.blocks
-    return ["model.connector", *(f"model.cross_attention.blocks.{index}" for index in range(len(blocks)))]
+    return ["model.connector"] if cross_attention is None else ["model.connector", "model.cross_attention"]
+
+
+def _tie_trained_head(model: PeftModel) -> None:
+    """Tie the copies of head and token embeddings that peft trains, as the originals are tied."""
+    base = model.get_base_model()
+    head, decoder = getattr(base, _HEAD, None), base.get_decoder()
+    if isinstance(head, ModulesToSaveWrapper) and base.all_tied_weights_keys:
+        for adapter, copy in head.modules_to_save.items():
+            copy.weight = decoder.modules_to_save[adapter].get_input_embeddings().weight
 
 
 def _linear_layers(model: PreTrainedModel, part: str) -> dict[str, nn.Module]:
@@ -226,7 +235,7 @@ def _check_dora(layers: dict[str, dict[str, nn.Module]]) -> None:
             raise ValueError(f"DoRA does not support {name}: {reason}; choose 'lora', 'full' or 'frozen'")
 
 
-def _keep_vision(model: PreTrainedModel | PeftModel, frozen: bool) -> None:
+def _set_vision_frozen(model: PreTrainedModel | PeftModel, frozen: bool) -> None:
     """Set whether the vision tower stays in evaluation mode, there and in the configuration that is saved."""
     model.config.freeze_vision = frozen
     for tower in model.modules():
@@ -236,7 +245,7 @@ def _keep_vision(model: PreTrainedModel | PeftModel, frozen: bool) -> None:
 
 
 @contextmanager
-def _layers_of_both_kinds() -> Iterator[None]:
+def _transposed_layers_allowed() -> Iterator[None]:
     """Without the warnings that `nn.Linear` and GPT-2's transposed layers are in one adapter, which peft handles."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "fan_in_fan_out is set to", UserWarning)

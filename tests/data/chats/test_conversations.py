@@ -226,7 +226,7 @@ def test_a_stream_beside_a_table():
 @pytest.mark.parametrize(
     ("messages", "message"),
     [
-        ([{"role": "user"}], "message 0"),
+        ([{"role": "user"}], "Message 0"),
         ([{"role": "user", "content": [{"text": "a dog"}]}], "the type of a part of message 0 is None"),
         ([{"role": "user", "content": ["a dog"]}], "message 0"),
     ],

@@ -14,7 +14,8 @@ import pytest
 from PIL import Image
 from torchvision.datasets import CIFAR100
 
-from vlmkit.data import CIFAR100_CLASSES, CIFAR100_SUPERCLASSES, cifar100, load_cifar100
+from vlmkit.data import CIFAR100_CLASSES, CIFAR100_SUPERCLASSES, load_cifar100
+from vlmkit.data.sources import cifar100
 
 FOLDER = "cifar-100-python"
 NUM_TRAIN, NUM_TEST = 400, 100

@@ -20,7 +20,8 @@ from tests.data.sources.flickr8k_folders import (
     write_lists,
 )
 
-from vlmkit.data import caption_tables, flickr8k, load_flickr8k
+from vlmkit.data import load_flickr8k
+from vlmkit.data.sources import caption_tables, flickr8k
 
 
 def test_full_protocol_follows_the_published_lists(folder):

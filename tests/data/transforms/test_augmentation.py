@@ -6,7 +6,7 @@ import torch
 from torchvision.transforms import functional, v2
 
 from vlmkit.data import ImageAugmentation
-from vlmkit.data import rand_augment as module
+from vlmkit.data.transforms import rand_augment as module
 from vlmkit.data.transforms.augmentation import adjust_colors, move_images
 from vlmkit.data.transforms.rand_augment import rand_augment
 

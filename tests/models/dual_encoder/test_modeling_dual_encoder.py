@@ -71,10 +71,10 @@ def test_a_misspelt_argument_is_refused(typo, right):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"image_pooled": torch.rand(3, 16)}, "either as pixel_values or as image_pooled"),
-        ({"pixel_values": None}, "either as pixel_values or as image_pooled"),
-        ({"text_pooled": torch.rand(3, 16)}, "either as input_ids or as text_pooled"),
-        ({"input_ids": None}, "either as input_ids or as text_pooled"),
+        ({"image_pooled": torch.rand(3, 16)}, "either as `pixel_values` or as `image_pooled`"),
+        ({"pixel_values": None}, "either as `pixel_values` or as `image_pooled`"),
+        ({"text_pooled": torch.rand(3, 16)}, "either as `input_ids` or as `text_pooled`"),
+        ({"input_ids": None}, "either as `input_ids` or as `text_pooled`"),
     ],
 )
 def test_each_side_is_given_once(change, message):
@@ -86,7 +86,9 @@ def test_each_side_is_given_once(change, message):
 @pytest.mark.parametrize(("side", "own"), [("image", "vision"), ("text", "text")])
 def test_features_of_another_shape_are_refused(side, own, shape):
     features = {"image_pooled": torch.rand(3, 16), "text_pooled": torch.rand(3, 16)}
-    message = f"{side}_pooled is {shape}, but this model takes ({side}s, 16); compute it with its own {own} tower"
+    message = (
+        f"`{side}_pooled` must have the shape ({side}s, 16), but got {shape}. Pass the `pooler_output` of the {own} tower"
+    )
     with pytest.raises(ValueError, match=re.escape(message)):
         make_model()(**{**features, f"{side}_pooled": torch.rand(shape)})
 
@@ -98,7 +100,7 @@ def test_images_and_texts_may_differ_in_number_outside_training_only():
     assert outputs.loss is None
     assert outputs.logits_per_image.shape == (3, 5)
     assert outputs.logits_per_text.shape == (5, 3)
-    with pytest.raises(ValueError, match="one text per image, got 3 and 5"):
+    with pytest.raises(ValueError, match=r"in training, but got 3 images and 5 texts\. Pass one text for each image"):
         model.train()(**batch)
 
 
@@ -113,7 +115,7 @@ def test_captions_of_one_image_are_no_negatives():
 def test_features_would_bypass_an_adapter():
     model = make_model(text_features="encoder")
     adapted = get_peft_model(model, LoraConfig(target_modules=r".*text_tower.*c_attn"))
-    with pytest.raises(ValueError, match="text_pooled would bypass"):
+    with pytest.raises(ValueError, match="`text_pooled` cannot be used while the text tower is trained"):
         adapted.train()(pixel_values=torch.rand(2, 3, 32, 32), text_pooled=torch.rand(2, 16))
 
 
@@ -145,6 +147,6 @@ def test_an_unknown_field_is_refused_by_from_pretrained(tmp_path):
 
 def test_backbones_that_are_no_text_encoders_are_refused(tmp_path):
     with pytest.raises(ValueError, match="vit has no table of token embeddings; give a text model"):
-        TextTower(tiny.vision_config(), "encoder")
+        TextTower(tiny.vision_config(), features="encoder")
     with pytest.raises(ValueError, match="bart cannot be built without its decoder"):
-        TextTower(BartConfig(d_model=16, encoder_layers=1, decoder_layers=1), "encoder")
+        TextTower(BartConfig(d_model=16, encoder_layers=1, decoder_layers=1), features="encoder")

@@ -103,7 +103,7 @@ class TestCaptionBank:
     @pytest.mark.parametrize("pooling", ["mean", "cls", "last"])
     def test_pooled_states_of_a_sentence_encoder(self, pooling):
         model, encoder, tokenizer = make_model(bank=False), tiny.text_encoder(), tiny.tokenizer(pad_token="<pad>")
-        model.build_caption_bank(encoder, tokenizer, pooling, batch_size=4)
+        model.build_caption_bank(encoder, tokenizer, pooling=pooling, batch_size=4)
         for row, caption in enumerate(model.captions):  # one by one, so without padding
             with torch.no_grad():
                 [states] = encoder(**tokenizer(caption, return_tensors="pt")).last_hidden_state

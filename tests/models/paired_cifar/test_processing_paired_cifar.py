@@ -188,7 +188,7 @@ class TestRefusals:
     def test_nothing(self, processor):
         with pytest.raises(ValueError, match="at least one input"):
             processor()
-        with pytest.raises(ValueError, match="images is an empty list"):
+        with pytest.raises(ValueError, match="`images` must not be an empty list"):
             processor(images=[])
 
     def test_a_file_that_is_not_there_or_no_image(self, processor, tmp_path):

@@ -58,7 +58,7 @@ def normalize(norm: nn.LayerNorm, states: Tensor) -> Tensor:
 
 
 def feed_forward(block: nn.Module, states: Tensor) -> Tensor:
-    first, second = block.feed_forward[0], block.feed_forward[3]
+    first, second = block.mlp.fc1, block.mlp.fc2
     return normalize(block.norm, states + second(gelu(first(states))))
 
 

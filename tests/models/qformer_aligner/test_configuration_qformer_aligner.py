@@ -60,9 +60,9 @@ def test_dropout_is_the_text_encoders():
         assert model.text_embeddings.dropout.p == 0.3
         assert layer.self_attention.attention.dropout == 0.2
         assert layer.self_attention.dropout.p == after_attention
-        assert [layer.feed_forward.feed_forward[row].p for row in (2, 4)] == [0.0, 0.3]
+        assert [layer.feed_forward.mlp.drop1.p, layer.feed_forward.mlp.drop2.p] == [0.0, 0.3]
         cross = layer.image_attention
-        assert cross.cross_attention.attention.dropout == cross.feed_forward.feed_forward[4].p == 0
+        assert cross.cross_attention.attention.dropout == cross.feed_forward.mlp.drop2.p == 0
 
 
 @pytest.mark.parametrize("field", ["num_query_tokens", "num_cross_attention_heads", "cross_attention_frequency"])
@@ -93,7 +93,7 @@ def test_temperatures_are_checked():
 
 
 def test_heads_that_do_not_divide_the_width_are_refused():
-    with pytest.raises(ValueError, match="3 heads do not divide a width of 16; choose a divisor of it"):
+    with pytest.raises(ValueError, match=r"must divide the width 16, but got 3 heads\. Choose a divisor"):
         QFormerAligner(tiny.qformer_aligner_config(num_cross_attention_heads=3))
 
 

@@ -23,12 +23,12 @@ def test_texts_are_cut_at_64_tokens_unless_told_otherwise(processor):
 
 @pytest.mark.parametrize("text", ["", ["a dog", " "]])
 def test_an_empty_caption_is_refused(processor, text):
-    with pytest.raises(ValueError, match=r"is empty .*; an empty text has no embedding, so drop it"):
+    with pytest.raises(ValueError, match=r"Text [01] must not be empty, but got .*\. Remove it"):
         processor(text=text, return_tensors="pt")
 
 
 def test_no_images_are_refused(processor):
-    with pytest.raises(ValueError, match="images is an empty list"):
+    with pytest.raises(ValueError, match="`images` must not be an empty list"):
         processor(images=[], text=["a dog"], return_tensors="pt")
 
 

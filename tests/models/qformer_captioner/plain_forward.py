@@ -16,19 +16,21 @@ class PlainForward:
 
     def __call__(self, vision_features: Tensor, input_ids: Tensor) -> Tensor:
         text = self.gpt_neo(input_ids)
-        queries = self.qformer(self.linear("vision_projection.layers.0", vision_features))
-        name = "image_cross_attention"
+        queries = self.qformer(self.linear("model.connector.vision_projection.layers.0", vision_features))
+        name = "model.cross_attention"
         attended = self.attend(f"{name}.attention", self.norm(f"{name}.norm", text, 1e-5), queries, queries)
         text = text + self.weights[f"{name}.scale"] * attended
         text = text + self.feed_forward(f"{name}.feed_forward", text, 1e-5)
-        return text @ self.weights["language_model.transformer.wte.weight"].T
+        return text @ self.weights["model.language_model.wte.weight"].T  # the head is tied
 
     def qformer(self, image: Tensor) -> Tensor:
-        keys, values = self.linear("qformer.key_proj", image), self.linear("qformer.value_proj", image)
-        queries = torch.cat([self.weights["qformer.global_token"], self.weights["qformer.query_tokens"]], dim=1)
+        keys, values = (self.linear(f"model.connector.{part}_proj", image) for part in ("key", "value"))
+        queries = torch.cat(
+            [self.weights[f"model.connector.{part}"] for part in ("global_token", "query_tokens")], dim=1
+        )
         queries = queries.repeat(len(image), 1, 1)
         for row in range(self.config.num_qformer_layers):
-            name = f"qformer.layers.{row}"
+            name = f"model.connector.layers.{row}"
             normed = self.norm(f"{name}.self_attention.norm", queries, 1e-6)
             queries = queries + self.attend(f"{name}.self_attention.attention", normed, normed, normed)
             queries = queries + self.feed_forward(f"{name}.self_feed_forward", queries, 1e-6)
@@ -39,7 +41,7 @@ class PlainForward:
 
     def gpt_neo(self, input_ids: Tensor) -> Tensor:
         """Every second layer sees the last `window_size` tokens only, and no scores are scaled."""
-        name, text = "language_model.transformer", self.config.text_config
+        name, text = "model.language_model", self.config.text_config
         length = input_ids.shape[1]
         states = self.weights[f"{name}.wte.weight"][input_ids] + self.weights[f"{name}.wpe.weight"][:length]
         distance = torch.arange(length)[:, None] - torch.arange(length)
@@ -71,8 +73,8 @@ class PlainForward:
         return self.linear(f"{name}.out_proj", torch.cat(outputs, dim=-1))
 
     def feed_forward(self, name: str, states: Tensor, eps: float) -> Tensor:
-        hidden = self.linear(f"{name}.feed_forward.0", self.norm(f"{name}.norm", states, eps))
-        return self.linear(f"{name}.feed_forward.3", gelu(hidden))
+        hidden = self.linear(f"{name}.mlp.fc1", self.norm(f"{name}.norm", states, eps))
+        return self.linear(f"{name}.mlp.fc2", gelu(hidden))
 
     def norm(self, name: str, states: Tensor, eps: float) -> Tensor:
         weight, bias = self.weights[f"{name}.weight"], self.weights[f"{name}.bias"]

@@ -41,27 +41,29 @@ def test_defaults_are_the_originals():
 
 
 def test_parameters_are_the_originals_less_what_it_never_uses(original):
-    sizes = {name: count(part) for name, part in original.named_children()}
+    sizes = {name: count(part) for name, part in original.model.named_children()}
+    projection = count(original.model.connector.vision_projection)
+    assert projection == 768 * 1024 + 1024
     assert sizes == {
         "vision_tower": 87_456_000,
         "language_model": 355_800_064,
-        "vision_projection": 768 * 1024 + 1024,
-        "qformer": 52_550_656,
-        "image_cross_attention": 12_596_225,
+        "connector": projection + 52_550_656,
+        "cross_attention": 12_596_225,
         "embedding_dropout": 0,
     }
-    assert sizes["vision_tower"] + sizes["vision_projection"] == ORIGINAL["encoder"] - CLIP_TEXT_TOWER
-    assert sizes["qformer"] + sizes["image_cross_attention"] == ORIGINAL["Q-Former"] - QUERY_PROJECTION
+    assert sizes["vision_tower"] + projection == ORIGINAL["encoder"] - CLIP_TEXT_TOWER
+    assert sizes["connector"] - projection + sizes["cross_attention"] == ORIGINAL["Q-Former"] - QUERY_PROJECTION
     assert sizes["language_model"] == ORIGINAL["language model"]
+    assert original.lm_head.weight is original.get_input_embeddings().weight
     assert count(original) == sum(ORIGINAL.values()) - CLIP_TEXT_TOWER - QUERY_PROJECTION
 
 
 def test_what_trains_is_the_originals_and_the_image_projection(original):
-    assert count(original.vision_tower, trainable=True) == 0
+    assert count(original.get_encoder("image"), trainable=True) == 0
     assert freeze_lower_blocks(original, 0.4) == 9
-    assert count(original.language_model, trainable=True) == 240_364_544
+    assert count(original.get_decoder(), trainable=True) == 240_364_544
     original_trains = 240_364_544 + ORIGINAL["Q-Former"] - QUERY_PROJECTION
-    assert count(original, trainable=True) == original_trains + count(original.vision_projection)
+    assert count(original, trainable=True) == original_trains + count(original.model.connector.vision_projection)
 
 
 def test_parts_may_be_dictionaries():
@@ -103,7 +105,7 @@ def test_no_vision_layers_at_all_are_refused():
 
 
 def test_heads_that_do_not_divide_the_width_are_refused():
-    with pytest.raises(ValueError, match="3 heads do not divide a width of 16; choose a divisor of it"):
+    with pytest.raises(ValueError, match=r"must divide the width 16, but got 3 heads\. Choose a divisor"):
         QFormerCaptioner(tiny.qformer_captioner_config(num_attention_heads=3))
 
 

@@ -2,6 +2,7 @@
 
 import gc
 import math
+import re
 import weakref
 
 import pytest
@@ -13,6 +14,7 @@ from torch.nn.functional import cross_entropy
 from transformers import ResNetConfig
 
 from vlmkit import QFormerCaptioner
+from vlmkit.compat.cache import CACHE_NAME
 
 
 @pytest.fixture(params=["gpt_neo", "gpt2", "llama"])
@@ -28,7 +30,7 @@ def inputs(labels: bool = False) -> dict[str, torch.Tensor]:
 
 def vision_tokens(model: QFormerCaptioner, pixel_values: torch.Tensor) -> torch.Tensor:
     """The patch tokens, without the class token."""
-    return model.vision_tower.backbone(pixel_values).last_hidden_state[:, 1:]
+    return model.get_encoder("image").backbone(pixel_values).last_hidden_state[:, 1:]
 
 
 class TestLayers:
@@ -43,16 +45,17 @@ class TestLayers:
 
     def test_queries_and_global_token_start_small_and_different(self):
         model = QFormerCaptioner(tiny.qformer_captioner_config(num_query_tokens=500))
-        assert model.qformer.query_tokens.shape == (1, 500, 16)
-        assert model.qformer.global_token.shape == (1, 1, 16)
-        assert model.qformer.query_tokens.std().item() == pytest.approx(0.02, rel=0.05)
-        assert 0.005 < model.qformer.global_token.std().item() < 0.04
-        assert model.image_cross_attention.scale.item() == 1
+        connector = model.model.connector
+        assert connector.query_tokens.shape == (1, 500, 16)
+        assert connector.global_token.shape == (1, 1, 16)
+        assert connector.query_tokens.std().item() == pytest.approx(0.02, rel=0.05)
+        assert 0.005 < connector.global_token.std().item() < 0.04
+        assert model.model.cross_attention.scale.item() == 1
 
     def test_dropout_reaches_every_part_in_training_only(self):
         model, batch = captioner(dropout=0.5), inputs()
         torch.testing.assert_close(model(**batch).logits, model(**batch).logits, rtol=0, atol=0)
-        for part in (model.embedding_dropout, model.qformer, model.image_cross_attention):
+        for part in (model.model.embedding_dropout, model.model.connector, model.model.cross_attention):
             part.train()
             assert not torch.allclose(model(**batch).logits, model(**batch).logits)
             model.eval()
@@ -61,8 +64,8 @@ class TestLayers:
     def test_each_vision_layer_has_a_projection_of_its_own(self, layers):
         model, batch = captioner(vision_layers=layers), inputs()
         features = model.get_image_features(batch["pixel_values"])
-        states = model.vision_tower.backbone(batch["pixel_values"], output_hidden_states=True).hidden_states
-        projections = model.vision_projection.layers
+        states = model.get_encoder("image").backbone(batch["pixel_values"], output_hidden_states=True).hidden_states
+        projections = model.model.connector.vision_projection.layers
         assert len(projections) == len(layers)
         expected = [projection(states[layer][:, 1:]) for projection, layer in zip(projections, layers, strict=True)]
         torch.testing.assert_close(features.image_hidden_states, torch.cat(expected, dim=1))
@@ -112,15 +115,18 @@ class TestInputs:
     def test_vision_features_of_several_layers(self):
         model, batch = captioner(vision_layers=[0, -1]), inputs()
         expected = model(**batch).logits
-        tokens = model.vision_tower(batch.pop("pixel_values")).last_hidden_state
+        tokens = model.get_encoder("image")(batch.pop("pixel_values")).last_hidden_state
         torch.testing.assert_close(model(**batch, vision_features=tokens).logits, expected)
 
-    def test_key_values_stand_for_images(self, model):
+    def test_cross_attention_states_stand_for_images(self, model):
         batch = inputs()
         expected = model(**batch)
-        key_values = torch.stack(model.image_cross_attention.attention.key_values(expected.query_embeds), dim=1)
+        states = model.model.compute_cross_attention_states(expected.query_embeds)
+        keys, values = model.model.cross_attention.attention.key_values(expected.query_embeds)
+        torch.testing.assert_close(states, torch.stack([keys, values], dim=1), rtol=0, atol=0)
+        assert states.shape == (3, 2, 2, 1 + 3, 8)
         del batch["pixel_values"]
-        outputs = model(**batch, image_key_values=key_values)
+        outputs = model(**batch, cross_attention_states=states)
         torch.testing.assert_close(outputs.logits, expected.logits)
         assert outputs.query_embeds is None
 
@@ -149,26 +155,29 @@ class TestInputs:
         expected = model(**batch).logits
         ids, mask = batch.pop("input_ids"), batch.pop("attention_mask")
         start = model(**batch, input_ids=ids[:, :3], attention_mask=mask[:, :3], use_cache=True)
-        rest = model(**batch, input_ids=ids[:, 3:], attention_mask=mask, past_key_values=start.past_key_values)
+        cache = {CACHE_NAME: start[CACHE_NAME]}
+        rest = model(**batch, input_ids=ids[:, 3:], attention_mask=mask, **cache)
         torch.testing.assert_close(rest.logits, expected[:, 3:], rtol=1e-5, atol=1e-5)
 
     def test_trainer_can_switch_the_cache_off(self, model):
-        assert model(**inputs()).past_key_values is not None
+        assert model(**inputs())[CACHE_NAME] is not None
         model.config.use_cache = False  # as Trainer does, on the whole only
-        assert model(**inputs()).past_key_values is None
+        assert model(**inputs()).get(CACHE_NAME) is None
         model.config.use_cache = True
 
     def test_tokens_of_another_precision(self, model):
         batch = inputs()
-        tokens = model.vision_tower(batch.pop("pixel_values")).last_hidden_state
-        model.vision_tower.to(torch.bfloat16)  # as after loading a frozen tower in less memory
+        tokens = model.get_encoder("image")(batch.pop("pixel_values")).last_hidden_state
+        model.get_encoder("image").to(torch.bfloat16)  # as after loading a frozen tower in less memory
         outputs = model(**batch, vision_features=tokens.half())
         assert outputs.logits.dtype == torch.float32
-        model.vision_tower.to(torch.float32)
+        model.get_encoder("image").to(torch.float32)
 
     def test_blocks_with_a_residual_stay_on_one_device(self, model):
-        of_text = set(model.language_model._no_split_modules)
-        assert {"QFormerLayer", "ImageCrossAttention"} | of_text <= set(model._no_split_modules)
+        of_text = set(model.get_decoder()._no_split_modules)
+        assert {"CaptionerQFormerLayer", "ImageCrossAttention"} | of_text <= set(model._no_split_modules)
+        assert {type(layer).__name__ for layer in model.model.connector.layers} == {"CaptionerQFormerLayer"}
+        assert type(model.model.cross_attention).__name__ == "ImageCrossAttention"
         assert of_text
 
 
@@ -246,15 +255,15 @@ class TestErrors:
     @pytest.mark.parametrize(
         ("change", "message"),
         [
-            ({"pixel_values": None}, "give the images, either as pixel_values or as vision_features"),
+            ({"pixel_values": None}, "the images either as `pixel_values` or as `vision_features`"),
+            ({"vision_features": torch.rand(3, 4, 16)}, "the images either as `pixel_values` or as `vision_features`"),
             (
-                {"vision_features": torch.rand(3, 4, 16)},
-                "give the images, either as pixel_values or as vision_features",
+                {"cross_attention_states": torch.rand(3, 2, 2, 4, 8)},
+                "either images or the `cross_attention_states` .* but not both",
             ),
-            ({"image_key_values": torch.rand(3, 2, 2, 4, 8)}, "the images, or the image_key_values .* but not both"),
-            ({"input_ids": None}, "give the texts, either as input_ids or as inputs_embeds"),
-            ({"inputs_embeds": torch.rand(3, 4, 16)}, "give the texts, either as input_ids or as inputs_embeds"),
-            ({"pixel_values": torch.rand(2, 3, 32, 32)}, "2 images and 3 texts; give one image for each text"),
+            ({"input_ids": None}, "the texts either as `input_ids` or as `inputs_embeds`"),
+            ({"inputs_embeds": torch.rand(3, 4, 16)}, "the texts either as `input_ids` or as `inputs_embeds`"),
+            ({"pixel_values": torch.rand(2, 3, 32, 32)}, r"2 images and 3 texts\. Pass one image for each text"),
             ({"pixel_values": torch.rand(1, 3, 32, 32)}, "1 images and 3 texts"),
         ],
     )
@@ -264,26 +273,26 @@ class TestErrors:
 
     @pytest.mark.parametrize("shape", [(3, 4, 15), (3, 16), (3, 3, 32, 32)])
     def test_tokens_of_another_vision_tower_are_refused(self, shape):
-        message = (
-            rf"vision_features are \({', '.join(map(str, shape))}\), but this model takes .* 16\); compute them with"
+        message = re.escape(
+            f"`vision_features` must have the shape (images, tokens, 16), but got {shape}. Compute them with the vision"
         )
         with pytest.raises(ValueError, match=message):
             captioner()(**{**inputs(), "pixel_values": None}, vision_features=torch.rand(shape))
 
     def test_tokens_of_another_number_of_layers_are_refused(self):
         model = captioner(vision_layers=[0, -1])
-        with pytest.raises(ValueError, match=r"vision_features are \(3, 5, 16\), .*tokens of 2 vision layers, 16"):
+        with pytest.raises(ValueError, match=r"tokens of 2 vision layers, 16\), but got \(3, 5, 16\)"):
             model(**{**inputs(), "pixel_values": None}, vision_features=torch.rand(3, 5, 16))
 
     def test_tokens_would_bypass_a_vision_tower_that_trains(self):
         model = captioner(freeze_vision=False)
         batch = {**inputs(), "pixel_values": None, "vision_features": torch.rand(3, 4, 16)}
         assert model(**batch).logits.isfinite().all()
-        with pytest.raises(ValueError, match=r"vision_features would bypass the vision tower.*freeze_vision=True"):
+        with pytest.raises(ValueError, match=r"`vision_features` cannot be used .*`freeze_vision=True`"):
             model.train()(**batch)
 
     @pytest.mark.parametrize(
-        ("typo", "right"), [("pixel_value", "pixel_values"), ("image_token", "vision_features"), ("label", "labels")]
+        ("typo", "right"), [("pixel_value", "pixel_values"), ("vision_feature", "vision_features"), ("label", "labels")]
     )
     def test_a_misspelt_argument_is_refused(self, typo, right):
         with pytest.raises(

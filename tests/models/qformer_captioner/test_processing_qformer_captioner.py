@@ -105,8 +105,8 @@ class TestLabels:
             ({"images": [tiny.photo()], "return_tensors": "pt"}, "needs captions as text"),
             ({"text": ["a"]}, 'and return_tensors="pt"'),
             ({"text": ["a"], "return_tensors": "np"}, 'and return_tensors="pt"'),
-            ({"text": ["a", ""], "return_tensors": "pt"}, r"text 1 is empty \(''\)"),
-            ({"text": "  ", "return_tensors": "pt"}, r"text 0 is empty \('  '\)"),
+            ({"text": ["a", ""], "return_tensors": "pt"}, r"Text 1 must not be empty, but got ''"),
+            ({"text": "  ", "return_tensors": "pt"}, r"Text 0 must not be empty, but got '  '"),
         ],
     )
     def test_need_captions(self, processor, arguments, message):
@@ -145,10 +145,10 @@ class TestImages:
     [
         ({"images": [tiny.photo()] * 2, "text": ["a"]}, "2 images and 1 texts; give one image for each text"),
         ({"images": tiny.photo(), "text": ["a", "a"]}, "1 images and 2 texts"),
-        ({"images": [], "text": ["a"]}, "images is an empty list"),
-        ({"images": [], "text": []}, "images is an empty list"),
-        ({"images": [tiny.photo()], "text": []}, "text is an empty list"),
-        ({"text": []}, "text is an empty list"),
+        ({"images": [], "text": ["a"]}, "`images` must not be an empty list"),
+        ({"images": [], "text": []}, "`images` must not be an empty list"),
+        ({"images": [tiny.photo()], "text": []}, "`text` must not be an empty list"),
+        ({"text": []}, "`text` must not be an empty list"),
         ({}, "at least one input"),
         ({"text": ["a", None]}, "list of strings"),
         ({"text": 7}, "list of strings"),

@@ -7,6 +7,7 @@ from tests import tiny
 from tests.transformers_tests import load
 
 from vlmkit import QFormerCaptioner, QFormerCaptionerConfig, QFormerCaptionerProcessor
+from vlmkit.models.qformer_captioner import QFormerCaptionerModel
 
 ModelTesterMixin = load("test_modeling_common").ModelTesterMixin
 ProcessorTesterMixin = load("test_processing_common").ProcessorTesterMixin
@@ -47,6 +48,19 @@ class QFormerCaptionerTest(ModelTesterMixin, unittest.TestCase):
     def _prepare_for_class(self, inputs_dict, model_class, return_labels=False):
         inputs = super()._prepare_for_class(inputs_dict, model_class, return_labels)
         return {**inputs, "labels": inputs["input_ids"]} if return_labels else inputs
+
+
+class QFormerCaptionerModelTest(ModelTesterMixin, unittest.TestCase):
+    """The headless model."""
+
+    all_model_classes = (QFormerCaptionerModel,)
+    all_generative_model_classes = ()
+    has_attentions = False
+    _is_composite = True
+
+    def setUp(self):
+        self.model_tester = QFormerCaptionerModelTester(self)
+        self.model_tester.is_training = False  # it has no loss
 
 
 class QFormerCaptionerProcessorTest(ProcessorTesterMixin, unittest.TestCase):

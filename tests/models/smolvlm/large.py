@@ -4,7 +4,7 @@ import copy
 
 import torch
 from tests import tiny
-from transformers import PreTrainedConfig
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from vlmkit import SmolVLM
 
@@ -28,9 +28,22 @@ def chat_model(text: str = "llama", **config) -> SmolVLM:
     model = SmolVLM(tiny.smolvlm_config(**{**parts, **config})).eval()
     model.generation_config.suppress_tokens = [tiny.IMAGE_TOKEN_ID]
     with torch.no_grad():
-        for name, parameter in model.connector.named_parameters():
+        for name, parameter in model.model.connector.named_parameters():
             parameter.normal_(mean=float(name.endswith("norm.weight")), std=0.3)
     return model
+
+
+def language_model(model: SmolVLM) -> PreTrainedModel:
+    """The language model alone, with its head."""
+    alone = AutoModelForCausalLM.from_config(model.config.text_config).eval()
+    alone.base_model.load_state_dict(model.model.language_model.state_dict())
+    alone.get_output_embeddings().load_state_dict(model.lm_head.state_dict())
+    return alone
+
+
+def language_model_logits(model: SmolVLM, **inputs: torch.Tensor) -> torch.Tensor:
+    """The logits of the language model alone."""
+    return language_model(model)(**inputs).logits
 
 
 def prompts() -> dict[str, torch.Tensor]:

@@ -11,6 +11,7 @@ from tests.models.smolvlm.test_designs import CONNECTORS, DESIGNS, IMAGES, PHOTO
 from transformers import AutoModelForCausalLM, PreTrainedModel, ViTModel
 
 from vlmkit import SmolVLM, VlmkitSmolVLMImageProcessor, VlmkitSmolVLMProcessor
+from vlmkit.modules.gated_cross_attention import check_forwards_keywords
 
 
 @pytest.fixture
@@ -32,13 +33,16 @@ class TestFromVisionTextPretrained:
     def test_both_parts_are_as_they_were(self, connector, fusion, parts, tmp_path):
         folders, design = (tmp_path / "vision", tmp_path / "text"), {"connector": connector, "fusion": fusion}
         fields = {"qformer_config": tiny.distilbert_config(), "num_cross_attention_heads": 4, "num_query_tokens": 3}
-        fields |= {"cross_layer_interval": 2, **design}
-        model = SmolVLM.from_vision_text_pretrained(*folders, image_token_id=tiny.IMAGE_TOKEN_ID, **fields)
+        fields |= {"cross_layer_interval": 2}
+        processor = VlmkitSmolVLMProcessor.from_vision_text_pretrained(*folders, **design, num_query_tokens=3)
+        model = SmolVLM.from_vision_text_pretrained(*folders, processor=processor, **fields)
         vision, text = parts
         assert {name: getattr(model.config, name) for name in design} == design
         assert not model.training
-        torch.testing.assert_close(model.vision_tower.backbone.state_dict(), vision.state_dict(), rtol=0, atol=0)
-        torch.testing.assert_close(model.language_model.state_dict(), text.state_dict(), rtol=0, atol=0)
+        torch.testing.assert_close(model.model.vision_tower.backbone.state_dict(), vision.state_dict(), rtol=0, atol=0)
+        decoder, head = model.model.language_model, model.lm_head
+        torch.testing.assert_close(decoder.state_dict(), text.base_model.state_dict(), rtol=0, atol=0)
+        torch.testing.assert_close(head.state_dict(), text.get_output_embeddings().state_dict(), rtol=0, atol=0)
         assert model.generation_config.suppress_tokens == [tiny.IMAGE_TOKEN_ID]
         batch = lessons(model, {})
         read = text(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
@@ -48,7 +52,10 @@ class TestFromVisionTextPretrained:
 
     def test_of_a_design_that_does_not_fit_is_refused(self, parts, tmp_path):
         def join(vision="vision", text="text", **fields) -> SmolVLM:
-            return SmolVLM.from_vision_text_pretrained(tmp_path / vision, tmp_path / text, 35, **fields)
+            processor = tiny.smolvlm_processor()
+            return SmolVLM.from_vision_text_pretrained(
+                tmp_path / vision, tmp_path / text, processor=processor, **fields
+            )
 
         with pytest.raises(TypeError, match="has no field 'conector', did you mean 'connector'"):
             join(conector="mlp")
@@ -62,16 +69,15 @@ class TestFromVisionTextPretrained:
 
     def test_the_processor_takes_settings_of_images(self, parts, tmp_path):
         folders, settings = (tmp_path / "vision", tmp_path / "text"), {"size": {"longest_edge": 64}}
-        processor = VlmkitSmolVLMProcessor.from_vision_text_pretrained(*folders, None, **settings)
+        processor = VlmkitSmolVLMProcessor.from_vision_text_pretrained(*folders, connector="mlp", **settings)
         assert type(processor.image_processor) is VlmkitSmolVLMImageProcessor
         assert list(processor.image_processor.image_mean) == list(tiny.image_processor().image_mean)
         batch = processor(PHOTOS[0], "<image> a", return_tensors="pt")
         assert batch["pixel_values"].shape == (1, 3, 32, 64)
         assert int((batch["input_ids"] == tiny.IMAGE_TOKEN_ID).sum()) == 8
-        plain = VlmkitSmolVLMProcessor.from_vision_text_pretrained(*folders, 3)
+        plain = VlmkitSmolVLMProcessor.from_vision_text_pretrained(*folders, num_query_tokens=3)
         assert type(plain.image_processor) is type(tiny.image_processor())
-        with pytest.raises(ValueError, match="does not tell the sizes of its images; give num_image_tokens, or a"):
-            VlmkitSmolVLMProcessor.from_vision_text_pretrained(*folders, None)
+        assert plain.num_image_tokens == 3
 
 
 class TestWrongDesigns:
@@ -101,20 +107,26 @@ class TestWrongDesigns:
         assert tiny.smolvlm_config(cross_layer_interval=3).fusion == "autoregressive"
 
     def test_heads_that_do_not_divide_the_width_are_refused(self):
-        with pytest.raises(ValueError, match="3 heads do not divide a width of 16"):
+        with pytest.raises(ValueError, match="must divide the width 16, but got 3 heads"):
             SmolVLM(tiny.smolvlm_config(connector="perceiver", num_cross_attention_heads=3))
 
     def test_a_language_model_that_keeps_keywords_to_itself_is_refused(self):
-        with pytest.raises(ValueError, match=r"GPTNeo.* does not hand keywords on to its layers"):
-            SmolVLM(
-                tiny.smolvlm_config(text_config=tiny.gpt_neo_config(), fusion="cross_attention", cross_layer_interval=1)
-            )
+        fields = {"fusion": "cross_attention", "cross_layer_interval": 1, "text_config": tiny.gpt_neo_config()}
+        model = SmolVLM(tiny.smolvlm_config(**fields))
+        batch = {"input_ids": torch.tensor([[tiny.IMAGE_TOKEN_ID, 5]]), "pixel_values": torch.rand(1, 3, 32, 32)}
+        message = r"GPTNeo.* does not pass keyword arguments on to its layers"
+        with pytest.raises(ValueError, match=message):
+            model(**batch)
+        with pytest.raises(ValueError, match=message):
+            model.generate(**batch)
+        with pytest.raises(ValueError, match=message):
+            check_forwards_keywords(model.model.language_model)
 
     @pytest.mark.parametrize(("connector", "side"), [("mlp", 40), ("pixel_shuffle", 48)])
     def test_images_that_do_not_fill_the_grid_are_refused(self, connector, side):
         model = design_model(connector, "autoregressive")
         pixels, mask = torch.rand(1, 3, side, side), torch.ones(1, side, side, dtype=torch.long)
-        message = "an image of 40 x 40 is no multiple" if side == 40 else "a grid of 3 x 3 tokens is no multiple of pix"
+        message = "an image of 40 x 40 is no multiple" if side == 40 else "A grid of 3 x 3 patches is not divisible by"
         with pytest.raises(ValueError, match=message):
             model.get_image_features(pixels, pixel_attention_mask=mask)
 
@@ -128,6 +140,6 @@ class TestWrongDesigns:
         ):
             with pytest.raises(
                 ValueError,
-                match="give a pixel_attention_mask with pixel_values, and a patch_attention_mask with image_t",
+                match="Pass `pixel_attention_mask` with `pixel_values`, and `patch_attention_mask` with `vision_feat",
             ):
                 model(**wrong)

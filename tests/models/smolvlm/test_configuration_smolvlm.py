@@ -6,6 +6,7 @@ from tests.models.smolvlm.large import TEXT
 from transformers import BertConfig, DistilBertConfig, GPT2Config, LlamaConfig, ViTConfig
 
 from vlmkit import SmolVLM, VlmkitSmolVLMConfig
+from vlmkit.compat.cache import CACHE_NAME
 from vlmkit.modules.precomputed_vision import PrecomputedVisionConfig
 
 SMOLLM_135M = 134_515_008  # parameters, by its model card 135 million
@@ -37,16 +38,19 @@ def test_defaults_are_the_originals():
     assert config.num_cross_attention_heads is None
     assert config.freeze_vision
     assert config.tie_word_embeddings
-    assert config.keys_to_ignore_at_inference == ["past_key_values", "image_hidden_states"]
+    assert config.keys_to_ignore_at_inference == [CACHE_NAME, "image_hidden_states"]
 
 
 def test_parameters_are_those_of_smollm_and_one_more_row(original):
     width, mlp = 576, (768 * 576 + 576) + (576 * 576 + 576)
-    assert count(original.language_model) == SMOLLM_135M + width
-    assert count(original.connector.mlp) == mlp
-    assert isinstance(original.connector.vision_projection, torch.nn.Identity)
-    assert count(original.vision_tower, trainable=True) == 0
-    assert count(original, trainable=True) == count(original.language_model) + count(original.connector)
+    vision_tower, language_model, connector = (
+        original.model.get_submodule(name) for name in ("vision_tower", "language_model", "connector")
+    )
+    assert count(language_model) == SMOLLM_135M + width
+    assert count(connector.fc1) + count(connector.fc2) == mlp
+    assert isinstance(connector.vision_projection, torch.nn.Identity)
+    assert count(vision_tower, trainable=True) == 0
+    assert count(original, trainable=True) == count(language_model) + count(connector)
 
 
 def test_parts_may_be_dictionaries():
@@ -93,10 +97,13 @@ def test_any_other_token_may_be_the_images(token):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"num_cross_attention_heads": 3}, "3 heads do not divide a width of 16"),
+        ({"num_cross_attention_heads": 3}, "must divide the width 16, but got 3 heads"),
         ({"qformer_config": TEXT["gpt2"]}, "gpt2 is no text encoder that the Q-Former can start from"),
         ({"qformer_config": tiny.distilbert_config(n_layers=1)}, "with 1 layers and cross_attention_frequency=2, none"),
-        ({"text_config": BertConfig(vocab_size=99)}, r"bert sees the words .* set text_config\.is_decoder=True"),
+        (
+            {"text_config": BertConfig(vocab_size=99)},
+            r"'bert' uses bidirectional attention .* Set `text_config\.is_decoder=True`",
+        ),
         ({"vision_config": TEXT["gpt2"]}, "gpt2 is no image model"),
     ],
 )

@@ -5,10 +5,11 @@ import itertools
 import pytest
 import torch
 from tests import tiny
-from tests.models.smolvlm.large import chat_model
-from transformers import AutoModel, PreTrainedModel
+from tests.models.smolvlm.large import chat_model, language_model, language_model_logits
+from transformers import AutoModel, AutoModelForCausalLM
 
 from vlmkit import SmolVLM
+from vlmkit.compat.cache import CACHE_NAME
 
 CONNECTORS = ("qformer", "perceiver", "mlp", "pixel_shuffle")
 FUSIONS = ("autoregressive", "cross_attention")
@@ -26,9 +27,9 @@ def design_model(connector: str, fusion: str, gates: float = 0.7, **fields) -> S
     text.max_position_embeddings = 512
     fields = {"text_config": text, "cross_layer_interval": 2, "num_cross_attention_heads": 4, **fields}
     model = chat_model(connector=connector, fusion=fusion, **fields)
-    if model.cross_attention is not None:
+    if model.model.cross_attention is not None:
         with torch.no_grad():
-            for name, parameter in model.cross_attention.named_parameters():
+            for name, parameter in model.model.cross_attention.named_parameters():
                 parameter.normal_(mean=float(name.endswith("norm.weight")), std=0.3)
                 if name.endswith("gate"):
                     parameter.fill_(gates)
@@ -71,7 +72,7 @@ def write(model: SmolVLM, batch: Batch, **options):
 def as_tokens(model: SmolVLM, batch: Batch) -> Batch:
     """The same with the vision tower's tokens in place of the pixels."""
     own = {name: batch[name] for name in ("pixel_values", "pixel_attention_mask") if name in batch}
-    vision = model.vision_tower(**own)
+    vision = model.model.vision_tower(**own)
     masks = {} if vision.patch_attention_mask is None else {"patch_attention_mask": vision.patch_attention_mask}
     rest = {name: value for name, value in batch.items() if name not in own}
     return {**rest, "vision_features": vision.last_hidden_state, **masks}
@@ -85,14 +86,14 @@ def test_a_training_step_reaches_all_that_trains(model, images):
     torch.testing.assert_close(loss, expected)
     loss.backward()
     trained = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
-    assert {name.partition(".")[0] for name in trained} >= {"connector", "language_model"}
+    assert {name.split(".")[1] for name in trained} >= {"connector", "language_model"}
     assert not [name for name, gradient in trained.items() if gradient is None or not gradient.any()]
 
 
 def test_a_training_step_opens_closed_gates():
     model = design_model("perceiver", "cross_attention", gates=0.0)
     model.train()(**lessons(model, {})).loss.backward()
-    for block in model.cross_attention.blocks:
+    for block in model.model.cross_attention.blocks:
         assert block.attention_gate.grad.abs() > 1e-5
         assert block.feed_forward_gate.grad.abs() > 1e-5
 
@@ -190,10 +191,10 @@ def test_encoded_images_stand_for_pixels_as_often_as_one_likes(model, images):
 def test_a_text_without_images_is_the_language_models(model):
     """Bit by bit, however wide the gates are open."""
     ids = torch.randint(3, tiny.IMAGE_TOKEN_ID, (2, 9))
-    assert torch.equal(model(input_ids=ids).logits, model.language_model(input_ids=ids).logits)
+    assert torch.equal(model(input_ids=ids).logits, language_model_logits(model, input_ids=ids))
     written = write(model, {"input_ids": ids})
     options = {"max_new_tokens": 8, "min_new_tokens": 8, "suppress_tokens": [tiny.IMAGE_TOKEN_ID]}
-    assert torch.equal(written, model.language_model.generate(ids, **options))
+    assert torch.equal(written, language_model(model).generate(ids, **options))
 
 
 @pytest.mark.parametrize("connector", CONNECTORS)
@@ -202,7 +203,7 @@ def test_with_closed_gates_images_change_nothing_at_all(connector, text, images)
     chosen = {} if text == "llama" else {"text_config": tiny.text_config(initializer_range=0.3, **tiny.CHAT_TOKENS)}
     model = design_model(connector, "cross_attention", gates=0.0, **chosen)
     batch = lessons(model, images)
-    expected = model.language_model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+    expected = language_model_logits(model, input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
     attended = batch["attention_mask"] == 1
     assert torch.equal(model(**batch).logits[attended], expected[attended])
     opened = design_model(connector, "cross_attention", **chosen)
@@ -222,9 +223,9 @@ def test_what_is_saved_comes_back(model, images, tmp_path):
 
 
 def test_a_checkpoint_of_the_language_model_alone_still_loads(model):
-    other = type(model.language_model)(model.config.text_config)
-    assert isinstance(other, PreTrainedModel)
-    model.language_model.load_state_dict(other.state_dict(), strict=True)
+    other = AutoModelForCausalLM.from_config(model.config.text_config)
+    model.model.language_model.load_state_dict(other.base_model.state_dict(), strict=True)
+    model.lm_head.load_state_dict(other.get_output_embeddings().state_dict(), strict=True)
     ids = torch.randint(3, tiny.IMAGE_TOKEN_ID, (2, 9))
     assert torch.equal(model(input_ids=ids).logits, other.eval()(input_ids=ids).logits)
 
@@ -241,23 +242,26 @@ class TestSeveralTurns:
 
     def test_go_on_with_a_cache(self, model, turns):
         first, second = turns
-        past = write(model, first, return_dict_in_generate=True).past_key_values
+        past = write(model, first, return_dict_in_generate=True)[CACHE_NAME]
         past.crop(first["input_ids"].shape[1] - past.get_seq_length())  # another answer than was written
         expected, seen = write(model, second), []
-        model.vision_tower.register_forward_pre_hook(lambda module, args: seen.append(len(args[0])))
-        assert torch.equal(write(model, second, past_key_values=past), expected)
+        model.model.vision_tower.register_forward_pre_hook(lambda module, args: seen.append(len(args[0])))
+        assert torch.equal(write(model, second, cache=past), expected)
         num_crops = len(first["pixel_values"])  # where images stand in the text, the cache holds the first one
         assert seen == [num_crops if model.config.fusion == "autoregressive" else 2 * num_crops]
 
     def test_too_few_images_are_refused(self, model, turns):
         short = {name: value[1:] if name.startswith("pixel") else value for name, value in turns[1].items()}
-        with pytest.raises(ValueError, match=r"the texts have \d+ image tokens, but \d+ are needed for the images"):
+        del short["num_crops"]
+        with pytest.raises(ValueError, match=r"The texts must have \d+ image tokens for the \d+ images, but got \d+"):
             write(model, short)
 
     def test_new_tokens_alone_would_miss_the_cached_images(self):
         model = design_model("mlp", "cross_attention")
         new = {"input_ids": torch.tensor([[5, 7]]), "attention_mask": torch.ones(1, 20, dtype=torch.long)}
-        with pytest.raises(ValueError, match="cached images are not kept; give input_ids of the whole conversation"):
+        with pytest.raises(
+            ValueError, match=r"Images in the cache are not kept .* Pass `input_ids` of the whole conversation"
+        ):
             write(model, new)
 
 
@@ -265,8 +269,9 @@ class TestSeveralTurns:
 def test_as_many_images_are_given_as_the_texts_have_places_for(model, num_images):
     batch = lessons(model, {})
     pixels = batch.pop("pixel_values")
+    del batch["num_crops"]
     images = {} if num_images is None else {"pixel_values": pixels[:1].expand(num_images, -1, -1, -1)}
-    message = rf"are needed for the images given \({num_images or 0}\); give as many images as the texts have places"
+    message = rf"image tokens for the {num_images or 0} images, but got \d+\. Pass one image for each image placeholder"
     for train in (False, True):
         with pytest.raises(ValueError, match=message):
             model.train(train)(**batch, **images)
@@ -277,7 +282,7 @@ def test_as_many_images_are_given_as_the_texts_have_places_for(model, num_images
 def test_a_mask_alone_is_no_image(model):
     batch = lessons(model, {})
     mask = torch.ones_like(batch.pop("pixel_values")[:, 0])
-    with pytest.raises(ValueError, match="give the images, either as pixel_values or as vision_features"):
+    with pytest.raises(ValueError, match="Pass the images either as `pixel_values` or as `vision_features`"):
         model(**batch, pixel_attention_mask=mask)
 
 
@@ -285,15 +290,18 @@ def test_a_mask_alone_is_no_image(model):
 def test_what_generate_computes_is_given_whole_and_in_place_of_images(fusion):
     model = design_model("perceiver", fusion)
     batch = lessons(model, {})
-    computed = {"image_key_values": torch.rand(3, 2, 2, 4, 2, 4), "image_columns": torch.zeros(3, 2, dtype=torch.long)}
+    computed = {
+        "cross_attention_states": torch.rand(3, 2, 2, 4, 2, 4),
+        "cross_attention_positions": torch.zeros(3, 2, dtype=torch.long),
+    }
     if fusion == "autoregressive":
-        faults, message = [computed], "image_key_values and image_columns are for fusion="
+        faults, message = [computed], "`cross_attention_states` must not be passed to a model without cross-attention"
     else:
-        faults = [computed, {"image_columns": computed["image_columns"]}]
-        message = "give the images, or image_key_values with their image_columns, but not both"
+        faults = [computed, {"cross_attention_positions": computed["cross_attention_positions"]}]
+        message = "either images, or `cross_attention_states` and `cross_attention_positions`, but not both"
         del batch["pixel_values"]
         with pytest.raises(ValueError, match=message):
-            model(**batch, image_key_values=computed["image_key_values"])
+            model(**batch, cross_attention_states=computed["cross_attention_states"])
         batch = lessons(model, {})
     for given in faults:
         with pytest.raises(ValueError, match=message):

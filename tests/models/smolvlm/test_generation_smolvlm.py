@@ -3,10 +3,11 @@
 import pytest
 import torch
 from tests import tiny
-from tests.models.smolvlm.large import IMAGE, chat_model, prompts
+from tests.models.smolvlm.large import IMAGE, chat_model, language_model, prompts
 from transformers import GenerationConfig, StaticCache, TextStreamer
 
 from vlmkit import SmolVLM
+from vlmkit.compat.cache import CACHE_NAME
 
 LENGTH = prompts()["input_ids"].shape[1]
 
@@ -34,7 +35,9 @@ def count_images(model: SmolVLM) -> dict[str, list[int]]:
     """How many images each call of the vision tower and of the connector gets from now on."""
     calls: dict[str, list[int]] = {"vision_tower": [], "connector": []}
     for name, seen in calls.items():
-        model.get_submodule(name).register_forward_pre_hook(lambda module, args, seen=seen: seen.append(len(args[0])))
+        model.model.get_submodule(name).register_forward_pre_hook(
+            lambda module, args, seen=seen: seen.append(len(args[0]))
+        )
     return calls
 
 
@@ -128,7 +131,7 @@ class TestWaysToGiveInputs:
     def test_vision_features_stand_for_pixels(self, model, options):
         batch = prompts()
         expected = write(model, batch, **options)
-        tokens = model.vision_tower(batch.pop("pixel_values")).last_hidden_state
+        tokens = model.model.vision_tower(batch.pop("pixel_values")).last_hidden_state
         assert torch.equal(write(model, {**batch, "vision_features": tokens}, **options), expected)
 
     @pytest.mark.parametrize("options", [{}, {"num_beams": 3, "num_return_sequences": 2}], ids=str)
@@ -156,7 +159,7 @@ class TestWaysToGiveInputs:
 
     def test_a_text_may_have_no_images(self, model):
         alone = {"input_ids": prompts()["input_ids"][1:2]}
-        expected = model.language_model.generate(
+        expected = language_model(model).generate(
             **alone, max_new_tokens=12, min_new_tokens=8, suppress_tokens=[tiny.IMAGE_TOKEN_ID]
         )
         assert torch.equal(write(model, alone), expected)
@@ -164,20 +167,20 @@ class TestWaysToGiveInputs:
     @pytest.mark.parametrize(
         ("change", "message"),
         [
-            ({"pixel_values": None}, r"the texts have 9 image tokens, but 0 are needed for the images given \(0\)"),
+            ({"pixel_values": None}, "must have 0 image tokens for the 0 images, but got 9"),
             (
                 {"pixel_values": torch.rand(2, 3, 32, 32)},
-                r"have 9 image tokens, but 6 are needed for the images given \(2\)",
+                "must have 6 image tokens for the 2 images, but got 9",
             ),
             (
                 {"pixel_values": torch.rand(4, 3, 32, 32)},
-                r"but 12 are needed for the images given \(4\); give as many images as the texts have",
+                r"must have 12 image tokens for the 4 images, but got",
             ),
             (
                 {"vision_features": torch.rand(3, 5, 16)},
-                "give the images, either as pixel_values or as vision_features",
+                "Pass the images either as `pixel_values` or as `vision_features`",
             ),
-            ({"mm_encoder_outputs": {"image": None}}, "the images, or the mm_encoder_outputs .* but not both"),
+            ({"mm_encoder_outputs": {"image": None}}, "either images or the `mm_encoder_outputs` .* but not both"),
             ({"max_new_token": 3}, "max_new_token"),
         ],
     )
@@ -199,11 +202,9 @@ class TestTools:
         for options in (
             {"cache_implementation": "static"},
             {"generation_config": GenerationConfig(cache_implementation="static")},
-            {"past_key_values": StaticCache(model.config, max_cache_len=40)},
+            {"cache": StaticCache(model.config, max_cache_len=40)},
         ):
-            with pytest.raises(
-                ValueError, match="GPTNeoForCausalLM does not support static caches; use the dynamic one"
-            ):
+            with pytest.raises(ValueError, match=r"GPTNeoModel does not support static caches\. Use a `DynamicCache`"):
                 model.generate(**batch, max_new_tokens=3, **options)
 
     @pytest.mark.parametrize("options", [{}, {"num_beams": 3}], ids=str)
@@ -254,48 +255,48 @@ class TestSeveralTurns:
         answer = write(model, first, return_dict_in_generate=True)
         assert calls == {"vision_tower": [1], "connector": [1]}
         second = {"input_ids": self.whole(answer), "pixel_values": PIXELS}
-        answer = write(model, second, past_key_values=answer.past_key_values, return_dict_in_generate=True)
+        answer = write(model, second, cache=answer[CACHE_NAME], return_dict_in_generate=True)
         assert calls == {"vision_tower": [1, 2], "connector": [1, 2]}
         ids = torch.cat([answer.sequences, torch.tensor([[2, 3, 1, 5, 3, 9, 2, 3, 1, 6, 3]])], dim=1)
         third = {"input_ids": ids, "pixel_values": PIXELS}
-        written = write(model, third, past_key_values=answer.past_key_values)
+        written = write(model, third, cache=answer[CACHE_NAME])
         assert calls == {"vision_tower": [1, 2], "connector": [1, 2]}
         assert torch.equal(written, write(model, third))
 
     def test_only_what_is_new_is_read(self, model, answer, expected):
         lengths = []
-        model.language_model.base_model.register_forward_pre_hook(
+        model.model.language_model.register_forward_pre_hook(
             lambda module, args, kwargs: lengths.append(kwargs["inputs_embeds"].shape[1]), with_kwargs=True
         )
         second = {"input_ids": self.whole(answer), "pixel_values": PIXELS}
-        written = write(model, second, past_key_values=answer.past_key_values)
+        written = write(model, second, cache=answer[CACHE_NAME])
         assert torch.equal(written, expected)
         assert lengths[:2] == [len(SECOND) + 1, 1]  # the last word of the answer had not been read
 
     def test_vision_features_stand_for_pixels(self, model, answer, expected):
-        tokens = model.vision_tower(PIXELS).last_hidden_state
+        tokens = model.model.vision_tower(PIXELS).last_hidden_state
         second = {"input_ids": self.whole(answer), "vision_features": tokens}
-        assert torch.equal(write(model, second, past_key_values=answer.past_key_values), expected)
+        assert torch.equal(write(model, second, cache=answer[CACHE_NAME]), expected)
 
     def test_new_tokens_and_a_mask_of_all_are_enough(self, model, answer, expected):
         whole = self.whole(answer)
-        num_cached = answer.past_key_values.get_seq_length()
+        num_cached = answer[CACHE_NAME].get_seq_length()
         new = {
             "input_ids": whole[:, num_cached:],
             "attention_mask": torch.ones_like(whole),
             "pixel_values": PIXELS[1:],
         }
-        written = write(model, new, past_key_values=answer.past_key_values)
+        written = write(model, new, cache=answer[CACHE_NAME])
         assert torch.equal(written, expected[:, num_cached:])
 
     def test_a_static_cache_goes_on_too(self):
         model = chat_model()
         cache = StaticCache(model.config, max_cache_len=100)
         first = {"input_ids": torch.tensor([FIRST]), "pixel_values": PIXELS[:1]}
-        answer = write(model, first, past_key_values=cache, return_dict_in_generate=True)
+        answer = write(model, first, cache=cache, return_dict_in_generate=True)
         second = {"input_ids": self.whole(answer), "pixel_values": PIXELS}
         calls = count_images(model)
-        written = write(model, second, past_key_values=cache)
+        written = write(model, second, cache=cache)
         assert calls["vision_tower"] == [2]
         assert torch.equal(written, write(model, second))
 
@@ -310,22 +311,20 @@ class TestSeveralTurns:
         pixels = torch.stack([*first["pixel_values"][:2], PIXELS[0], first["pixel_values"][2], PIXELS[1]])
         second = {"input_ids": ids, "attention_mask": mask, "pixel_values": pixels}
         calls = count_images(model)
-        written = write(model, second, past_key_values=answer.past_key_values)
+        written = write(model, second, cache=answer[CACHE_NAME])
         assert calls["vision_tower"] == [2]
         assert torch.equal(written, write(model, second))
 
     def test_a_cache_that_ends_within_an_image_is_refused(self, model, answer):
         second = {"input_ids": self.whole(answer), "pixel_values": PIXELS}
-        answer.past_key_values.crop(4 - answer.past_key_values.get_seq_length())
-        with pytest.raises(
-            ValueError, match="the cache of 4 tokens ends within an image; give one that an earlier call"
-        ):
-            write(model, second, past_key_values=answer.past_key_values)
+        answer[CACHE_NAME].crop(4 - answer[CACHE_NAME].get_seq_length())
+        with pytest.raises(ValueError, match="must not end within an image, but it holds 4 tokens"):
+            write(model, second, cache=answer[CACHE_NAME])
 
     def test_too_few_images_are_refused(self, model, answer):
         second = {"input_ids": self.whole(answer), "pixel_values": PIXELS[1:]}
-        with pytest.raises(ValueError, match=r"have 9 image tokens, but 6 are needed for the images given \(2\)"):
-            write(model, second, past_key_values=answer.past_key_values)
+        with pytest.raises(ValueError, match="must have 6 image tokens for the 2 images, but got 9"):
+            write(model, second, cache=answer[CACHE_NAME])
 
 
 def test_learns_to_stop_at_the_end_of_its_turn():

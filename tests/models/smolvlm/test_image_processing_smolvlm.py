@@ -194,7 +194,8 @@ class TestPadding:
 
     def test_is_not_there_for_a_fixed_size(self, backend):
         batch = backend(size=SQUARE, **SPLIT)(photos(), return_tensors="pt")
-        assert batch.keys() == {"pixel_values", "crop_sizes"}
+        assert batch.keys() == {"pixel_values", "num_crops", "crop_sizes"}
+        assert batch["num_crops"].tolist() == [5, 5, 5]
         assert batch["pixel_values"].shape == (15, 3, 32, 32)
         assert "pixel_attention_mask" in backend(size=SQUARE, do_resize=False)(photos(), return_tensors="pt")
 
@@ -331,4 +332,4 @@ class TestSaving:
             assert "VlmkitSmolVLMImageProcessor" in (tmp_path / folder / "vlmkit_shim.py").read_text()
 
     def test_names_the_inputs_of_the_model(self, backend):
-        assert backend().model_input_names == ["pixel_values", "pixel_attention_mask"]
+        assert backend().model_input_names == ["pixel_values", "pixel_attention_mask", "num_crops"]

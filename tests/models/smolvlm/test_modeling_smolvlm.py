@@ -3,10 +3,11 @@
 import pytest
 import torch
 from tests import tiny
-from tests.models.smolvlm.large import IMAGE, chat_model
+from tests.models.smolvlm.large import IMAGE, chat_model, language_model_logits
 from torch.nn.functional import cross_entropy
 
 from vlmkit import SmolVLM
+from vlmkit.compat.cache import CACHE_NAME
 from vlmkit.modules.precomputed_vision import PrecomputedVisionConfig
 
 
@@ -32,10 +33,10 @@ def padded_on_the_left(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor
 class TestMerging:
     def test_a_text_is_read_as_the_language_model_reads_it_with_images_in_their_places(self, model):
         batch = inputs()
-        images, _ = model.connector(model.vision_tower(batch["pixel_values"]).last_hidden_state)
-        embeds = model.language_model.get_input_embeddings()(batch["input_ids"]).clone()
+        images, _ = model.model.connector(model.model.vision_tower(batch["pixel_values"]).last_hidden_state)
+        embeds = model.model.language_model.get_input_embeddings()(batch["input_ids"]).clone()
         embeds[0, 3:6], embeds[1, 3:6], embeds[1, 20:23] = images
-        expected = model.language_model(inputs_embeds=embeds, attention_mask=batch["attention_mask"]).logits
+        expected = language_model_logits(model, inputs_embeds=embeds, attention_mask=batch["attention_mask"])
         outputs, attended = model(**batch), batch["attention_mask"] == 1
         assert expected.std() > 0.3
         torch.testing.assert_close(outputs.logits[attended], expected[attended], rtol=1e-5, atol=1e-5)
@@ -44,7 +45,7 @@ class TestMerging:
     def test_a_text_without_images_is_the_language_models(self, model):
         ids = torch.randint(3, 30, (2, 9))
         outputs = model(input_ids=ids)
-        torch.testing.assert_close(outputs.logits, model.language_model(input_ids=ids).logits)
+        torch.testing.assert_close(outputs.logits, language_model_logits(model, input_ids=ids))
         assert outputs.image_hidden_states is None
 
     def test_every_image_matters_from_its_place_on_and_in_its_own_text_only(self, model):
@@ -81,7 +82,7 @@ class TestInputs:
     def test_vision_features_stand_for_pixels(self, model):
         batch = inputs(labels=True)
         expected = model(**batch)
-        tokens = model.vision_tower(batch.pop("pixel_values")).last_hidden_state
+        tokens = model.model.vision_tower(batch.pop("pixel_values")).last_hidden_state
         outputs = model(**batch, vision_features=tokens)
         torch.testing.assert_close(outputs.logits, expected.logits)
         torch.testing.assert_close(outputs.loss, expected.loss)
@@ -126,15 +127,15 @@ class TestInputs:
         for part, images in ((slice(0, cut), pixels[:num_before]), (slice(cut, None), pixels[num_before:])):
             own = {"pixel_values": images} if len(images) else {}
             outputs = model(
-                input_ids=ids[:, part], attention_mask=mask[:, : part.stop], past_key_values=past, use_cache=True, **own
+                input_ids=ids[:, part], attention_mask=mask[:, : part.stop], cache=past, use_cache=True, **own
             )
-            past = outputs.past_key_values
+            past = outputs[CACHE_NAME]
             torch.testing.assert_close(outputs.logits, expected[:, part], rtol=1e-4, atol=1e-4)
 
     def test_trainer_can_switch_the_cache_off(self, model):
-        assert model(**inputs()).past_key_values is not None
+        assert model(**inputs()).get(CACHE_NAME) is not None
         model.config.use_cache = False  # as Trainer does, on the whole only
-        assert model(**inputs()).past_key_values is None
+        assert model(**inputs()).get(CACHE_NAME) is None
 
     def test_tuples_in_place_of_outputs(self, model):
         batch = inputs(labels=True)
@@ -147,7 +148,7 @@ class TestInputs:
     def test_a_vision_tower_of_another_precision(self, model):
         batch = inputs()
         expected = model(**batch).logits
-        model.vision_tower.to(torch.bfloat16)  # as after loading a frozen tower in less memory
+        model.model.vision_tower.to(torch.bfloat16)  # as after loading a frozen tower in less memory
         batch["pixel_values"] = batch["pixel_values"].bfloat16()
         logits = model(**batch).logits
         assert logits.dtype == torch.float32
@@ -158,7 +159,7 @@ class TestInputs:
         del batch["pixel_values"]
         tokens = torch.randn(3, 7, 20)
         model.train()(**batch, vision_features=tokens).loss.backward()
-        assert model.connector.vision_projection.weight.grad.abs().sum() > 0
+        assert model.model.connector.vision_projection.weight.grad.abs().sum() > 0
         with pytest.raises(ValueError, match=r"no vision tower.* give vision_features \(images, tokens, 20\)"):
             model(**inputs())
 
@@ -235,7 +236,8 @@ class TestLoss:
 
     def test_of_texts_without_images(self, model):
         batch = {name: value[2:] for name, value in inputs(labels=True).items() if name != "pixel_values"}
-        expected = model.language_model(**batch).loss
+        logits = language_model_logits(model, input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+        expected = cross_entropy(logits[:, :-1].flatten(0, 1), batch["labels"][:, 1:].flatten())
         torch.testing.assert_close(model(**batch).loss, expected)
         torch.testing.assert_close(model.train()(**batch).loss, expected)
 
@@ -254,11 +256,11 @@ class TestOutputs:
 
     def test_queries_start_small_and_different(self):
         model = SmolVLM(tiny.smolvlm_config(num_query_tokens=500))
-        assert model.connector.qformer.query_tokens.shape == (1, 500, 16)
-        assert model.connector.qformer.query_tokens.std().item() == pytest.approx(0.02, rel=0.05)
+        assert model.model.connector.qformer.query_tokens.shape == (1, 500, 16)
+        assert model.model.connector.qformer.query_tokens.std().item() == pytest.approx(0.02, rel=0.05)
 
     def test_blocks_with_a_residual_stay_on_one_device(self, model):
-        assert {"QFormerLayer", *model.language_model._no_split_modules} <= set(model._no_split_modules)
+        assert {"QFormerLayer", *model.model.language_model._no_split_modules} <= set(model._no_split_modules)
 
     def test_a_compiled_forward_pass_gives_the_same(self):
         text = tiny.llama_config(initializer_range=0.3, num_hidden_layers=1)
@@ -284,23 +286,23 @@ class TestErrors:
         [
             (
                 {"pixel_values": None},
-                r"the texts have 9 image tokens, but 0 are needed for the images given \(0\); give as",
+                "The texts must have 0 image tokens for the 0 images, but got 9. Pass one image for each",
             ),
             (
                 {"pixel_values": torch.rand(2, 3, 32, 32)},
-                r"have 9 image tokens, but 6 are needed for the images given \(2\)",
+                "must have 6 image tokens for the 2 images, but got 9",
             ),
             (
                 {"pixel_values": torch.rand(4, 3, 32, 32)},
-                r"but 12 are needed for the images given \(4\); give as many images as the texts have",
+                r"must have 12 image tokens for the 4 images, but got",
             ),
             (
                 {"vision_features": torch.rand(3, 5, 16)},
-                "give the images, either as pixel_values or as vision_features",
+                "Pass the images either as `pixel_values` or as `vision_features`",
             ),
-            ({"mm_encoder_outputs": {"image": None}}, "the images, or the mm_encoder_outputs .* but not both"),
-            ({"input_ids": None}, "give the texts, either as input_ids or as inputs_embeds"),
-            ({"inputs_embeds": torch.rand(3, 37, 16)}, "give the texts, either as input_ids or as inputs_embeds"),
+            ({"mm_encoder_outputs": {"image": None}}, "either images or the `mm_encoder_outputs` .* but not both"),
+            ({"input_ids": None}, "Pass the texts either as `input_ids` or as `inputs_embeds`"),
+            ({"inputs_embeds": torch.rand(3, 37, 16)}, "Pass the texts either as `input_ids` or as `inputs_embeds`"),
         ],
     )
     def test_images_and_texts_are_given_once_and_fit(self, change, message):
@@ -309,25 +311,21 @@ class TestErrors:
 
     def test_an_image_cut_by_truncation_is_refused(self):
         batch = {name: value[:, :22] for name, value in inputs().items() if name != "pixel_values"}
-        message = r"the texts have 8 image tokens, but 9 are needed for the images given \(3\)"
+        message = "must have 9 image tokens for the 3 images, but got 8"
         with pytest.raises(ValueError, match=message):
             chat_model()(**batch, pixel_values=inputs()["pixel_values"])
 
     def test_a_cache_that_ends_within_an_image_is_refused(self):
         model, ids = chat_model(), torch.tensor([[1, 5, *IMAGE, 7, 8]])
         pixels = inputs()["pixel_values"][:1]
-        past = model(input_ids=ids, pixel_values=pixels, use_cache=True).past_key_values
+        past = model(input_ids=ids, pixel_values=pixels, use_cache=True)[CACHE_NAME]
         past.crop(-4)
-        with pytest.raises(
-            ValueError, match=r"the texts have 2 image tokens, but 3 are needed for the images given \(1\)"
-        ):
-            model(input_ids=ids[:, 3:], pixel_values=pixels, past_key_values=past)
+        with pytest.raises(ValueError, match="must have 3 image tokens for the 1 images, but got 2"):
+            model(input_ids=ids[:, 3:], pixel_values=pixels, cache=past)
 
     @pytest.mark.parametrize("shape", [(3, 5, 15), (3, 16), (3, 3, 32, 32)])
     def test_tokens_of_another_vision_tower_are_refused(self, shape):
-        message = (
-            rf"vision_features are \({', '.join(map(str, shape))}\), but this model takes .* 16\); compute them with"
-        )
+        message = rf"must have the shape \(images, tokens, 16\), but got \({', '.join(map(str, shape))}\)"
         with pytest.raises(ValueError, match=message):
             chat_model()(**{**inputs(), "pixel_values": None}, vision_features=torch.rand(shape))
 
@@ -335,11 +333,11 @@ class TestErrors:
         model = chat_model(freeze_vision=False)
         batch = {**inputs(), "pixel_values": None, "vision_features": torch.rand(3, 5, 16)}
         assert model(**batch).logits.isfinite().all()
-        with pytest.raises(ValueError, match=r"vision_features would bypass the vision tower.*freeze_vision=True"):
+        with pytest.raises(ValueError, match=r"cannot be used while the vision tower is trained\..*freeze_vision=True"):
             model.train()(**batch)
 
     @pytest.mark.parametrize(
-        ("typo", "right"), [("pixel_value", "pixel_values"), ("image_token", "vision_features"), ("label", "labels")]
+        ("typo", "right"), [("pixel_value", "pixel_values"), ("vision_feature", "vision_features"), ("label", "labels")]
     )
     def test_a_misspelt_argument_is_refused(self, typo, right):
         with pytest.raises(TypeError, match=f"SmolVLM.forward has no argument '{typo}', did you mean '{right}"):

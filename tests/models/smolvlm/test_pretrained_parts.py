@@ -58,7 +58,14 @@ def text(tmp_path) -> Path:
 
 
 def join(stage: Path, text: Path, **options) -> SmolVLM:
-    return SmolVLM.from_aligner_text_pretrained(stage, text, tiny.IMAGE_TOKEN_ID, **options)
+    processor = VlmkitSmolVLMProcessor.from_aligner_text_pretrained(stage, text)
+    return SmolVLM.from_aligner_text_pretrained(stage, text, processor=processor, **options)
+
+
+def project(model: SmolVLM, queries: torch.Tensor) -> torch.Tensor:
+    """The two layers behind the Q-Former."""
+    connector = model.model.connector
+    return connector.fc2(connector.act(connector.fc1(queries)))
 
 
 class TestFromAlignerTextPretrained:
@@ -70,9 +77,11 @@ class TestFromAlignerTextPretrained:
         features = model.get_image_features(PIXELS)
         assert expected.std() > 0.1
         torch.testing.assert_close(features.last_hidden_state, first.vision_tower(PIXELS).last_hidden_state)
-        queries = model.connector.qformer(image_states=model.connector.vision_projection(features.last_hidden_state))
+        queries = model.model.connector.qformer(
+            vision_features=model.model.connector.vision_projection(features.last_hidden_state)
+        )
         torch.testing.assert_close(queries.queries, expected)
-        torch.testing.assert_close(features.pooler_output, model.connector.mlp(expected))
+        torch.testing.assert_close(features.pooler_output, project(model, expected))
 
     @pytest.mark.parametrize(
         "fields", [{"num_cross_attention_heads": 4}, {"cross_attention_frequency": 1}, {"num_query_tokens": 5}], ids=str
@@ -82,14 +91,14 @@ class TestFromAlignerTextPretrained:
         model = join(tmp_path / "stage", text)
         for name, value in fields.items():
             assert getattr(model.config, name) == value
-        expected = model.connector.mlp(first.get_image_features(PIXELS).last_hidden_state)
+        expected = project(model, first.get_image_features(PIXELS).last_hidden_state)
         torch.testing.assert_close(model.get_image_features(PIXELS).pooler_output, expected)
 
     @pytest.mark.parametrize("losses", [{"matching_loss_weight": 1.0, "captioning_loss_weight": 1.0}])
     def test_heads_of_the_first_stage_stay_behind(self, losses, text, tmp_path):
         first_stage(tmp_path / "stage", **losses, learn_temperature=True)
-        names = {name.partition(".")[0] for name in join(tmp_path / "stage", text).state_dict()}
-        assert names == {"vision_tower", "connector", "language_model"}
+        names = {name.rpartition(".")[0].split(".")[:2][-1] for name in join(tmp_path / "stage", text).state_dict()}
+        assert names == {"vision_tower", "connector", "language_model", "lm_head"}
 
     @pytest.mark.parametrize("name", ["llama", "gpt2", "gpt_neo"])
     @pytest.mark.parametrize("vocab_size", [NO_ROOM, NO_ROOM - 4, 99])
@@ -104,7 +113,7 @@ class TestFromAlignerTextPretrained:
         torch.testing.assert_close(logits[..., :vocab_size], expected)
         rows = max(vocab_size, tiny.IMAGE_TOKEN_ID + 1)
         assert logits.shape[2] == model.get_input_embeddings().num_embeddings == rows
-        assert model.config.text_config.vocab_size == model.language_model.config.vocab_size == rows
+        assert model.config.text_config.vocab_size == model.model.language_model.config.vocab_size == rows
 
     @pytest.mark.parametrize("tied", [True, False])
     @pytest.mark.parametrize("vocab_size", [NO_ROOM, 99])
@@ -121,8 +130,8 @@ class TestFromAlignerTextPretrained:
     def test_what_trains_is_the_connector_and_the_language_model(self, stage, text):
         model = join(stage, text)
         assert not model.training
-        assert not any(parameter.requires_grad for parameter in model.vision_tower.parameters())
-        for part in (model.connector, model.language_model):
+        assert not any(parameter.requires_grad for parameter in model.model.vision_tower.parameters())
+        for part in (model.model.connector, model.model.language_model):
             assert all(parameter.requires_grad for parameter in part.parameters())
 
     def test_generation_is_the_language_models_without_the_image_token(self, stage, text):
@@ -153,33 +162,34 @@ class TestFromAlignerTextPretrained:
         model = join(stage, text, vision=tmp_path / "vision")
         expected = other(PIXELS).last_hidden_state
         torch.testing.assert_close(model.get_image_features(PIXELS).last_hidden_state, expected)
-        assert not any(parameter.requires_grad for parameter in model.vision_tower.parameters())
+        assert not any(parameter.requires_grad for parameter in model.model.vision_tower.parameters())
 
     def test_a_first_stage_on_given_tokens_is_welcome(self, text, tmp_path):
         first = first_stage(tmp_path / "stage", vision_config=PrecomputedVisionConfig(hidden_size=20))
         model, tokens = join(tmp_path / "stage", text), torch.randn(2, 7, 20)
-        expected = model.connector.mlp(first.get_image_features(vision_features=tokens).last_hidden_state)
+        expected = project(model, first.get_image_features(vision_features=tokens).last_hidden_state)
         torch.testing.assert_close(model.get_image_features(vision_features=tokens).pooler_output, expected)
 
 
 class TestWrongParts:
     def test_a_first_stage_of_another_width_is_refused(self, stage, text, tmp_path):
         AutoModel.from_config(tiny.vision_config(hidden_size=24)).save_pretrained(tmp_path / "vision")
-        message = r"the tokens of .*vision are 24 wide, but the Q-Former in .*stage was trained on a width of 16; give"
+        message = r"must have the width 16 that the Q-Former in .*stage was trained on, but .*vision has 24"
         with pytest.raises(ValueError, match=message):
             join(stage, text, vision=tmp_path / "vision")
 
     def test_another_model_in_place_of_the_first_stage_is_refused(self, stage, text, tmp_path):
-        with pytest.raises(ValueError, match="'llama' model, not of 'vlmkit_qformer_aligner'"):
+        with pytest.raises(ValueError, match="must be 'vlmkit_qformer_aligner', but got 'llama'"):
             join(text, text)
         join(stage, text).save_pretrained(tmp_path / "second")
-        with pytest.raises(ValueError, match="'vlmkit_smolvlm' model, not of 'vlmkit_qformer_aligner'"):
+        with pytest.raises(ValueError, match="must be 'vlmkit_qformer_aligner', but got 'vlmkit_smolvlm'"):
             join(tmp_path / "second", text)
 
     def test_another_model_in_place_of_the_language_model_is_refused(self, stage, tmp_path):
         with pytest.raises(ValueError, match=r"(?i)AutoModelForCausalLM|causal language model"):
             join(stage, stage)
         AutoModel.from_config(tiny.vision_config()).save_pretrained(tmp_path / "vision")
+        tiny.chat_tokenizer().save_pretrained(tmp_path / "vision")
         with pytest.raises(ValueError, match=r"(?i)AutoModelForCausalLM|causal language model"):
             join(stage, tmp_path / "vision")
 
@@ -209,11 +219,11 @@ class TestProcessor:
         processor = VlmkitSmolVLMProcessor.from_aligner_text_pretrained(tmp_path / "stage", text)
         batch = processor.apply_chat_template(tiny.conversations(), return_labels=True)
         assert (batch["input_ids"] == processor.image_token_id).sum(dim=1).tolist() == [5, 10, 0]
-        model = SmolVLM.from_aligner_text_pretrained(tmp_path / "stage", text, processor.image_token_id)
+        model = SmolVLM.from_aligner_text_pretrained(tmp_path / "stage", text, processor=processor)
         assert model(**batch).loss.isfinite()
 
     def test_wrong_folders_are_refused(self, stage, text, tmp_path):
-        with pytest.raises(ValueError, match="not of 'vlmkit_qformer_aligner'"):
+        with pytest.raises(ValueError, match="must be 'vlmkit_qformer_aligner'"):
             VlmkitSmolVLMProcessor.from_aligner_text_pretrained(text, text)
         with pytest.raises(OSError, match="nowhere"):
             VlmkitSmolVLMProcessor.from_aligner_text_pretrained(stage, tmp_path / "nowhere")

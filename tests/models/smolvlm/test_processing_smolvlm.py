@@ -71,9 +71,9 @@ class TestTexts:
                 "text 0 has 1 <image>, but 2 images; give one image for each",
             ),
             ({"images": [[PHOTO], []], "text": ["a", "<image>"]}, "text 0 has 0 <image>, but 1 images"),
-            ({"images": [], "text": "a"}, "images is an empty list"),
-            ({"text": []}, "text is an empty list"),
-            ({"text": ["a", " "]}, "text 1 is empty"),
+            ({"images": [], "text": "a"}, "`images` must not be an empty list"),
+            ({"text": []}, "`text` must not be an empty list"),
+            ({"text": ["a", " "]}, "Text 1 must not be empty"),
             ({"text": ["a", None]}, "list of strings"),
             ({}, "at least one input"),
         ],
@@ -157,38 +157,41 @@ class TestConversations:
     @pytest.mark.parametrize(
         ("conversation", "message"),
         [
-            ([], "a conversation is empty; give at least one message"),
-            ([CHAT, []], "a conversation is empty; give at least one message"),
-            ([[], CHAT], "a conversation is empty; give at least one message"),
-            ("hello", "'hello' is no list of messages .*; give one"),
-            ({"role": "user", "content": "a"}, "is no list of messages"),
-            ([CHAT[0], "a"], "is no list of messages"),
+            ([], "A conversation must have at least one message"),
+            ([CHAT, []], "A conversation must have at least one message"),
+            ([[], CHAT], "A conversation must have at least one message"),
+            ("hello", r"A conversation must be a list of messages .*, but got 'hello'"),
+            ({"role": "user", "content": "a"}, "A conversation must be a list of messages"),
+            ([CHAT[0], "a"], "A conversation must be a list of messages"),
             ([turn("asistant", "a")], "the role of message 0 is 'asistant'; choose .*, did you mean 'assistant'"),
             ([CHAT[0], {"content": "a"}], "the role of message 1 is None; choose one of 'system', 'user', 'assistant'"),
-            ([{"role": "user", "content": ""}, CHAT[1]], r"message 0 \(user\) is empty; drop it"),
-            ([{"role": "user"}, CHAT[1]], r"message 0 \(user\) is empty; drop it"),
-            ([CHAT[0], {"role": "assistant", "content": []}], r"message 1 \(assistant\) is empty; drop it"),
+            ([{"role": "user", "content": ""}, CHAT[1]], r"Message 0 \(user\) must not be empty\. Remove it"),
+            ([{"role": "user"}, CHAT[1]], r"Message 0 \(user\) must not be empty\. Remove it"),
+            ([CHAT[0], {"role": "assistant", "content": []}], r"Message 1 \(assistant\) must not be empty\. Remove it"),
             (
                 [CHAT[0], turn("assistant", " ")],
-                r"message 1 \(assistant\) has no text; give what it shall say, or drop",
+                r"Message 1 \(assistant\) must have a text\. Add the reply, or remove the message",
             ),
-            ([CHAT[0], {"role": "assistant", "content": [{"type": "image"}]}], r"message 1 \(assistant\) has no text"),
+            (
+                [CHAT[0], {"role": "assistant", "content": [{"type": "image"}]}],
+                r"Message 1 \(assistant\) must have a text",
+            ),
             (
                 [{"role": "user", "content": [{"type": "video"}]}],
                 "the type of a part of message 0 is 'video'; choose one",
             ),
             ([{"role": "user", "content": [{"text": "a"}]}], "the type of a part of message 0 is None"),
-            ([{"role": "user", "content": [{"type": "text"}]}], r"message 0 \(user\) has a text part without a text"),
-            ([{"role": "user", "content": [{"type": "text", "text": None}]}], "has a text part without a text; give"),
+            ([{"role": "user", "content": [{"type": "text"}]}], r"Message 0 \(user\) has a text part without a text"),
+            ([{"role": "user", "content": [{"type": "text", "text": None}]}], "has a text part without a text. Add"),
             (
                 [{"role": "user", "content": ["a"]}],
-                "the content of message 0 .* give a text",
+                "The content of message 0 .* must be a string or a list of parts",
             ),
             (
                 [turn("user", "an <image> tag", PHOTO)],
-                r"message 0 \(user\) has <image> in its text; give images as parts",
+                r"The texts of message 0 \(user\) must not contain <image>\. Pass images as parts",
             ),
-            ([{"role": "user", "content": "<image>a"}], "message 0 .* has <image> in its text"),
+            ([{"role": "user", "content": "<image>a"}], "texts of message 0 .* must not contain <image>"),
         ],
     )
     def test_that_make_no_sense_are_refused(self, processor, conversation, message, return_labels):
@@ -310,20 +313,26 @@ class TestProcessor:
 
     @pytest.mark.parametrize("value", [0, -1])
     def test_of_images_without_tokens_is_refused(self, value):
-        with pytest.raises(ValueError, match=f"num_image_tokens is {value}; give the model's num_query_tokens"):
+        with pytest.raises(
+            ValueError,
+            match=f"`num_image_tokens` must be at least 1, but got {value}. Use the model's `config.num_query_tokens`",
+        ):
             tiny.smolvlm_processor(num_image_tokens=value)
 
     def test_without_padding_and_end_is_refused(self):
         tokenizer = tiny.tokenizer()
         tokenizer.eos_token = None
-        with pytest.raises(ValueError, match="has no pad_token and no eos_token"):
+        with pytest.raises(ValueError, match="must have a `pad_token` or an `eos_token`"):
             VlmkitSmolVLMProcessor(tiny.image_processor(), tokenizer)
 
     def test_of_a_tokenizer_that_ends_prompts_is_refused(self):
         tokenizer = tiny.chat_tokenizer()
         end = processors.TemplateProcessing(single="$A <|im_end|>", special_tokens=[("<|im_end|>", tiny.TURN_END)])
         tokenizer.backend_tokenizer.post_processor = end
-        with pytest.raises(ValueError, match=r"ends every text with <\|im_end\|>, prompts too; set"):
+        with pytest.raises(
+            ValueError,
+            match=r"must not end every text, prompts included, with <\|im_end\|>.* Set `add_eos_token=False`",
+        ):
             VlmkitSmolVLMProcessor(tiny.image_processor(), tokenizer)
 
     def test_is_the_same_after_loading(self, processor, tmp_path):

@@ -125,8 +125,7 @@ class DualEncoderModel(VlmkitModel):
             vision: Folder or Hub id of an image model of transformers or timm, or of a two-tower model, whose image
                 side is taken.
             text: Folder or Hub id of a text model, or of a two-tower model, whose text side is taken.
-            processor: [`DualEncoderProcessor`] of the same two models. Tokens that it has added get
-                embeddings.
+            processor: [`DualEncoderProcessor`] of the same two models. Tokens that it has added get embeddings.
             dtype: Data type of the model weights.
             **config: Fields of [`DualEncoderConfig`].
 
@@ -197,47 +196,53 @@ class DualEncoderModel(VlmkitModel):
         token_type_ids: Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> DualEncoderOutput:
-        """Compare images with texts.
+        """Compute the similarities of images and texts, and the loss of pairs.
 
         Args:
             pixel_values: `(I, 3, H, W)`.
             input_ids: `(T, L)`, padded on either side.
-            attention_mask: `(T, L)`; all ones if not given.
-            image_pooled: `(I, vision width)`, the vision tower's pooled output in place of `pixel_values`.
-            text_pooled: `(T, text width)`, the text tower's pooled output in place of `input_ids`.
-            group_ids: `(I,)` integers, equal for equal images: captions of one image are not each other's negatives.
-            return_loss: whether to compute the loss; outside training it is left out where I and T differ, as in
+            attention_mask: `(T, L)`, 1 for tokens and 0 for padding. Defaults to ones.
+            image_pooled: `(I, D_vision)`, precomputed pooled outputs of the vision tower in place of `pixel_values`.
+            text_pooled: `(T, D_text)`, precomputed pooled outputs of the text tower in place of `input_ids`.
+            group_ids: `(I,)`, integers that are equal for equal images. Captions of one image are not negatives of each
+                other.
+            return_loss: Whether to compute the loss. In evaluation mode, it is omitted if I and T differ, as in
                 zero-shot classification.
-            token_type_ids: ignored; BERT's tokenizers return them, and a caption is a single segment.
-            **kwargs: what every transformers model takes; passed to both backbones.
+            token_type_ids: Ignored. Tokenizers of BERT return them, and a caption is a single segment.
+            **kwargs: Keywords that every transformers model accepts, passed to both backbones.
 
         Raises:
-            TypeError: an unknown argument (the message names the closest).
-            ValueError: a side is missing or given twice, or given features are of another shape; in training, images
-                and texts differ in number, or features are given for a tower that is not frozen.
+            TypeError: If an argument is unknown. The message suggests the most similar one.
+            ValueError: If both or neither kind of images or texts are given, or features have another shape. In
+                training also if images and texts differ in number, or features are given for a tower that is trained.
         """
         self.check_forward_arguments(kwargs)
         if (pixel_values is None) == (image_pooled is None):
-            raise ValueError("give the images either as pixel_values or as image_pooled")
+            raise ValueError("Pass the images either as `pixel_values` or as `image_pooled`.")
         if (input_ids is None) == (text_pooled is None):
-            raise ValueError("give the texts either as input_ids or as text_pooled")
+            raise ValueError("Pass the texts either as `input_ids` or as `text_pooled`.")
         if image_pooled is None:
             image_pooled = self.vision_tower(pixel_values, **kwargs).pooler_output
         elif self.training and self.vision_tower.is_trained:
             raise ValueError(
-                "image_pooled would bypass the vision tower, which is being trained; set freeze_vision=True"
+                "`image_pooled` cannot be used while the vision tower is trained. Freeze it with `freeze_vision=True`."
             )
         else:
-            _check_pooled("image", image_pooled, "vision", self.vision_tower.pooled_size)
+            _check_pooled(image_pooled, name="image_pooled", tower="vision", width=self.vision_tower.pooled_size)
         if text_pooled is None:
             text_pooled = self.text_tower(input_ids, attention_mask, **kwargs).pooler_output
         elif self.training and self.text_tower.is_trained:
-            raise ValueError("text_pooled would bypass the text tower, which is being trained; set freeze_text=True")
+            raise ValueError(
+                "`text_pooled` cannot be used while the text tower is trained. Freeze it with `freeze_text=True`."
+            )
         else:
-            _check_pooled("text", text_pooled, "text", self.text_tower.hidden_size)
+            _check_pooled(text_pooled, name="text_pooled", tower="text", width=self.text_tower.hidden_size)
         paired = len(image_pooled) == len(text_pooled)
         if self.training and return_loss and not paired:
-            raise ValueError(f"training needs one text per image, got {len(image_pooled)} and {len(text_pooled)}")
+            raise ValueError(
+                f"The number of images must equal the number of texts in training, but got {len(image_pooled)} images "
+                f"and {len(text_pooled)} texts. Pass one text for each image."
+            )
 
         # Cached features are float32 whatever the weights are; unit vectors are float32 whatever the features are.
         image_features = self.vision_projection(image_pooled.to(self.vision_projection.weight.dtype))
@@ -266,10 +271,15 @@ class DualEncoderModel(VlmkitModel):
         )
 
 
-def _check_pooled(side: str, pooled: Tensor, tower: str, width: int) -> None:
-    """Refuse given features that a tower does not return."""
+def _check_pooled(pooled: Tensor, *, name: str, tower: str, width: int) -> None:
+    """Check the shape of precomputed outputs of a tower.
+
+    Raises:
+        ValueError: If the shape is not `(rows, width)`.
+    """
     if pooled.ndim != 2 or pooled.shape[1] != width:
+        rows = "images" if tower == "vision" else "texts"
         raise ValueError(
-            f"{side}_pooled is {tuple(pooled.shape)}, but this model takes ({side}s, {width}); compute it with its own "
-            f"{tower} tower, whose pooler_output it is"
+            f"`{name}` must have the shape ({rows}, {width}), but got {tuple(pooled.shape)}. Pass the `pooler_output` of "
+            f"the {tower} tower of this model."
         )

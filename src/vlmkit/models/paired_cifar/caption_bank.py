@@ -23,31 +23,32 @@ def embed_captions(
     text_model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     captions: list[str],
+    *,
     pooling: str = "mean",
     batch_size: int = 256,
 ) -> Tensor:
     """Embed captions with any text encoder, in evaluation mode and on the encoder's device.
 
     Args:
-        text_model: CLIP-like models (`get_text_features`, or an output `text_embeds`) give their projected embeddings;
-            of all others the last hidden states are pooled.
-        tokenizer: the encoder's.
+        text_model: Text encoder. Of CLIP-like models (with `get_text_features`, or an output `text_embeds`), the
+            projected embeddings are used. Of other models, the last hidden states are pooled.
+        tokenizer: Tokenizer of the text encoder.
         captions: C texts.
         pooling: `"mean"`, `"cls"` or `"last"`, over attended tokens.
-        batch_size: captions per forward pass.
+        batch_size: Number of captions per forward pass.
 
     Returns:
-        `(C, D)` float32 on the CPU, not normalised.
+        `(C, D)`, float32, on the CPU, not normalized.
 
     Raises:
-        ValueError: two captions have the same embedding, such as long ones that the tokenizer cuts.
+        ValueError: If two captions have the same embedding, for example because the tokenizer truncates them.
     """
     training = text_model.training
     text_model.eval()
     blocks = []
     for start in logging.tqdm(range(0, len(captions), batch_size), desc="Embedding captions", leave=False):
         inputs = tokenizer(captions[start : start + batch_size], padding=True, truncation=True, return_tensors="pt")
-        blocks.append(_text_embeds(text_model, inputs.to(text_model.device), pooling).float().cpu())
+        blocks.append(_text_embeds(text_model, inputs.to(text_model.device), pooling=pooling).float().cpu())
     text_model.train(training)
     embeds = torch.cat(blocks)
     _, first = embeds.unique(dim=0, return_inverse=True)
@@ -88,14 +89,14 @@ def normalize_embeds(embeds: Tensor, how: str) -> Tensor:
 
 
 def encoder_name(text_model: PreTrainedModel, pooling: str) -> str:
-    """What identifies a text encoder: its hub id or folder's name, pooling, and a fingerprint of its weights."""
+    """Return an identifier of a text encoder: its Hub id or folder name, pooling, and a fingerprint of its weights."""
     name = os.path.basename(os.path.normpath(text_model.config._name_or_path or type(text_model).__name__))
-    # A BERT saved without its pooler gets another random one each time that it is loaded, and it is not read here.
+    # The pooler is not used here, and a BERT that was saved without it has a new random one each time it is loaded.
     return f"{name}, {pooling}, {weights_fingerprint(text_model, size=4, without='pooler')}"
 
 
-def is_encoder(name: str, text_model: PreTrainedModel, pooling: str) -> bool:
-    """Whether a name from [`encoder_name`] is that of a text encoder, wherever its folder lies now."""
+def is_encoder(name: str, *, text_model: PreTrainedModel, pooling: str) -> bool:
+    """Return whether an identifier from [`encoder_name`] belongs to a text encoder, whatever its folder is now."""
     return name.partition(", ")[2] == encoder_name(text_model, pooling).partition(", ")[2]
 
 
@@ -105,7 +106,7 @@ def bank_fingerprints(config: PreTrainedConfig) -> Tensor:
     return torch.tensor([list(bytes.fromhex(digest)) for digest in digests], dtype=torch.uint8)
 
 
-def _text_embeds(text_model: PreTrainedModel, inputs: dict[str, Tensor], pooling: str) -> Tensor:
+def _text_embeds(text_model: PreTrainedModel, inputs: dict[str, Tensor], *, pooling: str) -> Tensor:
     if hasattr(text_model, "get_text_features"):
         return text_model.get_text_features(
             input_ids=inputs["input_ids"], attention_mask=inputs.get("attention_mask")

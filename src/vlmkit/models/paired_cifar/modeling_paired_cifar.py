@@ -165,21 +165,24 @@ class PairedCifarAligner(VlmkitModel):
         self,
         text_model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
+        *,
         pooling: str = "mean",
         batch_size: int = 256,
     ) -> None:
-        """Embed all captions once with a frozen text encoder; training and evaluation look them up.
+        """Embed all captions once with a frozen text encoder, for training and evaluation.
 
         Args:
-            text_model: CLIP's (its projected embeddings are taken) or any text encoder (its last states are pooled).
-            tokenizer: the encoder's.
+            text_model: CLIP model (its projected embeddings are used) or any text encoder (its last hidden states are
+                pooled).
+            tokenizer: Tokenizer of the text encoder.
             pooling: `"mean"` (sentence encoders), `"cls"` or `"last"`, over attended tokens.
-            batch_size: captions per forward pass.
+            batch_size: Number of captions per forward pass.
 
         Raises:
-            ValueError: the encoder's width is not `config.text_embed_dim`, or it cannot tell two captions apart.
+            ValueError: If the width of the encoder is not `config.text_embed_dim`, or two captions have the same
+                embedding.
         """
-        embeds = embed_captions(text_model, tokenizer, self.captions, pooling, batch_size)
+        embeds = embed_captions(text_model, tokenizer, self.captions, pooling=pooling, batch_size=batch_size)
         if embeds.shape[1] != self.config.text_embed_dim:
             raise ValueError(
                 f"{type(text_model).__name__} gives embeddings of width {embeds.shape[1]}, but text_embed_dim is "
@@ -190,22 +193,22 @@ class PairedCifarAligner(VlmkitModel):
         self.caption_bank_fingerprints.copy_(bank_fingerprints(self.config))
         self._bank_is_checked = True
 
-    def check_caption_bank(self, text_model: PreTrainedModel | None = None, pooling: str = "mean") -> None:
-        """Check that there is a caption bank, and that it is the one that the configuration describes.
+    def check_caption_bank(self, text_model: PreTrainedModel | None = None, *, pooling: str = "mean") -> None:
+        """Check that the model has a caption bank that matches its configuration.
 
         Args:
-            text_model: the encoder that it should be built with; not checked if not given.
-            pooling: see [`build_caption_bank`].
+            text_model: Text encoder that the bank must have been built with. Not checked if `None`.
+            pooling: See [`build_caption_bank`].
 
         Raises:
-            ValueError: there is none, or it was built for another template, class list, encoder or normalisation.
+            ValueError: If there is no bank, or it was built for another template, class list, encoder or normalization.
         """
-        # A model made from a saved configuration, without its weights, has an encoder's name and no embeddings.
+        # A model built from a saved configuration, without its weights, has the name of an encoder but no embeddings.
         if self.config.text_encoder is None or not self.caption_bank_fingerprints.any():
             raise ValueError("there is no caption bank yet; call model.build_caption_bank(text_model, tokenizer)")
         same = (self.caption_bank_fingerprints.cpu() == bank_fingerprints(self.config)).all(dim=1)
         differing = [name for name, is_same in zip(BANK_FIELDS, same.tolist(), strict=True) if not is_same]
-        if text_model is not None and not is_encoder(self.config.text_encoder, text_model, pooling):
+        if text_model is not None and not is_encoder(self.config.text_encoder, text_model=text_model, pooling=pooling):
             differing.append(f"text encoder ({self.config.text_encoder})")
         if differing:
             raise ValueError(
@@ -257,18 +260,21 @@ class PairedCifarAligner(VlmkitModel):
         return_loss: bool = True,
         **kwargs: Unpack[TransformersKwargs],
     ) -> PairedCifarAlignerOutput:
-        """Compare pairs of images with the captions of the bank.
+        """Compute the similarities of pairs of images with all captions of the bank, and the loss.
 
         Args:
             pixel_values: `(B, 3, H, 2H)`, the two images side by side.
-            caption_ids: `(B,)` rows of the bank, C · left + right; or `(B, K)` where images are mixed.
-            caption_weights: `(B, K)`, the shares of mixed images' captions, which add up to 1.
-            return_loss: whether to compute the loss, if there are `caption_ids`.
-            **kwargs: what every transformers model takes; passed to the backbone.
+            caption_ids: `(B,)`, rows of the caption bank, C · left + right, or `(B, K)` for mixed images.
+            caption_weights: `(B, K)`, weights of the captions of mixed images, which add up to 1.
+            return_loss: Whether to compute the loss if `caption_ids` are given.
+            **kwargs: Keywords that every transformers model accepts, passed to the backbone.
 
         Raises:
-            ValueError: `caption_ids` without a caption bank, outside of it, or mixed ones with `loss="in_batch"`.
+            TypeError: If an argument is unknown. The message suggests the most similar one.
+            ValueError: If `caption_ids` are given without a caption bank, are not rows of it, or are those of mixed
+                images with `loss="in_batch"`.
         """
+        self.check_forward_arguments(kwargs)
         outputs = self._encode(pixel_values, **kwargs)
         image_embeds = nn.functional.normalize(self.vision_projection(outputs.pooler_output).float(), dim=-1)
         logits = loss = None
@@ -278,8 +284,9 @@ class PairedCifarAligner(VlmkitModel):
             scale = inverse_temperature(self.logit_scale, self.config.temperature)
             logits = bank_logits(image_embeds, self.caption_embeds, logit_scale=scale)
             if caption_ids is not None and return_loss:
-                loss = self._caption_loss(image_embeds, logits, scale, caption_ids, caption_weights)
-                loss = loss + self._extra_losses(outputs.pooler_output, image_embeds, caption_ids, caption_weights)
+                captions = {"caption_ids": caption_ids, "caption_weights": caption_weights}
+                loss = self._caption_loss(image_embeds, logits=logits, logit_scale=scale, **captions)
+                loss = loss + self._extra_losses(outputs.pooler_output, image_embeds=image_embeds, **captions)
         return PairedCifarAlignerOutput(
             loss=loss,
             logits_per_image=logits,
@@ -291,11 +298,13 @@ class PairedCifarAligner(VlmkitModel):
     def _caption_loss(
         self,
         image_embeds: Tensor,
+        *,
         logits: Tensor,
-        scale: Tensor | float,
+        logit_scale: Tensor | float,
         caption_ids: Tensor,
         caption_weights: Tensor | None,
     ) -> Tensor:
+        """Compute the loss between images and captions, among the captions of the batch or of the whole bank."""
         torch_compilable_check(
             (caption_ids >= 0).all() & (caption_ids < len(self.caption_embeds)).all(),
             "caption_ids lie outside the caption bank; they are num_classes * left + right",
@@ -309,12 +318,12 @@ class PairedCifarAligner(VlmkitModel):
                 f"caption_ids {tuple(caption_ids.shape)} give several captions to a pair, which loss='in_batch' cannot "
                 "use; set loss='full_bank', or do not mix images"
             )
-        return info_nce(image_embeds, self.caption_embeds[caption_ids], logit_scale=scale, group_ids=caption_ids)
+        return info_nce(image_embeds, self.caption_embeds[caption_ids], logit_scale=logit_scale, group_ids=caption_ids)
 
     def _extra_losses(
-        self, pooled: Tensor, image_embeds: Tensor, caption_ids: Tensor, caption_weights: Tensor | None
+        self, pooled: Tensor, *, image_embeds: Tensor, caption_ids: Tensor, caption_weights: Tensor | None
     ) -> Tensor | float:
-        """The optional losses, each with its weight."""
+        """Compute the weighted sum of the optional losses."""
         left, right = caption_ids // self.config.num_classes, caption_ids % self.config.num_classes
         loss: Tensor | float = 0.0
         if self.config.swap_loss_weight:

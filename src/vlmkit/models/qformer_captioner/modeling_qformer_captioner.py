@@ -166,8 +166,10 @@ class QFormerCaptionerModel(QFormerCaptionerPreTrainedModel, HeadlessModel):
         The arguments are those of [`QFormerCaptioner.forward`] without `labels` and `logits_to_keep`.
 
         Raises:
+            TypeError: If an argument is unknown. The message suggests the most similar one.
             ValueError: As [`QFormerCaptioner.forward`] raises.
         """
+        self.check_forward_arguments(kwargs)
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Pass the texts either as `input_ids` or as `inputs_embeds`.")
         output_attentions = bool(kwargs.get("output_attentions") or self.config.output_attentions)

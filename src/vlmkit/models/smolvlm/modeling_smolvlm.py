@@ -1,7 +1,9 @@
 """SmolVLM: a vision encoder, a connector and a small causal language model."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -28,10 +30,12 @@ from vlmkit.modules.fusion import (
     merge_image_embeds,
 )
 from vlmkit.modules.gated_cross_attention import (
+    CrossAttentionHook,
     GatedCrossAttention,
     GatedCrossAttentionBlock,
     check_forwards_keywords,
     register_cross_attention_hooks,
+    unsupported_message,
 )
 from vlmkit.modules.language_models import build_decoder, build_lm_head, check_plain_language_model, decoder_layers
 from vlmkit.modules.perceiver import PerceiverResampler
@@ -155,36 +159,13 @@ class VlmkitSmolVLMModel(VlmkitSmolVLMPreTrainedModel, HeadlessModel):
         Returns:
             `last_hidden_state (C, N, D_vision)`, the vision features of all crops, and as `pooler_output` the
             embeddings of each image: `(I, M, D)`, or a list of `(M_i, D)` where the numbers of image tokens differ.
+            With `fusion="cross_attention"`, each crop has its own embeddings.
 
         Raises:
             ValueError: If both or neither kind of images are given, the features have another shape, features are given
                 while the vision tower is trained, or the vision tower or connector does not support the image size.
         """
-        if pixel_values is not None and pixel_values.ndim == 5:
-            num_crops = torch.full((len(pixel_values),), pixel_values.shape[1])
-            pixel_values = pixel_values.flatten(0, 1)
-            if pixel_attention_mask is not None:
-                masks = pixel_attention_mask  # a server passes the mask of each image as an entry of a list
-                pixel_attention_mask = masks.flatten(0, 1) if isinstance(masks, Tensor) else torch.cat(list(masks))
-        vision, embeds = self._encode_crops(
-            pixel_values, vision_features, pixel_attention_mask, patch_attention_mask, **kwargs
-        )
-        return BaseModelOutputWithPooling(
-            last_hidden_state=vision.last_hidden_state,
-            pooler_output=_join_crops(embeds, num_crops),
-            hidden_states=vision.hidden_states,
-            attentions=vision.attentions,
-        )
-
-    def _encode_crops(
-        self,
-        pixel_values: Tensor | None,
-        vision_features: Tensor | None,
-        pixel_attention_mask: Tensor | None,
-        patch_attention_mask: Tensor | None,
-        **kwargs: Any,
-    ) -> tuple[BaseModelOutputWithPooling, ImageEmbeds]:
-        """Return the outputs of the vision tower, and the embeddings of each crop."""
+        pixel_values, pixel_attention_mask, num_crops = _flatten_crops(pixel_values, pixel_attention_mask, num_crops)
         if pixel_values is not None and pixel_attention_mask is None and self.config.connector == "pixel_shuffle":
             height, width = pixel_values.shape[2:]
             if height != width:  # without a mask, the connector assumes a square grid of patches
@@ -197,11 +178,18 @@ class VlmkitSmolVLMModel(VlmkitSmolVLMPreTrainedModel, HeadlessModel):
             training=self.training,
             **kwargs,
         )
-        vision.last_hidden_state = vision.last_hidden_state.to(next(self.connector.parameters()).dtype)
-        embeds, mask = self.connector(vision.last_hidden_state, vision.patch_attention_mask)
+        vision_features = vision.last_hidden_state.to(next(self.connector.parameters()).dtype)
+        embeds, mask = self.connector(vision_features, vision.patch_attention_mask)
         if mask is not None:
             embeds = [crop[valid] for crop, valid in zip(embeds, mask, strict=True)]
-        return vision, embeds
+        if num_crops is not None and self.cross_attention is None:
+            embeds = _join_crops(embeds, num_crops)
+        return BaseModelOutputWithPooling(
+            last_hidden_state=vision_features,
+            pooler_output=embeds,
+            hidden_states=vision.hidden_states,
+            attentions=vision.attentions,
+        )
 
     @can_return_tuple
     @accepts_cache
@@ -238,20 +226,22 @@ class VlmkitSmolVLMModel(VlmkitSmolVLMPreTrainedModel, HeadlessModel):
         if mm_encoder_outputs and has_images:
             raise ValueError("Pass either images or the `mm_encoder_outputs` computed from them, but not both.")
         image_embeds = None
+        if mm_encoder_outputs:
+            image_embeds = mm_encoder_outputs["image"].pooler_output
+        elif has_images:
+            image_embeds = self.get_image_features(*images, num_crops, return_dict=True).pooler_output
         if self.cross_attention is not None:
-            if has_images:
-                _, image_embeds = self._encode_crops(*images)
-            kwargs |= self._cross_attention_hook(
+            hook = self._cross_attention_hook(
                 image_token_mask, image_embeds, cross_attention_states, cross_attention_positions, cache
             )
+            decode = partial(self._decode_with_hook, hook)
+        elif cross_attention_states is not None or cross_attention_positions is not None:
+            raise ValueError("`cross_attention_states` must not be passed to a model without cross-attention.")
         else:
-            if mm_encoder_outputs:
-                image_embeds = mm_encoder_outputs["image"].pooler_output
-            elif has_images:
-                image_embeds = self.get_image_features(*images, num_crops, return_dict=True).pooler_output
+            decode = self._decode
             if image_embeds is not None or inputs_embeds.shape[1] > 1:  # generated tokens are never placeholders
                 inputs_embeds = merge_image_embeds(inputs_embeds, image_token_mask, image_embeds)
-        outputs = self._decode(inputs_embeds, attention_mask, position_ids, cache, use_cache, **kwargs)
+        outputs = decode(inputs_embeds, attention_mask, position_ids, cache, use_cache, **kwargs)
         return VlmkitSmolVLMModelOutput(**outputs, image_hidden_states=image_embeds)
 
     def get_image_token_mask(self, input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:
@@ -287,8 +277,13 @@ class VlmkitSmolVLMModel(VlmkitSmolVLMPreTrainedModel, HeadlessModel):
         cross_attention_states: Tensor | None,
         cross_attention_positions: Tensor | None,
         cache: Cache | None,
-    ) -> dict[str, Any]:
-        """Return the keyword with which the decoder layers attend to images; nothing without images."""
+    ) -> CrossAttentionHook | None:
+        """Return the hook with which the decoder layers attend to images, or `None` without images."""
+        has_states = cross_attention_states is not None
+        if has_states != (cross_attention_positions is not None) or (has_states and image_embeds is not None):
+            raise ValueError(
+                "Pass either images, or `cross_attention_states` and `cross_attention_positions`, but not both."
+            )
         num_cached = 0 if cache is None else cache.get_seq_length()
         if image_embeds is not None:
             cross_attention_states, cross_attention_positions = self.compute_cross_attention_states(
@@ -297,11 +292,26 @@ class VlmkitSmolVLMModel(VlmkitSmolVLMPreTrainedModel, HeadlessModel):
         if cross_attention_states is None or cross_attention_positions is None:
             if image_token_mask.shape[1] > 1:  # generated tokens are never placeholders
                 check_num_image_tokens(image_token_mask, ())
-            return {}
+            return None
         positions = num_cached + torch.arange(image_token_mask.shape[1], device=image_token_mask.device)
         visible = cross_attention_positions[:, None, None, :] <= positions[:, None]
         blocks: Any = self.cross_attention
-        return {"cross_attention_hook": blocks.make_hook(cross_attention_states, visible)}
+        return blocks.make_hook(cross_attention_states, visible)
+
+    def _decode_with_hook(self, hook: CrossAttentionHook | None, *args: Any, **kwargs: Any) -> Any:
+        """Run the decoder, whose layers attend to images by a hook, and check that they do."""
+        if hook is None:
+            return self._decode(*args, **kwargs)
+        layers: list[int] = []
+
+        def recorded(index: int, hidden_states: Tensor) -> Tensor:
+            layers.append(index)
+            return hook(index, hidden_states)
+
+        outputs = self._decode(*args, cross_attention_hook=recorded, **kwargs)
+        if not layers:
+            raise ValueError(unsupported_message(self.language_model))
+        return outputs
 
 
 class SmolVLM(VlmkitSmolVLMPreTrainedModel, GenerativeModel, GenerationMixin):
@@ -588,22 +598,27 @@ class SmolVLM(VlmkitSmolVLMPreTrainedModel, GenerativeModel, GenerationMixin):
             ValueError: If images are given twice, their number differs from that of the placeholders, or as
                 `GenerationMixin.generate` raises.
         """
+        pixel_values, pixel_attention_mask, num_crops = _flatten_crops(pixel_values, pixel_attention_mask, num_crops)
         images = {
             "pixel_values": pixel_values,
             "vision_features": vision_features,
             "pixel_attention_mask": pixel_attention_mask,
             "patch_attention_mask": patch_attention_mask,
         }
-        features = pop_encoder_outputs(kwargs)
-        if features is not None and any(part is not None for part in images.values()):
+        has_images = any(part is not None and len(part) for part in images.values())
+        if kwargs.get("mm_encoder_outputs") and has_images:
             raise ValueError("Pass either images or the `mm_encoder_outputs` computed from them, but not both.")
+        features = pop_encoder_outputs(kwargs)
         input_ids = kwargs.get("input_ids") if inputs is None else inputs
-        if self.model.cross_attention is not None:
-            kwargs |= self._cross_attention_arguments(input_ids, images, cache, kwargs)
-        else:
-            features = features or self._features_of_new_images(input_ids, images, num_crops, cache, kwargs)
+        if self.model.cross_attention is None:
+            if features is None and has_images:
+                features = self._features_of_new_images(input_ids, images, num_crops, cache, kwargs)
             if features is not None:
                 kwargs |= encoder_outputs_argument(features)
+        else:
+            if features is None and has_images:
+                features = self.get_image_features(**images, return_dict=True)
+            kwargs |= self._cross_attention_arguments(input_ids, features, kwargs)
         return super().generate(inputs, generation_config, *args, **cache_argument(cache), **kwargs)
 
     def _features_of_new_images(
@@ -623,7 +638,7 @@ class SmolVLM(VlmkitSmolVLMPreTrainedModel, GenerativeModel, GenerationMixin):
             num_cached = 0 if cache is None else max(int(cache.get_seq_length()) - num_absent, 0)
             images, num_crops = self._without_cached_images(images, num_crops, mask, num_cached)
             new_token_mask = mask[:, num_cached:]
-        if not any(part is not None and len(part) for part in images.values()):
+        if all(part is None or not len(part) for part in images.values()):
             return None
         features = self.get_image_features(**images, num_crops=num_crops, return_dict=True)
         if new_token_mask is not None:
@@ -638,9 +653,9 @@ class SmolVLM(VlmkitSmolVLMPreTrainedModel, GenerativeModel, GenerationMixin):
         num_cached: int,
     ) -> tuple[dict[str, Tensor | None], Tensor | None]:
         """Drop the crops whose placeholder tokens are already in the key/value cache."""
-        num_parts = max((len(part) for part in images.values() if part is not None), default=0)
-        if num_cached == 0 or num_parts == 0:
+        if num_cached == 0:
             return images, num_crops
+        num_parts = max(len(part) for part in images.values() if part is not None)
         mask = images["pixel_attention_mask" if images["vision_features"] is None else "patch_attention_mask"]
         sizes = num_image_tokens_per_crop(self.config, image_token_mask, num_parts, mask)
         is_new = ~cached_images(image_token_mask, sizes, num_cached)
@@ -650,11 +665,7 @@ class SmolVLM(VlmkitSmolVLMPreTrainedModel, GenerativeModel, GenerationMixin):
         return {name: part if part is None else part[is_new] for name, part in images.items()}, num_crops
 
     def _cross_attention_arguments(
-        self,
-        input_ids: Tensor | None,
-        images: dict[str, Tensor | None],
-        cache: Cache | None,
-        kwargs: dict[str, Any],
+        self, input_ids: Tensor | None, features: BaseModelOutputWithPooling | None, kwargs: dict[str, Any]
     ) -> dict[str, Tensor]:
         """Return the keys and values of all images, as keywords of `forward`."""
         if _num_absent_tokens(input_ids, kwargs):
@@ -662,11 +673,10 @@ class SmolVLM(VlmkitSmolVLMPreTrainedModel, GenerativeModel, GenerationMixin):
                 "Images in the cache are not kept with `fusion='cross_attention'`. Pass `input_ids` of the whole "
                 "conversation and all of its images."
             )
-        if not any(part is not None and len(part) for part in images.values()):
+        if features is None:
             return {}
         mask = self.model.get_image_token_mask(input_ids, kwargs.get("inputs_embeds"))
-        _, embeds = self.model._encode_crops(*images.values())
-        states, positions = self.model.compute_cross_attention_states(mask, embeds)
+        states, positions = self.model.compute_cross_attention_states(mask, features.pooler_output)
         return {"cross_attention_states": states, "cross_attention_positions": positions}
 
 
@@ -727,6 +737,20 @@ def num_image_tokens_per_crop(
         return torch.full((num_crops,), fixed, device=image_token_mask.device)
     areas = torch.ones(num_crops, device=image_token_mask.device) if mask is None else mask.flatten(1).sum(dim=1)
     return (image_token_mask.sum() * areas / areas.sum()).round().long()  # proportional to the area of the crop
+
+
+def _flatten_crops(
+    pixel_values: Tensor | None, pixel_attention_mask: Tensor | Sequence[Tensor] | None, num_crops: Tensor | None
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Turn images with equal numbers of crops, `(I, C_i, 3, H, W)`, into crops `(C, 3, H, W)` and their numbers."""
+    if pixel_attention_mask is not None and not isinstance(pixel_attention_mask, Tensor):
+        pixel_attention_mask = torch.cat(list(pixel_attention_mask))  # a server passes one mask per image
+    if pixel_values is None or pixel_values.ndim == 4:
+        return pixel_values, pixel_attention_mask, num_crops
+    num_crops = torch.full((len(pixel_values),), pixel_values.shape[1])
+    if pixel_attention_mask is not None and pixel_attention_mask.ndim == 4:
+        pixel_attention_mask = pixel_attention_mask.flatten(0, 1)
+    return pixel_values.flatten(0, 1), pixel_attention_mask, num_crops
 
 
 def _join_crops(embeds: ImageEmbeds, num_crops: Tensor | None) -> ImageEmbeds:

@@ -25,13 +25,11 @@ from vlmkit.models.smolvlm.configuration_smolvlm import (
     default_num_query_tokens,
     fixed_num_image_tokens,
 )
+from vlmkit.models.smolvlm.conversations import validate_conversation
 from vlmkit.models.smolvlm.image_processing_smolvlm import VlmkitSmolVLMImageProcessor
 from vlmkit.modules.towers import get_vision_config, load_backbone_config
 from vlmkit.modules.vision_tower import num_vision_patches, vision_patch_size
 from vlmkit.validation import check_choice
-
-ROLES = ("system", "user", "assistant")
-PARTS = ("text", "image", "image_url")
 
 
 class VlmkitSmolVLMProcessorKwargs(ProcessingKwargs, total=False):  # type: ignore[call-arg]
@@ -164,7 +162,9 @@ class VlmkitSmolVLMProcessor(ImageTextProcessor):
         num_image_tokens = fixed_num_image_tokens(connector, fusion, num_query_tokens)
         vision_config = load_backbone_config(vision, get_vision_config)
         if images_kwargs:
-            statistics: dict[str, Any] = {name: list(getattr(image_processor, name)) for name in ("image_mean", "image_std")}
+            statistics: dict[str, Any] = {
+                name: list(getattr(image_processor, name)) for name in ("image_mean", "image_std")
+            }
             if "size_divisor" not in images_kwargs and (patch := vision_patch_size(vision_config)) is not None:
                 statistics["size_divisor"] = patch * factor
             image_processor = VlmkitSmolVLMImageProcessor(**{**statistics, **images_kwargs})
@@ -282,7 +282,7 @@ class VlmkitSmolVLMProcessor(ImageTextProcessor):
             ValueError: an unknown role or part, an empty message, a turn of the assistant without text, `image_token`
                 in a text, nothing to learn from, more or fewer images than image parts, or an image cut by truncation.
         """
-        conversation = _checked(conversation, self.image_token)
+        conversation = validate_conversation(conversation, self.image_token)
         if not return_labels:
             return super().apply_chat_template(conversation, *args, **kwargs)
         processor_kwargs = {"padding_side": "right", **(kwargs.pop("processor_kwargs", None) or {})}
@@ -380,43 +380,3 @@ def _fixed_size(image_processor: BaseImageProcessor) -> tuple[int, int]:
             "Pass `size` to build a `VlmkitSmolVLMImageProcessor`, which computes the number of image tokens itself."
         )
     return size["height"], size["width"]
-
-
-def _checked(conversation: Sequence[Any], image_token: str) -> Sequence[Any]:
-    """Refuse what the template would write nonsense of, and drop what parts do not have, which tables hold as `None`.
-
-    Raises:
-        ValueError: see [`VlmkitSmolVLMProcessor.apply_chat_template`].
-    """
-    if not conversation:
-        raise ValueError("a conversation is empty; give at least one message")
-    if all(isinstance(message, dict) for message in conversation):
-        return [_checked_message(number, message, image_token) for number, message in enumerate(conversation)]
-    if all(isinstance(messages, (list, tuple)) for messages in conversation):
-        return [_checked(messages, image_token) for messages in conversation]
-    raise ValueError(f"{conversation!r:.80} is no list of messages {{'role', 'content'}}, nor of such lists; give one")
-
-
-def _checked_message(number: int, message: dict[str, Any], image_token: str) -> dict[str, Any]:
-    role, content = message.get("role"), message.get("content")
-    check_choice(f"the role of message {number}", role, ROLES)
-    if not content:
-        raise ValueError(f"message {number} ({role}) is empty; drop it")
-    parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
-    if not isinstance(parts, list | tuple) or not all(isinstance(part, dict) for part in parts):
-        raise ValueError(
-            f"the content of message {number} ({role}) is {content!r:.80}; give a text, or a list of parts"
-        )
-    parts = [{name: value for name, value in part.items() if value is not None} for part in parts]
-    for part in parts:
-        check_choice(f"the type of a part of message {number}", part.get("type"), PARTS)
-        if part["type"] == "text" and not isinstance(part.get("text"), str):
-            raise ValueError(f"message {number} ({role}) has a text part without a text; give it one, or drop it")
-        if image_token in part.get("text", ""):
-            raise ValueError(
-                f'message {number} ({role}) has {image_token} in its text; give images as parts {{"type": "image"}}, '
-                "and write anything else in another way"
-            )
-    if role == "assistant" and not "".join(part.get("text", "") for part in parts).strip():
-        raise ValueError(f"message {number} (assistant) has no text; give what it shall say, or drop it")
-    return {**message, "content": content if isinstance(content, str) else parts}
