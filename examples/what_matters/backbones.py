@@ -204,7 +204,7 @@ def train_vision_tower(folder: Path, size: str, steps: int, seed: int = 0) -> No
     width, depth, heads = TOWERS[size]
     sizes = {"embed_dim": width, "depth": depth, "num_heads": heads, "eta": 1.0}
     config = TimmWrapperConfig(architecture="xcit_nano_12_p16_224", model_args=sizes, do_pooling=False)
-    reader = PatchReader(VisionTower(config, "mean", prefix_tokens=False))
+    reader = PatchReader(VisionTower(config, pooling="mean", prefix_tokens=False))
     arguments = _arguments(folder, steps, batch_size=1, learning_rate=1e-3, seed=seed)
     Trainer(reader, arguments, data_collator=lambda batches: batches[0], train_dataset=Boards(seed)).train()
     reader.tower.backbone.save_pretrained(folder)

@@ -20,7 +20,7 @@ def attention_and_torchs(
     implementation: str = "eager", dropout: float = 0.0
 ) -> tuple[Attention, nn.MultiheadAttention]:
     """Two with the same weights, biases included."""
-    ours = Attention(config(implementation), WIDTH, HEADS, dropout).eval()
+    ours = Attention(config(implementation), hidden_size=WIDTH, num_heads=HEADS, dropout=dropout).eval()
     theirs = nn.MultiheadAttention(WIDTH, HEADS, dropout, batch_first=True).eval()
     nn.init.normal_(theirs.in_proj_bias)
     nn.init.normal_(theirs.out_proj.bias)
@@ -107,7 +107,7 @@ class TestAttention:
         torch.testing.assert_close(outputs.float(), expected, rtol=0.1, atol=0.05)
 
     def test_may_have_no_biases(self, implementation):
-        ours = Attention(config(implementation), WIDTH, HEADS, bias=False).eval()
+        ours = Attention(config(implementation), hidden_size=WIDTH, num_heads=HEADS, bias=False).eval()
         theirs = nn.MultiheadAttention(WIDTH, HEADS, bias=False, batch_first=True).eval()
         projections = zip((ours.q_proj, ours.k_proj, ours.v_proj), theirs.in_proj_weight.chunk(3), strict=True)
         for projection, weight in projections:
@@ -117,14 +117,14 @@ class TestAttention:
         torch.testing.assert_close(ours(x, ours.key_values(others))[0], theirs(x, others, others)[0])
 
     def test_heads_that_do_not_divide_the_width_are_refused(self):
-        with pytest.raises(ValueError, match="3 heads do not divide a width of 16; choose a divisor of it"):
-            Attention(config(), WIDTH, 3)
+        with pytest.raises(ValueError, match="must divide the width 16, but got 3 heads"):
+            Attention(config(), hidden_size=WIDTH, num_heads=3)
 
 
 class TestBlocks:
     @pytest.mark.parametrize("others", [None, 7])
     def test_norm_before_attention(self, others):
-        block = AttentionBlock(config(), WIDTH, HEADS, "pre", 1e-3)
+        block = AttentionBlock(config(), hidden_size=WIDTH, num_heads=HEADS, norm="pre", eps=1e-3)
         nn.init.normal_(block.norm.weight)
         x = tokens()
         key_values = others and block.attention.key_values(tokens(others))
@@ -133,7 +133,7 @@ class TestBlocks:
 
     @pytest.mark.parametrize("others", [None, 7])
     def test_norm_after_attention(self, others):
-        block = AttentionBlock(config(), WIDTH, HEADS, "post", 1e-3)
+        block = AttentionBlock(config(), hidden_size=WIDTH, num_heads=HEADS, norm="post", eps=1e-3)
         nn.init.normal_(block.norm.weight)
         x = tokens()
         key_values = others and block.attention.key_values(tokens(others))
@@ -142,7 +142,7 @@ class TestBlocks:
         torch.testing.assert_close(block(x, key_values)[0], expected)
 
     def test_mask_and_probabilities_pass_through(self):
-        block = AttentionBlock(config("sdpa"), WIDTH, HEADS, "pre", 1e-6)
+        block = AttentionBlock(config("sdpa"), hidden_size=WIDTH, num_heads=HEADS, norm="pre", eps=1e-6)
         mask = torch.full((5, 5), -torch.inf).triu(1).expand(2, 1, 5, 5)
         _, weights = block(tokens(), attention_mask=mask, output_attentions=True)
         assert weights.shape == (2, HEADS, 5, 5)
@@ -151,9 +151,9 @@ class TestBlocks:
 
     @pytest.mark.parametrize("norm", ["pre", "post"])
     def test_feed_forward(self, norm):
-        block = FeedForwardBlock(WIDTH, 24, norm, 1e-3)
+        block = FeedForwardBlock(WIDTH, intermediate_size=24, norm=norm, eps=1e-3)
         x = tokens()
-        first, second = block.feed_forward[0], block.feed_forward[3]
+        first, second = block.mlp.fc1, block.mlp.fc2
 
         def layer(states: torch.Tensor) -> torch.Tensor:
             hidden = states @ first.weight.T + first.bias
@@ -169,29 +169,33 @@ class TestBlocks:
         torch.testing.assert_close(block(x), expected, rtol=1e-5, atol=1e-5)
 
     def test_dropout_follows_the_activation_and_the_second_layer(self):
-        layer = FeedForward(WIDTH, 24, dropout=0.5)
-        assert [type(part).__name__ for part in layer] == ["Linear", "GELU", "Dropout", "Linear", "Dropout"]
+        layer = FeedForward(WIDTH, intermediate_size=24, dropout=0.5)
+        assert [type(part).__name__ for part in layer.children()] == ["Linear", "GELU", "Dropout", "Linear", "Dropout"]
         assert 0.3 < (layer(tokens(50)) == 0).float().mean() < 0.7
         assert torch.equal(layer.eval()(x := tokens()), layer(x))
 
     def test_dropout_within_a_feed_forward_layer_may_be_another(self):
-        assert [part.p for part in FeedForward(WIDTH, 24, 0.3) if isinstance(part, nn.Dropout)] == [0.3, 0.3]
-        block = FeedForwardBlock(WIDTH, 24, "post", 1e-6, dropout=0.3, inner_dropout=0.0)
-        assert [part.p for part in block.feed_forward if isinstance(part, nn.Dropout)] == [0.0, 0.3]
+        assert [
+            part.p
+            for part in FeedForward(WIDTH, intermediate_size=24, dropout=0.3).children()
+            if isinstance(part, nn.Dropout)
+        ] == [0.3, 0.3]
+        block = FeedForwardBlock(WIDTH, intermediate_size=24, norm="post", eps=1e-6, dropout=0.3, inner_dropout=0.0)
+        assert [part.p for part in block.mlp.children() if isinstance(part, nn.Dropout)] == [0.0, 0.3]
 
     def test_dropout_of_the_result_of_attention(self):
-        block = AttentionBlock(config(), WIDTH, HEADS, "pre", 1e-6, output_dropout=0.5)
+        block = AttentionBlock(config(), hidden_size=WIDTH, num_heads=HEADS, norm="pre", eps=1e-6, output_dropout=0.5)
         x = tokens(50)
         added = block(x)[0] - x
         assert 0.3 < (added == 0).float().mean() < 0.7
         torch.testing.assert_close(block.eval()(x)[0], block(x)[0], rtol=0, atol=0)
 
     def test_an_unknown_norm_is_refused(self):
-        for make in (lambda norm: AttentionBlock(config(), WIDTH, HEADS, norm, 1e-6),
-                     lambda norm: FeedForwardBlock(WIDTH, 24, norm, 1e-6)):  # fmt: skip
+        for make in (lambda norm: AttentionBlock(config(), hidden_size=WIDTH, num_heads=HEADS, norm=norm, eps=1e-6),
+                     lambda norm: FeedForwardBlock(WIDTH, intermediate_size=24, norm=norm, eps=1e-6)):  # fmt: skip
             with pytest.raises(ValueError, match=r"norm is 'prae'; choose one of 'pre', 'post', did you mean 'pre'\?"):
                 make("prae")
 
     def test_heads_that_do_not_divide_the_width_are_refused(self):
-        with pytest.raises(ValueError, match="5 heads do not divide a width of 16"):
-            AttentionBlock(config(), WIDTH, 5, "pre", 1e-6)
+        with pytest.raises(ValueError, match="must divide the width 16, but got 5 heads"):
+            AttentionBlock(config(), hidden_size=WIDTH, num_heads=5, norm="pre", eps=1e-6)

@@ -32,20 +32,32 @@ def connector(
     vision_size: int = 24, num_cross_attention_heads: int | None = None, cross_attention_frequency: int = 2
 ) -> QFormerConnector:
     return filled(
-        QFormerConnector(CONFIG, vision_size, SIZES, 3, num_cross_attention_heads, cross_attention_frequency, 20)
+        QFormerConnector(
+            CONFIG,
+            vision_size=vision_size,
+            encoder_sizes=SIZES,
+            num_queries=3,
+            num_cross_attention_heads=num_cross_attention_heads,
+            cross_attention_frequency=cross_attention_frequency,
+            text_size=20,
+        )
     )
 
 
 def perceiver() -> PerceiverConnector:
-    return filled(PerceiverConnector(CONFIG, 24, 20, 32, num_latents=3, depth=2, num_heads=4))
+    return filled(
+        PerceiverConnector(
+            CONFIG, vision_size=24, text_size=20, intermediate_size=32, num_latents=3, depth=2, num_heads=4
+        )
+    )
 
 
 def mlp() -> MLPConnector:
-    return filled(MLPConnector(24, 20))
+    return filled(MLPConnector(vision_size=24, text_size=20))
 
 
 def pixel_shuffle(factor: int = 2) -> PixelShuffleConnector:
-    return filled(PixelShuffleConnector(24, 20, factor))
+    return filled(PixelShuffleConnector(vision_size=24, text_size=20, factor=factor))
 
 
 CONNECTORS = pytest.mark.parametrize("make", [connector, perceiver, mlp, pixel_shuffle])
@@ -108,7 +120,8 @@ class TestEveryConnector:
 
     def test_a_mask_of_more_tokens_is_refused(self, make):
         with pytest.raises(
-            ValueError, match="12 tokens do not fill the grid of 4 x 4 that patch_attention_mask lays out; give"
+            ValueError,
+            match=r"describes 4 x 4 patches, but there are only 12 vision|must contain 4 x 4 patches, but got 12",
         ):
             make()(torch.randn(1, 12, 24), torch.ones(1, 4, 4, dtype=torch.bool))
 
@@ -127,7 +140,7 @@ def test_a_flat_mask_is_row_by_row_behind_what_stands_in_front():
     mask = torch.tensor([[[1, 1, 0], [1, 1, 0]], [[1, 1, 1], [0, 0, 0]]]).bool()
     assert flatten_patch_mask(mask, 6).int().tolist() == [[1, 1, 0, 1, 1, 0], [1, 1, 1, 0, 0, 0]]
     assert flatten_patch_mask(mask, 8).int().tolist() == [[1, 1, 1, 1, 0, 1, 1, 0], [1, 1, 1, 1, 1, 0, 0, 0]]
-    with pytest.raises(ValueError, match="5 tokens do not fill the grid of 2 x 3 that patch_attention_mask lays out"):
+    with pytest.raises(ValueError, match="describes 2 x 3 patches, but there are only 5 vision tokens"):
         flatten_patch_mask(mask, 5)
 
 
@@ -143,13 +156,13 @@ def test_perceiver_is_a_gated_mlp_and_a_resampler():
 def test_mlp_is_two_layers_with_an_exact_gelu_between_them():
     made, tokens = mlp(), torch.randn(2, 5, 24)
     weights = made.state_dict()
-    hidden = gelu(linear(tokens, weights["mlp.0.weight"], weights["mlp.0.bias"]))
-    torch.testing.assert_close(made(tokens)[0], linear(hidden, weights["mlp.2.weight"], weights["mlp.2.bias"]))
+    hidden = gelu(linear(tokens, weights["fc1.weight"], weights["fc1.bias"]))
+    torch.testing.assert_close(made(tokens)[0], linear(hidden, weights["fc2.weight"], weights["fc2.bias"]))
 
 
 def identity(factor: int, width: int = 1) -> PixelShuffleConnector:
     """Shows what is put together."""
-    made = PixelShuffleConnector(width, factor**2 * width, factor)
+    made = PixelShuffleConnector(vision_size=width, text_size=factor**2 * width, factor=factor)
     nn.init.eye_(made.projection.weight)
     return made
 
@@ -190,9 +203,9 @@ class TestPixelShuffleConnector:
     @pytest.mark.parametrize(
         ("num_tokens", "factor", "message"),
         [
-            (197, 2, "197 tokens do not fill a square grid; give the tokens of all patches, and no class token"),
-            (49, 2, "a grid of 7 x 7 tokens is no multiple of pixel_shuffle_factor=2; choose a factor that divides"),
-            (4, 4, "a grid of 2 x 2 tokens is no multiple of pixel_shuffle_factor=4"),
+            (197, 2, "must contain 14 x 14 patches, but got 197 tokens. Remove class"),
+            (49, 2, "A grid of 7 x 7 patches is not divisible by `pixel_shuffle_factor`=2"),
+            (4, 4, "A grid of 2 x 2 patches is not divisible by `pixel_shuffle_factor`=4"),
         ],
     )
     def test_tokens_that_form_no_squares_are_refused(self, num_tokens, factor, message):
@@ -200,13 +213,13 @@ class TestPixelShuffleConnector:
             pixel_shuffle(factor)(torch.randn(1, num_tokens, 24))
 
     def test_a_mask_that_does_not_fit_is_refused(self):
-        with pytest.raises(ValueError, match=r"17 tokens do not fill the grid of 4 x 4 .* and no class token"):
+        with pytest.raises(ValueError, match=r"must contain 4 x 4 patches, but got 17 tokens\. Remove class"):
             pixel_shuffle()(torch.randn(1, 17, 24), torch.ones(1, 4, 4, dtype=torch.bool))
-        with pytest.raises(ValueError, match="a grid of 4 x 3 tokens is no multiple of pixel_shuffle_factor=2"):
+        with pytest.raises(ValueError, match="A grid of 4 x 3 patches is not divisible by `pixel_shuffle_factor`=2"):
             pixel_shuffle()(torch.randn(1, 12, 24), torch.ones(1, 4, 3, dtype=torch.bool))
 
     def test_a_factor_below_one_is_refused(self):
-        with pytest.raises(ValueError, match="pixel_shuffle_factor is 0; it must be at least 1"):
+        with pytest.raises(ValueError, match="`pixel_shuffle_factor` must be at least 1, but got 0"):
             pixel_shuffle(0)
 
 
@@ -216,8 +229,8 @@ class TestQFormerConnector:
         weights = made.state_dict()
         projected = linear(tokens, weights["vision_projection.weight"], weights["vision_projection.bias"])
         queries = made.qformer(vision_features=projected).queries
-        hidden = relu(linear(queries, weights["mlp.0.weight"], weights["mlp.0.bias"]))
-        expected = linear(hidden, weights["mlp.2.weight"], weights["mlp.2.bias"])
+        hidden = relu(linear(queries, weights["fc1.weight"], weights["fc1.bias"]))
+        expected = linear(hidden, weights["fc2.weight"], weights["fc2.bias"])
         assert queries.shape == (2, 3, 16)
         assert made(tokens)[0].shape == (2, 3, 20)
         assert (hidden == 0).float().mean() > 0.1
@@ -256,7 +269,7 @@ class TestQFormerConnector:
         assert all(parameter.grad is not None for parameter in made.parameters())
 
     def test_heads_that_do_not_divide_the_width_are_refused(self):
-        with pytest.raises(ValueError, match="5 heads do not divide a width of 16"):
+        with pytest.raises(ValueError, match="must divide the width 16, but got 5 heads"):
             connector(num_cross_attention_heads=5)
 
     def test_padding_is_masked_in_every_layer_that_looks_at_the_image(self):

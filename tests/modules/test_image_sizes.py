@@ -252,9 +252,9 @@ def test_a_mask_and_several_layers_exclude_each_other():
 def test_encoded_before_or_now_is_the_same():
     tower = tower_of("vit")
     pixel_values, pixel_attention_mask = padded(IN_PIXELS, CANVAS)
-    now = tower.encode_or_take(pixel_values, None, training=False, pixel_attention_mask=pixel_attention_mask)
+    now = tower.get_vision_features(pixel_values, None, training=False, pixel_attention_mask=pixel_attention_mask)
     assert now.patch_attention_mask.shape == (5, 6, 8)
-    before = tower.encode_or_take(
+    before = tower.get_vision_features(
         None, now.last_hidden_state, training=False, patch_attention_mask=now.patch_attention_mask
     )
     assert before.last_hidden_state is now.last_hidden_state
@@ -265,13 +265,16 @@ def test_encoded_before_or_now_is_the_same():
     ):
         with pytest.raises(
             ValueError,
-            match="a pixel_attention_mask with pixel_values, and a patch_attention_mask with vision_features",
+            match="Pass `pixel_attention_mask` with `pixel_values`, and `patch_attention_mask` with `vision_features`",
         ):
-            tower.encode_or_take(pixel_values, None, training=False, **masks)
+            tower.get_vision_features(pixel_values, None, training=False, **masks)
     with pytest.raises(
-        ValueError, match="a pixel_attention_mask with pixel_values, and a patch_attention_mask with vision_features"
+        ValueError,
+        match="Pass `pixel_attention_mask` with `pixel_values`, and `patch_attention_mask` with `vision_features`",
     ):
-        tower.encode_or_take(None, now.last_hidden_state, training=False, pixel_attention_mask=pixel_attention_mask)
+        tower.get_vision_features(
+            None, now.last_hidden_state, training=False, pixel_attention_mask=pixel_attention_mask
+        )
 
 
 def test_images_of_another_size_need_no_mask_if_all_are_alike():

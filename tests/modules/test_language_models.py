@@ -43,11 +43,11 @@ def test_plain_ones_pass(config):
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (GraniteConfig(**SIZES, logits_scaling=2.0), "GraniteForCausalLM makes its logits by more than a linear head"),
-        (CohereConfig(**SIZES), "CohereForCausalLM makes its logits by more"),
-        (Gemma2Config(**GROUPED), "Gemma2ForCausalLM makes its logits by more"),
-        (BertConfig(**SIZES, is_decoder=True), "BertLMHeadModel makes its logits by more"),
-        (MambaConfig(**WIDTH), "MambaForCausalLM has no cache of keys and values"),
+        (GraniteConfig(**SIZES, logits_scaling=2.0), "GraniteForCausalLM must compute its logits by a linear head"),
+        (CohereConfig(**SIZES), "CohereForCausalLM must compute its logits by"),
+        (Gemma2Config(**GROUPED), "Gemma2ForCausalLM must compute its logits by"),
+        (BertConfig(**SIZES, is_decoder=True), "BertLMHeadModel must compute its logits by"),
+        (MambaConfig(**WIDTH), "MambaForCausalLM must have a key/value cache"),
     ],
     ids=lambda value: getattr(value, "model_type", ""),
 )
@@ -74,5 +74,7 @@ def test_the_layers_of_a_decoder_with_and_without_its_head(config, path):
 
 @pytest.mark.parametrize("module", [nn.Linear(2, 2), nn.ModuleList([nn.Linear(2, 2)])], ids=["layer", "list"])
 def test_what_has_no_layers(module):
-    with pytest.raises(ValueError, match=rf"{type(module).__name__} has no list of .* give a causal language model"):
+    with pytest.raises(
+        ValueError, match=rf"{type(module).__name__} must have a list of .* Use a causal language model"
+    ):
         decoder_layers(module)

@@ -22,7 +22,7 @@ def resampler(depth: int = 2, implementation: str = "eager", num_latents: int = 
     """With weights that leave nothing near zero."""
     torch.manual_seed(0)
     config = tiny.vision_config(attn_implementation=implementation)
-    made = PerceiverResampler(config, WIDTH, num_latents, depth, HEADS).eval()
+    made = PerceiverResampler(config, hidden_size=WIDTH, num_latents=num_latents, depth=depth, num_heads=HEADS).eval()
     with torch.no_grad():
         for name, parameter in made.named_parameters():
             parameter.normal_(mean=float("norm" in name), std=0.5)
@@ -140,7 +140,12 @@ def test_half_precision(implementation):
 
 def test_weights_are_without_biases():
     assert not [name for name in resampler().state_dict() if name.endswith("bias")]
-    assert PerceiverResampler(tiny.vision_config(), WIDTH, LATENTS, 1, HEADS).latents.count_nonzero() == 0
+    assert (
+        PerceiverResampler(
+            tiny.vision_config(), hidden_size=WIDTH, num_latents=LATENTS, depth=1, num_heads=HEADS
+        ).latents.count_nonzero()
+        == 0
+    )
 
 
 @pytest.mark.parametrize(
@@ -148,16 +153,19 @@ def test_weights_are_without_biases():
     [
         ((0, 1, HEADS), "num_latents is 0; an image needs at least 1 token"),
         ((LATENTS, 0, HEADS), "depth is 0; at least 1 layer has to look at the image"),
-        ((LATENTS, 1, 5), "5 heads do not divide a width of 16"),
+        ((LATENTS, 1, 5), "must divide the width 16, but got 5 heads"),
     ],
 )
 def test_sizes_that_cannot_be_are_refused(sizes, message):
+    num_latents, depth, num_heads = sizes
     with pytest.raises(ValueError, match=message):
-        PerceiverResampler(tiny.vision_config(), WIDTH, *sizes)
+        PerceiverResampler(
+            tiny.vision_config(), hidden_size=WIDTH, num_latents=num_latents, depth=depth, num_heads=num_heads
+        )
 
 
 def test_gated_mlp():
-    made, x = GatedMLP(5, 7, 3), torch.randn(2, 4, 5)
+    made, x = GatedMLP(5, intermediate_size=7, output_size=3), torch.randn(2, 4, 5)
     weights = made.state_dict()
     hidden = silu(linear(x, weights["gate_proj.weight"])) * linear(x, weights["up_proj.weight"])
     assert {name: tuple(weight.shape) for name, weight in weights.items()} == {

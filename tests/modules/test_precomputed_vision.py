@@ -10,23 +10,21 @@ CONFIG = PrecomputedVisionConfig(hidden_size=24)
 
 
 def test_has_a_width_and_no_parameters():
-    tower = VisionTower(CONFIG, "mean", frozen=True)
+    tower = VisionTower(CONFIG, pooling="mean", frozen=True)
     assert tower.hidden_size == 24
     assert list(tower.parameters()) == []
 
 
 def test_takes_tokens_of_its_width():
-    tower, tokens = VisionTower(CONFIG, "mean", frozen=True), torch.randn(2, 5, 24)
-    assert tower.encode_or_take(None, tokens, training=False).last_hidden_state is tokens
-    assert tower.encode_or_take(None, tokens, training=True).last_hidden_state is tokens
-    with pytest.raises(
-        ValueError, match=r"vision_features are \(2, 5, 20\), but this model takes \(images, tokens, 24\)"
-    ):
-        tower.encode_or_take(None, tokens[..., :20], training=False)
+    tower, tokens = VisionTower(CONFIG, pooling="mean", frozen=True), torch.randn(2, 5, 24)
+    assert tower.get_vision_features(None, tokens, training=False).last_hidden_state is tokens
+    assert tower.get_vision_features(None, tokens, training=True).last_hidden_state is tokens
+    with pytest.raises(ValueError, match=r"must have the shape \(images, tokens, 24\), but got \(2, 5, 20\)"):
+        tower.get_vision_features(None, tokens[..., :20], training=False)
 
 
 def test_encodes_no_images():
-    tower = VisionTower(CONFIG, "mean", frozen=True)
+    tower = VisionTower(CONFIG, pooling="mean", frozen=True)
     message = (
         r"no vision tower, only the width of its tokens; give vision_features \(images, tokens, 24\) in place of pixel"
     )

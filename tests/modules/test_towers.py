@@ -204,7 +204,7 @@ def test_a_config_that_is_no_backbone_is_refused():
 @pytest.mark.parametrize("pooling", ["mean", "cls", "last"])
 def test_padding_side_and_batch_do_not_matter(name, features, pooling):
     config = copy.deepcopy(TEXT[name])  # a model writes into it
-    tower = TextTower(config, features, pooling).eval()
+    tower = TextTower(config, features=features, pooling=pooling).eval()
     pad = config.pad_token_id if isinstance(config.pad_token_id, int) else 0
     tokens = torch.randint(5, 60, (4,))
     right = torch.cat([tokens, torch.full((3,), pad)])[None]
@@ -243,7 +243,7 @@ def test_positions_start_where_the_model_starts_them(name, first):
 def test_only_the_tables_of_gpt2_are_built():
     with torch.device("meta"):
         parameters = TextTower(tiny.text_config(n_embd=768, n_layer=12, n_head=12, n_positions=1024, vocab_size=50257))
-        tables = TextTower(parameters.backbone.config, "token_embeddings")
+        tables = TextTower(parameters.backbone.config, features="token_embeddings")
     assert sum(p.numel() for p in parameters.parameters()) == 124_439_808
     assert sum(p.numel() for p in tables.parameters()) == 39_383_808
 
@@ -263,7 +263,7 @@ def test_a_checkpoint_without_tables_is_refused(tmp_path):
 
 def test_too_many_tokens_are_refused():
     with pytest.raises(ValueError, match="65 tokens exceed the 64 learned positions"):
-        TextTower(tiny.text_config(), "token_embeddings")(torch.ones(1, 65, dtype=torch.long))
+        TextTower(tiny.text_config(), features="token_embeddings")(torch.ones(1, 65, dtype=torch.long))
 
 
 def test_one_side_of_a_two_tower_checkpoint(tmp_path):
@@ -292,6 +292,6 @@ def test_a_frozen_tower_takes_no_gradient_and_keeps_its_statistics():
 
 def test_unknown_options_are_refused():
     with pytest.raises(ValueError, match="text_features is 'embeddings'"):
-        TextTower(tiny.text_config(), "embeddings")
+        TextTower(tiny.text_config(), features="embeddings")
     with pytest.raises(ValueError, match="text_pooling is 'max'"):
         TextTower(tiny.text_config(), pooling="max")

@@ -37,13 +37,13 @@ def test_all_linear_layers_of_the_language_model_but_the_head_are_adapted():
     model = new_model(tie_word_embeddings=False)
     adapted = adapt_backbones(model)
     names = {name for name, parameter in adapted.named_parameters() if parameter.requires_grad}
-    connector = {name for name in names if name.startswith("base_model.model.connector.modules_to_save.default.")}
-    assert len(connector) == len(list(new_model().connector.parameters()))
-    prefix = "base_model.model.language_model."
+    connector = {name for name in names if name.startswith("base_model.model.model.connector.modules_to_save.default.")}
+    assert len(connector) == len(list(new_model().model.connector.parameters()))
+    prefix = "base_model.model.model.language_model."
     layers = {name.removeprefix(prefix).partition(".lora_")[0] for name in names - connector}
     projections = ["self_attn." + name for name in ("q_proj", "k_proj", "v_proj", "o_proj")]
     projections += ["mlp." + name for name in ("gate_proj", "up_proj", "down_proj")]
-    assert layers == {f"model.layers.{layer}.{name}" for layer in range(2) for name in projections}
+    assert layers == {f"layers.{layer}.{name}" for layer in range(2) for name in projections}
     [config] = adapted.peft_config.values()
     assert (config.r, config.lora_alpha, config.lora_dropout, config.use_dora) == (64, 128, 0.1, False)
 

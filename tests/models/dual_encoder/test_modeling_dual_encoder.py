@@ -86,10 +86,8 @@ def test_each_side_is_given_once(change, message):
 @pytest.mark.parametrize(("side", "own"), [("image", "vision"), ("text", "text")])
 def test_features_of_another_shape_are_refused(side, own, shape):
     features = {"image_pooled": torch.rand(3, 16), "text_pooled": torch.rand(3, 16)}
-    message = (
-        f"`{side}_pooled` must have the shape ({side}s, 16), but got {shape}. Pass the `pooler_output` of the {own} tower"
-    )
-    with pytest.raises(ValueError, match=re.escape(message)):
+    message = re.escape(f"`{side}_pooled` must have the shape ({side}s, 16), but got {shape}. ")
+    with pytest.raises(ValueError, match=f"{message}Pass the `pooler_output` of the {own} tower of this model"):
         make_model()(**{**features, f"{side}_pooled": torch.rand(shape)})
 
 

@@ -363,7 +363,9 @@ class TestExtras:
     def test_the_swap_loss_is_added_with_its_weight(self):
         plain, model = (with_large_weights(swap_loss_weight=w, swap_margin=0.3) for w in (0.0, 2.0))
         outputs = plain(pixels(), IDS)
-        hinge = swapped_margin(outputs.image_embeds, plain.caption_embeds, caption_ids=IDS, swapped_ids=torch.tensor([3, 7, 8]), margin=0.3)
+        hinge = swapped_margin(
+            outputs.image_embeds, plain.caption_embeds, caption_ids=IDS, swapped_ids=torch.tensor([3, 7, 8]), margin=0.3
+        )
         assert hinge > 0.01
         torch.testing.assert_close(model(pixels(), IDS).loss, outputs.loss + 2 * hinge)
 

@@ -173,7 +173,9 @@ class TestEmbeddings:
         outputs = model(**batch)
         assert outputs.loss is None
         assert outputs.logits_per_image.shape == (2, 3)
-        with pytest.raises(ValueError, match=r"in training, but got 2 images and 3 texts\. Pass one text for each image"):
+        with pytest.raises(
+            ValueError, match=r"in training, but got 2 images and 3 texts\. Pass one text for each image"
+        ):
             model.train()(**batch)
         assert model(**batch, return_loss=False).loss is None
 

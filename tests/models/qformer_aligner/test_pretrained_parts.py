@@ -1,12 +1,14 @@
 """Aligners made of pretrained parts."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from tests import tiny
 from tests.models.qformer_aligner.large import TEXT
 from transformers import AutoModel, AutoModelForMaskedLM, GPT2Model, PreTrainedModel
 
-from vlmkit import QFormerAligner
+from vlmkit import QFormerAligner, QFormerAlignerProcessor
 
 
 def with_large_weights(model: PreTrainedModel) -> PreTrainedModel:
@@ -99,3 +101,65 @@ def test_errors(vision, tmp_path):
         QFormerAligner.from_vision_text_pretrained(tmp_path / "vision", tmp_path / "nowhere")
     with pytest.raises(TypeError, match="no field 'num_querys', did you mean 'num_query_tokens'"):
         QFormerAligner.from_vision_text_pretrained(tmp_path / "vision", tmp_path / "text", num_querys=3)
+
+
+class TestAddedTokens:
+    """The processor's tokenizer has tokens that the text encoder does not know."""
+
+    ADDED = {"pad_token": "<PAD>", "sep_token": "<SEP>"}  # noqa: RUF012
+    CAPTIONS = ("a dog <SEP> a cat", "a tree")
+
+    @pytest.fixture
+    def folders(self, text, vision, tmp_path) -> tuple[Path, Path]:
+        """The text encoder knows as many tokens as the tokenizer of its folder."""
+        text.resize_token_embeddings(len(tiny.tokenizer()), mean_resizing=False)
+        text.save_pretrained(tmp_path / "text")
+        tiny.tokenizer().save_pretrained(tmp_path / "text")
+        tiny.image_processor().save_pretrained(tmp_path / "vision")
+        return tmp_path / "vision", tmp_path / "text"
+
+    @pytest.fixture
+    def processor(self, folders) -> QFormerAlignerProcessor:
+        return QFormerAlignerProcessor.from_vision_text_pretrained(*folders, **self.ADDED)
+
+    def test_get_embeddings(self, text, folders, processor, tmp_path):
+        num_known, size = len(tiny.tokenizer()), len(processor.tokenizer)
+        assert size == num_known + 2
+        weights = {"matching_loss_weight": 1, "captioning_loss_weight": 1}
+        model = QFormerAligner.from_vision_text_pretrained(*folders, processor=processor, **weights)
+        embeddings = model.get_input_embeddings().weight
+        assert model.config.text_config.vocab_size == size
+        assert embeddings.shape == (size, text.config.hidden_size)
+        torch.testing.assert_close(embeddings[:num_known], text.get_input_embeddings().weight, rtol=0, atol=0)
+        assert embeddings.requires_grad
+
+        batch = processor(images=[tiny.photo()] * 2, text=list(self.CAPTIONS), return_tensors="pt")
+        assert {num_known, num_known + 1} <= set(batch["input_ids"].flatten().tolist())
+        loss = model(**batch).loss
+        loss.backward()
+        assert embeddings.grad[processor.tokenizer.sep_token_id].abs().sum() > 0
+        model.save_pretrained(tmp_path / "saved")
+        loaded, report = AutoModel.from_pretrained(tmp_path / "saved", output_loading_info=True)
+        assert not any(report.values()), report
+        torch.testing.assert_close(loaded(**batch).loss, loss)
+
+    def test_change_no_other_text(self, text, folders, processor):
+        before, after = (
+            QFormerAligner.from_vision_text_pretrained(*folders, processor=each) for each in (None, processor)
+        )
+        assert before.config.text_config.vocab_size == len(tiny.tokenizer())
+        ids = torch.tensor([tiny.tokenizer()(tiny.SENTENCES[0])["input_ids"]])
+        states = [model.get_text_features(ids).last_hidden_state for model in (before, after)]
+        torch.testing.assert_close(*states)
+        torch.testing.assert_close(states[1], text(ids).last_hidden_state, rtol=0, atol=1e-5)
+
+    def test_of_a_vocabulary_that_is_smaller(self, text, folders, processor, tmp_path):
+        text.resize_token_embeddings(99, mean_resizing=False)
+        text.save_pretrained(tmp_path / "larger")
+        model = QFormerAligner.from_vision_text_pretrained(folders[0], tmp_path / "larger", processor=processor)
+        assert model.get_input_embeddings().num_embeddings == model.config.text_config.vocab_size == 99
+
+    def test_in_half_precision(self, folders, processor):
+        model = QFormerAligner.from_vision_text_pretrained(*folders, processor=processor, dtype=torch.bfloat16)
+        assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+        assert model.get_input_embeddings().num_embeddings == len(processor.tokenizer)
