@@ -87,10 +87,10 @@ def build_batches(model: QFormerCaptioner, arguments: Arguments) -> dict[str, di
     placeholders = torch.full((arguments.batch_size, arguments.num_queries), _PAD)
     texts = {"input_ids": captions, "labels": captions}
     with torch.no_grad():
-        vision_features = model.vision_tower(images).last_hidden_state
+        vision_features = model.get_encoder("image")(images).last_hidden_state
     return {
         "vlmkit": {"pixel_values": images, **texts},
-        "vlmkit, image tokens": {"vision_features": vision_features, **texts},
+        "vlmkit, vision features": {"vision_features": vision_features, **texts},
         "BLIP-2": {
             "pixel_values": images,
             "input_ids": torch.cat([placeholders, captions], dim=1),
@@ -148,7 +148,7 @@ def main() -> None:
     print(f"vlmkit {ours.num_parameters() / 1e6:.1f}M parameters, BLIP-2 {theirs.num_parameters() / 1e6:.1f}M")
     for name, durations in seconds.items():
         print(f"{name:22}{arguments.batch_size / statistics.median(durations):8.1f} samples a second")
-    for name in ("vlmkit", "vlmkit, image tokens"):
+    for name in ("vlmkit", "vlmkit, vision features"):
         ratio = statistics.median(b / a for a, b in zip(seconds[name], seconds["BLIP-2"], strict=True))
         print(f"speed ratio {name} / BLIP-2: {ratio:.2f} (median over pairs of steps)")
     for label, keep in (("as it is", False), ("keeping attention, as the original does", True)):

@@ -67,14 +67,15 @@ def caption_like_the_original(model: QFormerCaptioner, pixel_values: Tensor, num
     Returns:
         `(1, 1 + num_tokens)`.
     """
-    vision_features = model.vision_tower(pixel_values).last_hidden_state
+    headless = model.model
+    vision_features = headless.vision_tower(pixel_values).last_hidden_state
     token_ids = torch.tensor([[model.config.text_config.bos_token_id]])
     for _ in range(num_tokens):
-        queries, _ = model.qformer(model.vision_projection(vision_features))
+        queries = headless.connector(vision_features).last_hidden_state
         embeddings = model.get_input_embeddings()(token_ids)
         hidden_states = model.get_decoder()(inputs_embeds=embeddings, use_cache=False).last_hidden_state
-        key_values = model.image_cross_attention.attention.key_values(queries)
-        hidden_states, _ = model.image_cross_attention(hidden_states, key_values)
+        key_values = headless.cross_attention.attention.key_values(queries)
+        hidden_states, _ = headless.cross_attention(hidden_states, key_values)
         scores = model.get_output_embeddings()(hidden_states)[:, -1]
         scores[:, model.config.text_config.eos_token_id] = -torch.inf
         token_ids = torch.cat([token_ids, scores.argmax(dim=-1, keepdim=True)], dim=1)

@@ -84,8 +84,8 @@ def build_batch(config: VlmkitSmolVLMConfig, batch_size: int) -> dict[str, Tenso
 
 @torch.no_grad()
 def encode_one_by_one(model: nn.Module, pixel_values: Tensor) -> Tensor:
-    """Image tokens `(B, N, D)`, in float32, as the original's data set computes them."""
-    tower = model.get_base_model().vision_tower
+    """Vision features `(B, N, D)`, in float32, as the original's data set computes them."""
+    tower = model.get_base_model().get_encoder("image")
     return torch.cat([tower(image[None]).last_hidden_state for image in pixel_values])
 
 
@@ -99,7 +99,7 @@ def original_loss(model: nn.Module, pixel_values: Tensor, texts: dict[str, Tenso
 
 
 def vlmkit_loss(model: nn.Module, vision_features: Tensor, texts: dict[str, Tensor], dtype: str) -> Tensor:
-    """From image tokens, by the scores of labelled positions."""
+    """From vision features, by the scores of labelled positions."""
     with torch.autocast(DEVICE, torch.bfloat16, enabled=dtype == "bfloat16"):
         return model(**texts, vision_features=vision_features, use_cache=False).loss
 

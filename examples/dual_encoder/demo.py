@@ -9,7 +9,7 @@ were never seen in training.
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from common import DualEncoderTrainingArguments, draw_similarity, print_recalls, score
+from retrieval_data import DualEncoderTrainingArguments, draw_similarity, print_recalls, score
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import (
     AutoModel,

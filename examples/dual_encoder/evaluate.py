@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from common import DataArguments, draw_similarity, load_tables, print_recalls, score
+from retrieval_data import DataArguments, draw_similarity, load_tables, print_recalls, score
 from transformers import AutoModel, AutoProcessor
 
 import vlmkit  # noqa: F401 (registers the Auto classes)

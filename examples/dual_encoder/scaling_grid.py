@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import DataArguments, DualEncoderTrainingArguments, cache_features, load_tables
+from retrieval_data import DataArguments, DualEncoderTrainingArguments, cache_features, load_tables
 from report import write_report
 from transformers import Trainer, set_seed
 
@@ -122,11 +122,14 @@ def build(vision: str, text: str, seed: int) -> tuple[DualEncoderModel, DualEnco
     vision_name, text_name = vision.removeprefix("random:"), text.removeprefix("encoder:")
     features = "encoder" if text.startswith("encoder:") else "token_embeddings"
     set_seed(seed)
-    model = DualEncoderModel.from_vision_text_pretrained(vision_name, text_name, text_features=features)
+    processor = DualEncoderProcessor.from_vision_text_pretrained(vision_name, text_name)
+    model = DualEncoderModel.from_vision_text_pretrained(
+        vision_name, text_name, processor=processor, text_features=features
+    )
     if vision.startswith("random:"):
         set_seed(seed)  # the same weights whatever the text side
         model.vision_tower.set_backbone(VisionTower(model.config.vision_config).backbone)
-    return model, DualEncoderProcessor.from_vision_text_pretrained(vision_name, text_name)
+    return model, processor
 
 
 def _split_kind(name: str) -> tuple[str, str]:

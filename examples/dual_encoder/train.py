@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from common import DataArguments, DualEncoderTrainingArguments, cache_features, load_tables
+from retrieval_data import DataArguments, DualEncoderTrainingArguments, cache_features, load_tables
 from torchvision.transforms import v2
 from transformers import set_seed
 from transformers.trainer_utils import get_last_checkpoint
@@ -66,8 +66,10 @@ def main() -> None:
 
     set_seed(training_args.seed)
     config = {name: value for name, value in vars(model_args).items() if name not in ("vision", "text")}
-    model = DualEncoderModel.from_vision_text_pretrained(model_args.vision, model_args.text, **config)
     processor = DualEncoderProcessor.from_vision_text_pretrained(model_args.vision, model_args.text)
+    model = DualEncoderModel.from_vision_text_pretrained(
+        model_args.vision, model_args.text, processor=processor, **config
+    )
     with training_args.main_process_first():  # the others read what the first one computed
         tables = load_tables(data_args)
         if feature_args.cache_features:

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import yaml
 from ablation_report import write_report
-from common import (
+from pair_setup import (
     AlignerTrainingArguments,
     AugmentationArguments,
     DataArguments,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from common import CUTOFFS, print_metrics
+from pair_setup import CUTOFFS, print_metrics
 from pictures import draw_attention, draw_confusion, draw_embeddings, draw_errors, draw_occlusion
 from torch import Tensor
 from torch.utils.data import DataLoader

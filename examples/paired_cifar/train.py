@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from common import (
+from pair_setup import (
     CUTOFFS,
     AlignerTrainingArguments,
     AugmentationArguments,

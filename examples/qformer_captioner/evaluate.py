@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from common import SCORES, DataArguments, load_tables, percent
+from caption_data import SCORES, DataArguments, load_tables, percent
 from datasets import Dataset
 from datasets.utils import tqdm
 from transformers import AutoModel, AutoProcessor
@@ -42,7 +42,7 @@ def main() -> None:
     model = AutoModel.from_pretrained(arguments.model).to("cuda" if torch.cuda.is_available() else "cpu").eval()
     processor = AutoProcessor.from_pretrained(arguments.model)
     tables = load_tables(data_args, training=False)
-    table = cache_vision_features(model.vision_tower, processor, evaluation_split(tables))
+    table = cache_vision_features(model.get_encoder("image"), processor, evaluation_split(tables))
     references = list(table["captions"])
 
     # Every image gets the tokens of the next: no image keeps its own.

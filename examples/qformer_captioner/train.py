@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from common import SCORES, CaptionerTrainingArguments, DataArguments, load_tables, percent
+from caption_data import SCORES, CaptionerTrainingArguments, DataArguments, load_tables, percent
 from datasets import DatasetDict
 from transformers import AutoModel, PreTrainedModel, ProcessorMixin, Trainer, set_seed
 
@@ -47,7 +47,7 @@ class PhaseArguments:
     freeze_fraction: float = field(default=0.7, metadata={"help": "of the language model's blocks, from the lowest"})
     freeze_token_embeddings: bool = field(default=False, metadata={"help": "even where they are the head as well"})
     parameter_groups: str = field(
-        default="{}", metadata={"help": 'JSON: learning rates of parts, such as {"language_model": 2e-5}'}
+        default="{}", metadata={"help": 'JSON: learning rates of parts, such as {"model.language_model": 2e-5}'}
     )
     caption: Literal["first", "all"] = field(default="first", metadata={"help": "of each image"})
     cache_vision_features: Literal["float16", "float32"] | None = field(
@@ -73,7 +73,7 @@ def main() -> None:
     with training_args.main_process_first():  # the others read what the first one computed
         tables = load_tables(data_args)
         if phase_args.cache_vision_features:
-            model.vision_tower.to(training_args.device)
+            model.get_encoder("image").to(training_args.device)
             tables = cached(model, processor, tables, phase_args.cache_vision_features)
     for number, (phase, step) in enumerate(zip(phases, progress, strict=True), start=1):
         *_, phase_args, training_args = phase
@@ -96,20 +96,14 @@ def new_model(arguments: ModelArguments) -> tuple[QFormerCaptioner, QFormerCapti
     processor = QFormerCaptionerProcessor.from_vision_text_pretrained(
         vision, text, **{name: token for name, token in tokens.items() if token is not None}
     )
-    model = QFormerCaptioner.from_vision_text_pretrained(vision, text, **fields)
-    if len(processor.tokenizer) > model.get_input_embeddings().num_embeddings:
-        model.resize_token_embeddings(len(processor.tokenizer))
-    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
-        for config in (model.config.text_config, model.generation_config):
-            setattr(config, name, getattr(processor.tokenizer, name))
-    return model, processor
+    return QFormerCaptioner.from_vision_text_pretrained(vision, text, processor=processor, **fields), processor
 
 
 def cached(model: PreTrainedModel, processor: ProcessorMixin, tables: DatasetDict, dtype: str) -> DatasetDict:
     """Tables with the tokens of the frozen vision tower in place of images."""
     return DatasetDict(
         {
-            name: cache_vision_features(model.vision_tower, processor, table, dtype=dtype)
+            name: cache_vision_features(model.get_encoder("image"), processor, table, dtype=dtype)
             for name, table in tables.items()
         }
     )

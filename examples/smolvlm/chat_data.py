@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from common import CAPTIONED, SourceArguments, Tables, check_source, load_tables
+from caption_sources import CAPTIONED, SourceArguments, Tables, check_source, load_tables
 
 from vlmkit.data import CHAT_TASKS, load_easy_vqa, take_rows
 

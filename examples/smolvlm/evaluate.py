@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import torch
 from chat_data import ChatDataArguments, load_chat_tables
-from common import Tables
+from caption_sources import Tables
 from datasets import Dataset
 from scores import score_retrieval
 from transformers import AutoModel, AutoProcessor, PreTrainedModel, ProcessorMixin

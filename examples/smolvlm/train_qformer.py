@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from common import DataArguments, Tables, cached_tables, check_source, check_streaming, data_name, load_tables
+from caption_sources import DataArguments, Tables, cached_tables, check_source, check_streaming, data_name, load_tables
 from datasets import Dataset
 from scores import CUTOFFS, score_retrieval
 from torchvision.transforms import v2
@@ -133,8 +133,8 @@ def new_model(arguments: ModelArguments) -> tuple[QFormerAligner, QFormerAligner
     """A Q-Former of a pretrained text encoder, behind a pretrained image encoder."""
     fields = asdict(arguments)
     vision, text = fields.pop("vision"), fields.pop("text")
-    model = QFormerAligner.from_vision_text_pretrained(vision, text, **fields)
-    return model, QFormerAlignerProcessor.from_vision_text_pretrained(vision, text)
+    processor = QFormerAlignerProcessor.from_vision_text_pretrained(vision, text)
+    return QFormerAligner.from_vision_text_pretrained(vision, text, processor=processor, **fields), processor
 
 
 def train(

@@ -16,7 +16,7 @@ from typing import Literal
 
 import torch
 from chat_data import ChatDataArguments, load_chat_tables
-from common import Tables, cached_tables, check_streaming, data_name
+from caption_sources import Tables, cached_tables, check_streaming, data_name
 from peft import PeftModel
 from transformers import ProcessorMixin, Trainer, set_seed
 
@@ -34,7 +34,7 @@ from vlmkit.training import (
     parse_arguments,
 )
 
-CONNECTOR = "base_model.model.connector.modules_to_save.default"
+CONNECTOR = "base_model.model.model.connector.modules_to_save.default"
 
 
 @dataclass
@@ -94,7 +94,7 @@ def main() -> None:
         model = SmolVLM.from_pretrained(folder / "base")
         processor = VlmkitSmolVLMProcessor.from_pretrained(folder / "base")
         if model_args.cache_vision_features != "no":
-            model.vision_tower.to(training_args.device)
+            model.get_encoder("image").to(training_args.device)
             dtype = model_args.cache_vision_features
             tables = {name: cached_tables(model, processor, split, dtype) for name, split in tables.items()}
     set_seed(training_args.seed)  # the same adapter, whether the base was made or found
@@ -123,7 +123,7 @@ def write_base(arguments: ModelArguments, folder: Path) -> None:
         return
     part = folder.with_suffix(".part")  # nothing half-written has the name `base`
     processor = VlmkitSmolVLMProcessor.from_aligner_text_pretrained(arguments.aligner, arguments.text)
-    model = SmolVLM.from_aligner_text_pretrained(arguments.aligner, arguments.text, processor.image_token_id)
+    model = SmolVLM.from_aligner_text_pretrained(arguments.aligner, arguments.text, processor=processor)
     processor.save_pretrained(part)
     model.save_pretrained(part)
     if folder.exists():

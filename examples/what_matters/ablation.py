@@ -25,7 +25,6 @@ from chat_tables import ChatDataArguments, load_chat_tables
 from costs import peak_memory, prefill_milliseconds, reset_peak_memory
 from datasets import DatasetDict
 from divergence import StopOnDivergence
-from PIL import Image
 from report import write_report
 from rows import STUDIES, TEXT_ONLY, Design
 from tasks import Blind, Chats, Task, caption_task, scene_task
@@ -166,7 +165,7 @@ def run_cell(
     model, processor = build(design, backbones)
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     # A convolutional tower has no layers for LoRA, and stays as it is.
-    is_linear = any(isinstance(layer, nn.Linear) for layer in model.vision_tower.modules())
+    is_linear = any(isinstance(layer, nn.Linear) for layer in model.get_encoder("image").modules())
     vision_mode = "frozen" if design.mode == "lora" and not is_linear else design.mode
     ranks = {"rank": arguments.lora_rank, "alpha": 2 * arguments.lora_rank}
     adapted = adapt_backbones(model, vision_mode, design.mode, **ranks)
@@ -195,7 +194,7 @@ def run_cell(
         "train_loss": trained.training_loss,
         "diverged": {"step": watch.step, "reason": watch.reason} if watch.diverged else None,
         "parameters": {"total": num_parameters, "trained": num_trained},
-        "vision_features": mean_image_tokens(processor, asked),
+        "image_tokens": mean_image_tokens(processor, asked),
         "prefill_ms": prefill_milliseconds(model, processor, asked),
         "peak_mb": peak_mb,
         "seconds": time.perf_counter() - start,
@@ -208,14 +207,9 @@ def run_cell(
 def build(design: Design, backbones: dict[str, str]) -> tuple[SmolVLM, VlmkitSmolVLMProcessor]:
     """The untrained model of a design, and its processor."""
     vision, text = backbones[f"vision_{design.vision}"], backbones[f"text_{design.text}"]
-    parts = VlmkitSmolVLMProcessor.from_vision_text_pretrained(
-        vision, text, design.num_image_tokens(), **design.image_settings()
-    )
-    model = SmolVLM.from_vision_text_pretrained(vision, text, parts.image_token_id, **design.model_fields())
-    if design.counts_patches:
-        blank = parts(images=Image.new("RGB", (8, 8)), return_tensors="pt")["pixel_values"]
-        parts.num_image_tokens = len(model.get_image_features(blank).pooler_output[0])
-    return model, parts
+    processor = VlmkitSmolVLMProcessor.from_vision_text_pretrained(vision, text, **design.processor_options())
+    model = SmolVLM.from_vision_text_pretrained(vision, text, processor=processor, **design.model_options())
+    return model, processor
 
 
 def seen(design: Design, chats: Chats) -> Chats:

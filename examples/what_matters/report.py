@@ -47,7 +47,7 @@ def write_report(results: list[Result], folder: Path) -> None:
     (folder / "report.md").write_text(_report(ordered))
     for study, rows in ordered.items():
         plot_quality(study, rows).savefig(folder / f"quality_{study}.png", dpi=150)
-    for cost, label in (("vision_features", "image tokens"), ("prefill_ms", "prefill, milliseconds")):
+    for cost, label in (("image_tokens", "image tokens"), ("prefill_ms", "prefill, milliseconds")):
         figure = plot_against(ordered, cost, label)
         figure.savefig(folder / f"quality_against_{cost}.png", dpi=150)
 
@@ -68,7 +68,7 @@ def _report(studies: dict[str, Rows]) -> str:
         lines += ["", f"## {TITLES[study]}", "", *_table(study, rows), "", *_comparisons(study, rows)]
         lines += ["", f"![quality of each row](quality_{study}.png)"]
     lines += ["", "## Quality and cost", ""]
-    lines += [f"![quality against {cost}](quality_against_{cost}.png)" for cost in ("vision_features", "prefill_ms")]
+    lines += [f"![quality against {cost}](quality_against_{cost}.png)" for cost in ("image_tokens", "prefill_ms")]
     return "\n".join(lines) + "\n"
 
 
@@ -126,10 +126,7 @@ def _table(study: str, rows: Rows) -> list[str]:
             ", ".join(f"{BASELINES[key]} {_number(metric_mean(runs, key), metric)}" for key in baselines),
             _learnt(runs),
             ", ".join(f"{runs[0]['parameters'][part] / 1e6:.2f}" for part in ("total", "trained")),
-            *(
-                _plain(mean_of([run.get(cost) for run in runs]))
-                for cost in ("vision_features", "prefill_ms", "peak_mb")
-            ),
+            *(_plain(mean_of([run.get(cost) for run in runs])) for cost in ("image_tokens", "prefill_ms", "peak_mb")),
             _plain(mean_of([run.get("seconds") for run in runs]) / 60),
             *([f"{PUBLISHED[name]:g}" if name in PUBLISHED else "-"] if study == "five" else []),
         ]

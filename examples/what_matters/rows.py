@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from backbones import PATCH, SIDE
+from backbones import SIDE
 
 
 @dataclass(frozen=True)
@@ -34,34 +34,21 @@ class Design:
     text: str = "base"
     sees: bool = True
 
-    def model_fields(self) -> dict[str, Any]:
-        """Fields of the model's configuration."""
-        names = ("connector", "fusion", "num_query_tokens", "perceiver_depth")
-        # The scenes' language models have three layers.
-        return {name: getattr(self, name) for name in names} | {
-            "cross_layer_interval": 4 if self.text == "given" else 1
-        }
-
-    def image_settings(self) -> dict[str, Any]:
-        """Settings of the image processor; none for that of a given vision tower."""
-        if self.vision == "given":
-            return {}
+    def processor_options(self) -> dict[str, Any]:
+        """Return the design and the image settings, from which the processor is built."""
+        options = {name: getattr(self, name) for name in ("connector", "fusion", "num_query_tokens")}
+        if self.vision == "given":  # with its own image processor
+            return options
         size = {"longest_edge": SIDE} if self.keep_aspect_ratio else {"height": SIDE, "width": SIDE}
-        divisor = 2 * PATCH if self.connector == "pixel_shuffle" else PATCH
-        return {"size": size, "size_divisor": divisor, "do_image_splitting": self.split}
+        return {**options, "size": size, "do_image_splitting": self.split}
 
-    def num_image_tokens(self) -> int | None:
-        """Places of a view in a text; `None` where its size tells, and 1 until the model is built that tells."""
-        if self.fusion == "cross_attention":
-            return 1
-        if self.connector == "perceiver":
-            return self.num_query_tokens
-        return 1 if self.counts_patches else None
-
-    @property
-    def counts_patches(self) -> bool:
-        """Whether only the built model tells how many tokens an image has."""
-        return self.connector == "mlp" and self.vision == "given"
+    def model_options(self) -> dict[str, Any]:
+        """Return the fields of the model's configuration that the processor does not determine."""
+        # The scenes' language models have three layers.
+        return {
+            "perceiver_depth": self.perceiver_depth,
+            "cross_layer_interval": 4 if self.text == "given" else 1,
+        }
 
 
 TEXT_ONLY = Design(sees=False)

@@ -10,7 +10,6 @@ On two GPUs: torchrun --nproc_per_node 2 examples/what_matters/train.py ...
 """
 
 import json
-import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -25,7 +24,6 @@ from transformers import Trainer, set_seed
 from vlmkit import SmolVLM, VlmkitSmolVLMProcessor
 from vlmkit.analysis.parameters import component_parameters, parameter_table
 from vlmkit.data import ChatCollator, build_chat_dataset
-from vlmkit.modules.backbones import patch_size
 from vlmkit.training import (
     PhaseStatus,
     TableTrainingArguments,
@@ -101,9 +99,9 @@ def main() -> None:
     push = phases[-1][-1].push_to_hub
     progress = checked_progress(phases)
     set_seed(phases[0][-1].seed)
-    model = new_model(phases[0][0])
-    # All of them first: an image size that cannot be is found before anything is trained.
-    processors = [new_processor(model, model_args, phase_args) for model_args, _, phase_args, _ in phases]
+    # All processors first: a wrong image size is found before anything is trained.
+    processors = [new_processor(model_args, phase_args) for model_args, _, phase_args, _ in phases]
+    model = new_model(phases[0][0], processors[0])
     before = None
     for number, (phase, processor, step) in enumerate(zip(phases, processors, progress, strict=True), start=1):
         _, data_args, _, training_args = phase
@@ -148,16 +146,15 @@ def checked_progress(phases: list[Phase]) -> list[PhaseStatus]:
     return progress
 
 
-def new_model(arguments: ModelArguments) -> SmolVLM:
-    """Two pretrained models, and what joins them, new."""
+def new_model(arguments: ModelArguments, processor: VlmkitSmolVLMProcessor) -> SmolVLM:
+    """Join two pretrained models by a new connector."""
     fields = asdict(arguments)
     vision, text = fields.pop("vision"), fields.pop("text")
-    image_token_id = VlmkitSmolVLMProcessor.from_vision_text_pretrained(vision, text, 1).image_token_id
-    return SmolVLM.from_vision_text_pretrained(vision, text, image_token_id, **fields)
+    return SmolVLM.from_vision_text_pretrained(vision, text, processor=processor, **fields)
 
 
-def new_processor(model: SmolVLM, arguments: ModelArguments, phase: PhaseArguments) -> VlmkitSmolVLMProcessor:
-    """The processor of a phase: it knows the size of its images and whether they are split.
+def new_processor(arguments: ModelArguments, phase: PhaseArguments) -> VlmkitSmolVLMProcessor:
+    """Build the processor of a phase, which determines the size of its images and whether they are split.
 
     Raises:
         SystemExit: the size is no JSON.
@@ -167,18 +164,14 @@ def new_processor(model: SmolVLM, arguments: ModelArguments, phase: PhaseArgumen
         size = json.loads(phase.size)
     except json.JSONDecodeError as error:
         raise SystemExit(f"--size is {phase.size}: give JSON, such as {PhaseArguments.size}") from error
-    config = model.config
-    # A network in stages does not tell its patch, but nearly all have this one; the vision tower refuses a wrong one.
-    side = math.lcm(*(patch_size(model.vision_tower.backbone) or (32, 32)))
-    if config.connector == "pixel_shuffle":
-        side *= config.pixel_shuffle_factor
-    num_image_tokens = config.num_query_tokens if config.connector in ("qformer", "perceiver") else None
     return VlmkitSmolVLMProcessor.from_vision_text_pretrained(
         arguments.vision,
         arguments.text,
-        1 if config.fusion == "cross_attention" else num_image_tokens,
+        connector=arguments.connector,
+        fusion=arguments.fusion,
+        num_query_tokens=arguments.num_query_tokens,
+        pixel_shuffle_factor=arguments.pixel_shuffle_factor,
         size=size,
-        size_divisor=side,
         do_image_splitting=phase.do_image_splitting,
     )
 

@@ -122,16 +122,16 @@ def test_padding_in_the_middle(model, pixel_values, golden):
 
 # A weight of the model for each of the original whose gradient was recorded.
 GRADIENTS = {
-    "query_tokens": "qformer.query_tokens",
-    "img_context": "qformer.global_token",
-    "cross_scale": "image_cross_attention.scale",
-    "layer_norms.0.weight": "qformer.layers.0.self_attention.norm.weight",
-    "layer_norms.7.bias": "qformer.layers.1.cross_feed_forward.norm.bias",
-    "value_proj.bias": "qformer.value_proj.bias",
-    "decoder_cross_attn.out_proj.weight": "image_cross_attention.attention.out_proj.weight",
-    "decoder_cross_attn_norm2.weight": "image_cross_attention.feed_forward.norm.weight",
-    "gpt_decoder.transformer.ln_f.weight": "language_model.transformer.ln_f.weight",
-    "gpt_decoder.transformer.wpe.weight": "language_model.transformer.wpe.weight",
+    "query_tokens": "model.connector.query_tokens",
+    "img_context": "model.connector.global_token",
+    "cross_scale": "model.cross_attention.scale",
+    "layer_norms.0.weight": "model.connector.layers.0.self_attention.norm.weight",
+    "layer_norms.7.bias": "model.connector.layers.1.cross_feed_forward.norm.bias",
+    "value_proj.bias": "model.connector.value_proj.bias",
+    "decoder_cross_attn.out_proj.weight": "model.cross_attention.attention.out_proj.weight",
+    "decoder_cross_attn_norm2.weight": "model.cross_attention.feed_forward.norm.weight",
+    "gpt_decoder.transformer.ln_f.weight": "model.language_model.ln_f.weight",
+    "gpt_decoder.transformer.wpe.weight": "model.language_model.wpe.weight",
 }
 
 
@@ -141,7 +141,7 @@ def test_gradients(model, pixel_values, golden):
     gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
     for original, name in GRADIENTS.items():
         close(gradients[name], golden[f"expected.grads.{original}"])
-    in_proj = [gradients[f"qformer.layers.0.cross_attention.attention.{part}_proj.bias"] for part in "qkv"]
+    in_proj = [gradients[f"model.connector.layers.0.cross_attention.attention.{part}_proj.bias"] for part in "qkv"]
     close(torch.cat(in_proj), golden["expected.grads.cross_attention_layers.0.in_proj_bias"])
     assert under("expected.grads.", golden).keys() == GRADIENTS.keys() | {"cross_attention_layers.0.in_proj_bias"}
     assert all(gradients[name] is not None for name, part in model.named_parameters() if part.requires_grad)
@@ -186,7 +186,7 @@ def test_the_folder_loads_as_a_captioner(model, processor):
     assert (config.num_query_tokens, config.num_qformer_layers, config.num_attention_heads) == (16, 2, 8)
     assert config.text_config.vocab_size == FACTS["wrapper"]["vocab_size"]
     assert config.freeze_vision
-    assert not any(parameter.requires_grad for parameter in model.vision_tower.parameters())
+    assert not any(parameter.requires_grad for parameter in model.get_encoder("image").parameters())
     assert all(parameter.requires_grad for parameter in model.vision_projection.parameters())
 
 
@@ -231,7 +231,7 @@ def test_the_number_of_layers_is_read_from_the_weights(source, tmp_path):
             decoder |= multimodel_original.prefixed(f"{module}.{2 * per_layer + row}.", copied)
     torch.save(checkpoint, tmp_path / "deep.pth")
     arguments = {**source, "source": tmp_path / "deep.pth", "destination": tmp_path / "converted"}
-    layers = convert_multimodel(**arguments).qformer.layers
+    layers = convert_multimodel(**arguments).model.connector.layers
     assert len(layers) == 3
     assert all(layers[2].state_dict()[name].equal(value) for name, value in layers[1].state_dict().items())
 
@@ -247,7 +247,7 @@ def test_half_precision_becomes_float32(source, pixel_values, tmp_path):
     model = convert_multimodel(**arguments)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
     expected = checkpoint["decoder_state_dict"]["query_tokens"].float()
-    assert model.qformer.query_tokens.detach().equal(expected)
+    assert model.model.connector.query_tokens.detach().equal(expected)
 
 
 def test_buffers_of_older_versions_are_ignored(source, model, tmp_path):

@@ -170,7 +170,7 @@ def test_the_loss_in_training_is_the_same(model, chats, golden):
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
-    for layer in model.connector.qformer.layers:
+    for layer in model.model.connector.qformer.layers:
         layer.self_attention.attention.dropout = 0.0
     outputs = model(**chats)
     assert outputs.logits is None
@@ -182,16 +182,16 @@ def test_gradients(model, chats, golden):
     model = deepcopy(model).eval()
     model(**chats).loss.backward()
     gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
-    close(gradients["connector.mlp.0.weight"], golden["expected.lm.grads.adapter.0.weight"])
-    close(gradients["connector.mlp.2.bias"], golden["expected.lm.grads.adapter.2.bias"])
-    close(gradients["connector.qformer.query_tokens"], golden["expected.lm.grads.qformer.query_embeddings"])
+    close(gradients["model.connector.fc1.weight"], golden["expected.lm.grads.adapter.0.weight"])
+    close(gradients["model.connector.fc2.bias"], golden["expected.lm.grads.adapter.2.bias"])
+    close(gradients["model.connector.qformer.query_tokens"], golden["expected.lm.grads.qformer.query_embeddings"])
 
     lora = qformer_vlm_original.part("lora")
     original = "expected.lm.grads.llm.base_model.model.model.layers"
-    weight = gradients["language_model.model.layers.0.self_attn.q_proj.weight"]
+    weight = gradients["model.language_model.layers.0.self_attn.q_proj.weight"]
     factor = lora["base_model.model.model.layers.0.self_attn.q_proj.lora_B.weight"]
     close(LORA_SCALE * factor.T @ weight, golden[f"{original}.0.self_attn.q_proj.lora_A.default.weight"])
-    weight = gradients["language_model.model.layers.1.mlp.down_proj.weight"]
+    weight = gradients["model.language_model.layers.1.mlp.down_proj.weight"]
     factor = lora["base_model.model.model.layers.1.mlp.down_proj.lora_A.weight"]
     close(LORA_SCALE * weight @ factor.T, golden[f"{original}.1.mlp.down_proj.lora_B.default.weight"])
 
@@ -219,7 +219,7 @@ def test_without_an_adapter_the_language_model_stays_the_base(source, chats, gol
     bare.mkdir()
     for name in ("qformer", "adapter.pt"):
         (bare / name).symlink_to(source["source"] / name)
-    model = convert_qformer_vlm(bare, tmp_path / "converted", source["base_model"])
+    model = convert_qformer_vlm(bare, tmp_path / "converted", base_model=source["base_model"])
     close(model(**chats).logits, golden["expected.lm.no_lora_logits"])
 
 
@@ -230,7 +230,7 @@ def test_a_further_token_changes_nothing_for_the_others(source, chats, golden, t
     base.mkdir()
     for name in ("config.json", "model.safetensors"):
         (base / name).symlink_to(source["base_model"] / name)
-    model = convert_qformer_vlm(source["source"], tmp_path / "converted", base)
+    model = convert_qformer_vlm(source["source"], tmp_path / "converted", base_model=base)
     assert model.config.image_token_id == NUM_TOKENS
     assert model.generation_config.suppress_tokens == [NUM_TOKENS]
     assert not (tmp_path / "converted/processor_config.json").exists()

@@ -56,7 +56,7 @@ def processor(folder):
 @pytest.fixture(scope="module")
 def without_vision(source, tmp_path_factory):
     destination = tmp_path_factory.mktemp("converted") / "tokens"
-    convert_qformer_vlm(source["source"], destination, source["base_model"])
+    convert_qformer_vlm(source["source"], destination, base_model=source["base_model"])
     return destination
 
 
@@ -91,7 +91,7 @@ def test_configurations(model, aligner):
     assert model.config.text_config.vocab_size == NUM_TOKENS + 1
     assert model.config.tie_word_embeddings
     frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
-    assert frozen == {f"vision_tower.{name}" for name, _ in model.vision_tower.named_parameters()}
+    assert frozen == {f"model.vision_tower.{name}" for name, _ in model.get_encoder("image").named_parameters()}
 
 
 def test_replies_are_sampled_as_by_the_original(model):
@@ -127,7 +127,7 @@ def test_the_image_model_is_the_given_one(model, aligner, processor, source):
 @pytest.mark.parametrize("part", ["", "qformer_aligner"])
 def test_without_an_image_model_tokens_are_taken(without_vision, part):
     model = AutoModel.from_pretrained(without_vision / part)
-    assert not list(model.vision_tower.parameters())
+    assert not list(model.get_encoder("image").parameters())
     assert model.get_image_features(vision_features=torch.ones(2, 5, WIDTH)).pooler_output.shape[0] == 2
     with pytest.raises(ValueError, match="no vision tower"):
         model.get_image_features(torch.ones(1, 3, 32, 32))
@@ -203,7 +203,7 @@ def test_a_token_that_the_base_has_room_for(source, tmp_path):
     """The token table of many models is larger than their vocabulary."""
     base = shutil.copytree(source["base_model"], tmp_path / "base")
     qformer_vlm_original.tokenizer(num_words=NUM_TOKENS - 10).save_pretrained(base)
-    model = convert_qformer_vlm(source["source"], tmp_path / "converted", base)
+    model = convert_qformer_vlm(source["source"], tmp_path / "converted", base_model=base)
     assert model.config.image_token_id == NUM_TOKENS - 10
     assert model.get_input_embeddings().num_embeddings == NUM_TOKENS
 
@@ -211,7 +211,7 @@ def test_a_token_that_the_base_has_room_for(source, tmp_path):
 def test_without_chatml_chats_are_plain(source, tmp_path):
     base = shutil.copytree(source["base_model"], tmp_path / "base")
     tiny.tokenizer().save_pretrained(base)
-    convert_qformer_vlm(source["source"], tmp_path / "converted", base)
+    convert_qformer_vlm(source["source"], tmp_path / "converted", base_model=base)
     processor = AutoProcessor.from_pretrained(tmp_path / "converted")
     assert processor.apply_chat_template(messages()).startswith("User: <image>")
 
@@ -226,10 +226,10 @@ def test_half_precision_becomes_float32(source, tmp_path):
     save_file({name: value.bfloat16() for name, value in load_file(file).items()}, file)
     for file in (checkpoint / "adapter.pt", checkpoint / "qformer/pytorch_model.bin"):
         torch.save({name: value.bfloat16() for name, value in torch.load(file).items()}, file)
-    model = convert_qformer_vlm(checkpoint, tmp_path / "converted", source["base_model"])
+    model = convert_qformer_vlm(checkpoint, tmp_path / "converted", base_model=source["base_model"])
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
     expected = qformer_vlm_original.part("adapter")["0.weight"].bfloat16().float()
-    assert model.connector.mlp[0].weight.detach().equal(expected)
+    assert model.model.connector.fc1.weight.detach().equal(expected)
 
 
 def test_attention_to_the_image_in_all_layers(source, tmp_path):
@@ -243,8 +243,8 @@ def test_attention_to_the_image_in_all_layers(source, tmp_path):
     torch.save(state, file)
     config = FACTS["qformer_config"] | {"cross_every": 1, "num_heads": 6}
     (checkpoint / "qformer/config.json").write_text(json.dumps(config))
-    model = convert_qformer_vlm(checkpoint, tmp_path / "converted", source["base_model"])
-    blocks = [layer.image_attention for layer in model.connector.qformer.layers]
+    model = convert_qformer_vlm(checkpoint, tmp_path / "converted", base_model=source["base_model"])
+    blocks = [layer.image_attention for layer in model.model.connector.qformer.layers]
     assert all(blocks[0].state_dict()[name].equal(value) for name, value in blocks[1].state_dict().items())
     assert model.config.num_cross_attention_heads == 6
 
@@ -254,7 +254,7 @@ def test_the_base_may_be_a_folder_of_any_name(source, tmp_path):
     checkpoint = changed(source, tmp_path)
     config = FACTS["lora_config"] | {"base_model_name_or_path": "HuggingFaceTB/SmolLM-135M-Instruct"}
     (checkpoint / "lora_adapter/adapter_config.json").write_text(json.dumps(config))
-    model = convert_qformer_vlm(checkpoint, tmp_path / "converted", source["base_model"])
+    model = convert_qformer_vlm(checkpoint, tmp_path / "converted", base_model=source["base_model"])
     assert model.config.text_config._name_or_path == ""
 
 

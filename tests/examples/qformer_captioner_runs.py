@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 from tests import tiny
-from tests.data import flickr8k_folders
+from tests.data.sources import flickr8k_folders
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import GPTNeoForCausalLM, PreTrainedTokenizerFast, TrainerCallback, ViTModel, trainer
 
@@ -91,12 +91,12 @@ def run(place: Path, script: str, *flags: object, callback: TrainerCallback | No
         patch.setattr(sys, "argv", [script, *map(str, flags)])
         if callback is not None:
             patch.setattr(trainer, "DEFAULT_CALLBACKS", [*trainer.DEFAULT_CALLBACKS, callback])
-        sys.modules.pop("common", None)  # other examples have a module of this name
+        sys.modules.pop("caption_data", None)  # other examples have a module of this name
         try:
             with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
                 runpy.run_path(str(SCRIPTS / script), run_name="__main__")
         except SystemExit as error:
             raise SystemExit(f"{error}\n{printed.getvalue()}") from error
         finally:
-            sys.modules.pop("common", None)
+            sys.modules.pop("caption_data", None)
     return printed.getvalue()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from tests import tiny
-from tests.data import flickr8k_folders
+from tests.data.sources import flickr8k_folders
 from transformers import DistilBertModel, LlamaForCausalLM, TrainerCallback, ViTModel, trainer
 
 from vlmkit import QFormerAligner, QFormerAlignerProcessor
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 SCRIPTS = ROOT / "examples" / "smolvlm"
 SPLITS = {"train": range(12), "validation": range(12, 22), "test": range(22, 33)}
 CAPTIONS_PER_IMAGE = 2
-OWN_MODULES = ("common", "chat_data", "scores")
+OWN_MODULES = ("caption_sources", "chat_data", "scores")
 ASKED = [("dog", "a dog"), ("cat", "the cat"), ("tree", "green")]
 
 

@@ -121,7 +121,7 @@ def test_a_recipe_can_be_a_file_and_flags_win(place, tmp_path):
 @pytest.fixture
 def augmentation_for(monkeypatch):
     """The function of that name in train.py."""
-    modules = ("common", "train")  # other examples have modules of these names
+    modules = ("retrieval_data", "train")  # other examples have modules of these names
     monkeypatch.syspath_prepend(SCRIPTS)
     for name in modules:
         monkeypatch.delitem(sys.modules, name, raising=False)

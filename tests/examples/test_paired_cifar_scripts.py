@@ -25,7 +25,7 @@ from vlmkit.models.paired_cifar.captions import CAPTION_TEMPLATE, pair_captions
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = ROOT / "examples" / "paired_cifar"
-MODULES = ("common", "train", "pictures", "ablation_report")
+MODULES = ("pair_setup", "train", "pictures", "ablation_report")
 VIT = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
 CNN = {"channels": [8, 8, 8, 8], "stem_width": 8}
 EPOCH = ["--num_pairs", 32, "--per_device_train_batch_size", 16]  # two updates

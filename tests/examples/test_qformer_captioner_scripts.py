@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tests import tiny
-from tests.data import coco_folders, flickr8k_folders
+from tests.data.sources import coco_folders, flickr8k_folders
 from tests.examples.qformer_captioner_runs import (
     BLOCK,
     BLOCKS,
@@ -62,21 +62,20 @@ def test_two_phases_train_what_they_free(place, trained):
     assert f"| language_model | {BLOCKS * BLOCK + TABLE + 64 * 16 + 32:,} | {2 * BLOCK + TABLE + 32:,} |" in trained
     assert f" | {3 * BLOCK + TABLE + 32:,} | " in trained
     assert (trained.index("phase 1 of 2"), trained.count("eval_loss")) < (trained.index("phase 2 of 2"), 6)
-    before = GPTNeoForCausalLM.from_pretrained(place / "text").state_dict()
+    before = GPTNeoForCausalLM.from_pretrained(place / "text").transformer.state_dict()
     first, second = (weights(place / "whole" / phase) for phase in ("phase_1", "phase_2"))
 
-    def changed(old: dict, new: dict, block: int, prefix: str = "language_model.") -> bool:
-        name = f"transformer.h.{block}.mlp.c_fc.weight"
-        return not torch.equal(old[prefix + name], new[f"language_model.{name}"])
+    def changed(old: dict, new: dict, block: int, prefix: str = "model.language_model.") -> bool:
+        name = f"h.{block}.mlp.c_fc.weight"
+        return not torch.equal(old[prefix + name], new[f"model.language_model.{name}"])
 
     assert [changed(before, first, block, prefix="") for block in range(BLOCKS)] == [False] * 3 + [True] * 2
     assert [changed(first, second, block) for block in range(BLOCKS)] == [False] * 2 + [True] * 3
-    tower = "vision_tower.backbone."
+    tower = "model.vision_tower.backbone."
     vision = [name for name in first if name.startswith(tower)]
     assert vision
     assert all(torch.equal(first[name], second[name]) for name in vision)
-    positions = "language_model.transformer.wpe.weight"
-    assert torch.equal(second[positions], before["transformer.wpe.weight"])
+    assert torch.equal(second["model.language_model.wpe.weight"], before["wpe.weight"])
 
 
 def test_each_phase_leaves_a_folder_that_loads(place, trained):
@@ -181,15 +180,15 @@ def look(place: Path, *flags: object) -> Look:
 
 def test_the_file_and_the_flags_reach_the_trainer(place):
     write_recipe(
-        place / "rates.yaml", parameter_groups={"language_model": 2e-5, "qformer": 3e-4}, caption="all", max_steps=5
+        place / "rates.yaml", parameter_groups={"model.language_model": 2e-5, "model.connector": 3e-4}, caption="all", max_steps=5
     )
     seen = look(place, "rates.yaml", "--max_steps", 7)
     names = {parameter: name for name, parameter in seen.model.named_parameters()}
     rate_of = {names[p]: group["initial_lr"] for group in seen.optimizer.param_groups for p in group["params"]}
-    assert rate_of["language_model.transformer.ln_f.weight"] == 2e-5
-    assert rate_of["qformer.query_tokens"] == 3e-4
-    assert rate_of["image_cross_attention.scale"] == RECIPE["learning_rate"]
-    assert not any(name.startswith("vision_tower") for name in rate_of)
+    assert rate_of["model.language_model.ln_f.weight"] == 2e-5
+    assert rate_of["model.connector.query_tokens"] == 3e-4
+    assert rate_of["model.cross_attention.scale"] == RECIPE["learning_rate"]
+    assert not any(name.startswith("model.vision_tower") for name in rate_of)
     assert (seen.num_rows, seen.args.max_steps) == (32, 7)
     assert look(place, "rates.yaml", "--caption", "first").num_rows == 16
 
@@ -238,7 +237,7 @@ def test_first_images_of_all_data(place, tmp_path, dataset):
         (["--caption", "last"], "invalid choice: 'last'"),
         (["--fraction", "0.5"], "--fraction"),
         (["--freeze_fraction", "1.5"], "fraction is 1.5; give a number between 0 and 1"),
-        (["--parameter_groups", '{"languge_model": 1e-4}'], "did you mean 'language_model'?"),
+        (["--parameter_groups", '{"model.languge_model": 1e-4}'], "did you mean 'model.language_model'?"),
         (["--dataset", "coco", "--data", "nowhere"], "nowhere"),
     ],
 )

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from tests import tiny
-from tests.data import coco_folders
+from tests.data.sources import coco_folders
 from tests.examples.qformer_captioner_runs import (
     BLOCK,
     BLOCKS,

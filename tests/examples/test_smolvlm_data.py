@@ -13,7 +13,7 @@ import pytest
 import torch
 from datasets import IterableDataset
 from tests import tiny
-from tests.data import coco_folders, image_text_folders
+from tests.data.sources import coco_folders, web_shard_folders
 from tests.data.sources.web_shard_folders import IDS, sample_files, write_tar
 from tests.examples.smolvlm_runs import OWN_MODULES, SCRIPTS, run, write_easy_vqa, write_models
 from torch.utils.data import DataLoader
@@ -30,7 +30,7 @@ STAGE_1 = ["--vision", "vision", "--text", "text", "--use_cpu", "--max_steps", 2
 def place(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("data")
     write_models(folder)
-    image_text_folders.write_tars(folder / "cc3m")
+    web_shard_folders.write_tars(folder / "cc3m")
     (folder / "coco").mkdir()
     coco_folders.write_published(folder / "coco")
     write_easy_vqa(folder / "easy_vqa")
@@ -139,7 +139,7 @@ def test_what_a_stream_cannot_do_is_refused_before_anything_is_loaded(place, fla
 
 
 def test_model_cards_name_the_data(chat_data):
-    data_name = importlib.import_module("common").data_name
+    data_name = importlib.import_module("caption_sources").data_name
     names = [data_name(name, "data/photos") for name in ("coco", "web", "easy_vqa", "scenes")]
     assert names == ["photos", "photos", "easy_vqa", "drawn scenes"]
     assert data_name("flickr8k", None) == "flickr8k"

@@ -11,7 +11,7 @@ import torch
 import yaml
 from PIL import Image
 from safetensors.torch import load_file
-from tests.data import coco_folders
+from tests.data.sources import coco_folders
 from tests.examples.smolvlm_runs import (
     CAPTIONS_PER_IMAGE,
     SCRIPTS,

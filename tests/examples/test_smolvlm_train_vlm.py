@@ -65,8 +65,8 @@ def test_base_adapter_and_merged_model_load(place, trained):
 
 def test_the_base_is_stage_1_before_the_language_model(place, trained):
     base, aligner = SmolVLM.from_pretrained(place / "whole/base"), AutoModel.from_pretrained(place / "aligner")
-    torch.testing.assert_close(base.connector.qformer.state_dict(), aligner.qformer.state_dict(), rtol=0, atol=0)
-    torch.testing.assert_close(base.vision_tower.state_dict(), aligner.vision_tower.state_dict(), rtol=0, atol=0)
+    torch.testing.assert_close(base.model.connector.qformer.state_dict(), aligner.qformer.state_dict(), rtol=0, atol=0)
+    torch.testing.assert_close(base.model.vision_tower.state_dict(), aligner.vision_tower.state_dict(), rtol=0, atol=0)
 
 
 def test_what_is_trained(place, trained):
@@ -74,9 +74,9 @@ def test_what_is_trained(place, trained):
     base = SmolVLM.from_pretrained(place / "whole/base").state_dict()
     merged = SmolVLM.from_pretrained(place / "whole/merged").state_dict()
     changed = {name for name, weight in merged.items() if not torch.equal(weight, base[name])}
-    assert {name for name in merged if name.startswith("connector.")} <= changed
-    layers = {name for name in merged if name.startswith("language_model.model.layers.") and "_proj" in name}
-    assert {name for name in changed if not name.startswith("connector.")} == layers
+    assert {name for name in merged if name.startswith("model.connector.")} <= changed
+    layers = {name for name in merged if name.startswith("model.language_model.layers.") and "_proj" in name}
+    assert {name for name in changed if not name.startswith("model.connector.")} == layers
 
 
 def test_what_is_printed_and_written(place, trained):
@@ -227,7 +227,7 @@ def test_another_run_does_not_start_from_the_base_of_a_killed_one(place, tmp_pat
     aligner.save_pretrained(tmp_path)
     VlmkitSmolVLMProcessor.from_pretrained(place / "other/base").image_processor.save_pretrained(tmp_path)
     run(place, "train_vlm.py", *flags, "--aligner", tmp_path)
-    assert (SmolVLM.from_pretrained(place / "other/base").connector.qformer.query_tokens == 1).all()
+    assert (SmolVLM.from_pretrained(place / "other/base").model.connector.qformer.query_tokens == 1).all()
     assert not (place / "other/base.part").exists()
 
 

@@ -35,7 +35,7 @@ def test_every_row_tells_quality_and_cost(folder):
         assert next(iter(metrics)) == "accuracy"
         assert {"accuracy/color", "accuracy/pattern", "accuracy/proportion", "majority", "text_only"} < metrics.keys()
         assert all(0 <= value <= 1 for value in metrics.values())
-        assert (result["steps"], result["num_questions"], result["vision_features"]) == (2, 6, 64)
+        assert (result["steps"], result["num_questions"], result["image_tokens"]) == (2, 6, 64)
         assert min(result["prefill_ms"], result["peak_mb"], result["train_loss"]) > 0
         assert result["diverged"] is None
     assert rows["3 layers"]["parameters"]["trained"] > rows["1 layer"]["parameters"]["trained"]
@@ -57,7 +57,7 @@ def test_a_second_run_computes_only_what_is_missing(folder):
     assert {path: path.stat().st_mtime_ns for path in states} == states
     assert len(list((folder / "cells").iterdir())) == 4  # split images are new, whole ones are not
     assert [result["row"] for result in results(folder)][2:] == ["whole image", "quarters and whole"]
-    assert results(folder)[3]["vision_features"] == 320
+    assert results(folder)[3]["image_tokens"] == 320
 
 
 def test_captions_of_photographs(tmp_path):

@@ -38,7 +38,7 @@ def result(row: str, accuracy: float | None = 0.8, seed: int = 0, study: str = "
         "train_loss": 1.5,
         "diverged": None,
         "parameters": {"total": 3_000_000, "trained": 250_000},
-        "vision_features": 64,
+        "image_tokens": 64,
         "prefill_ms": 12.5,
         "peak_mb": 700,
         "seconds": 120,
@@ -110,7 +110,7 @@ def test_the_published_order(verdicts):
 
 def test_results_are_written_and_read_back(report, verdicts, tmp_path):
     results = [result(row, 0.5, seed) for row in verdicts.PUBLISHED for seed in (0, 1)]
-    results += [result("64", 0.8, study="tokens"), result("16", 0.4, study="tokens", vision_features=16)]
+    results += [result("64", 0.8, study="tokens"), result("16", 0.4, study="tokens", image_tokens=16)]
     written(report, tmp_path, results)
     assert json.loads((tmp_path / "results.json").read_text()) == results
     with (tmp_path / "results.csv").open(newline="") as file:

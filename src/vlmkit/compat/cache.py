@@ -1,7 +1,7 @@
 """The name of the key/value cache as argument and output.
 
-transformers 5.23 calls it `past_key_values`, 5.24 calls it `cache`. vlmkit's own signatures say `cache`. Once 5.23 is no
-longer supported, replace `CACHE_NAME` with `"cache"` and remove this module.
+transformers 5.23 calls it `past_key_values`, 5.24 calls it `cache`. vlmkit's own signatures say `cache`. Once 5.23 is
+no longer supported, replace `CACHE_NAME` with `"cache"` and remove this module.
 """
 
 import functools

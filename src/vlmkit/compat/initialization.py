@@ -1,7 +1,7 @@
 """Marking weights as initialized.
 
-`PreTrainedModel.post_init` initializes every module and parameter that does not carry `_is_hf_initialized`. transformers
-offers no public way to exclude weights that were initialized before.
+`PreTrainedModel.post_init` initializes every module and parameter that does not carry `_is_hf_initialized`.
+transformers offers no public way to exclude weights that were initialized before.
 """
 
 from typing import Any

@@ -23,8 +23,8 @@ def optimizer_with_group_learning_rates(
     Args:
         training_args: the same as the trainer's.
         model: the same as the trainer's.
-        parameter_groups: learning rate by the name of a module or parameter, such as `"language_model"` or
-            `"language_model.lm_head"`. The longest name that fits a parameter decides; a tied weight has the first of
+        parameter_groups: learning rate by the name of a module or parameter, such as `"model.language_model"` or
+            `"lm_head"`. The longest name that fits a parameter decides; a tied weight has the first of
             its names in `model.named_parameters()`.
 
     Returns:

@@ -488,6 +488,13 @@ class TestEncoding:
         assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
 
 
+@pytest.mark.parametrize(("typo", "right"), [("caption_id", "caption_ids"), ("pixel_value", "pixel_values")])
+def test_a_misspelt_argument_is_refused(typo, right):
+    message = f"PairedCifarAligner.forward has no argument '{typo}', did you mean '{right}'"
+    with pytest.raises(TypeError, match=message):
+        make_model()(pixels(), **{typo: IDS})
+
+
 class TestPredictCaptions:
     def test_the_best_come_first_with_their_probabilities(self):
         model = with_large_weights(temperature=0.3)

@@ -280,6 +280,6 @@ def _check_pooled(pooled: Tensor, *, name: str, tower: str, width: int) -> None:
     if pooled.ndim != 2 or pooled.shape[1] != width:
         rows = "images" if tower == "vision" else "texts"
         raise ValueError(
-            f"`{name}` must have the shape ({rows}, {width}), but got {tuple(pooled.shape)}. Pass the `pooler_output` of "
-            f"the {tower} tower of this model."
+            f"`{name}` must have the shape ({rows}, {width}), but got {tuple(pooled.shape)}. Pass the `pooler_output` "
+            f"of the {tower} tower of this model."
         )

@@ -185,8 +185,8 @@ class QFormerCaptionerModel(QFormerCaptionerPreTrainedModel, HeadlessModel):
             inputs_embeds = self.get_input_embeddings()(input_ids)
         if len(cross_attention_states) != len(inputs_embeds):
             raise ValueError(
-                f"The number of images must equal the number of texts, but got {len(cross_attention_states)} images and "
-                f"{len(inputs_embeds)} texts. Pass one image for each text."
+                f"The number of images must equal the number of texts, but got {len(cross_attention_states)} images "
+                f"and {len(inputs_embeds)} texts. Pass one image for each text."
             )
         embeddings = self.embedding_dropout(inputs_embeds)
         outputs = self._decode(embeddings, attention_mask, position_ids, cache, use_cache, **kwargs)

@@ -218,7 +218,7 @@ class VlmkitSmolVLMProcessor(ImageTextProcessor):
         own = {name: value for name, value in own.items() if value is not None}
         own["image_token_id"] = self.image_token_id
         for name in own.keys() & fields.keys():
-            if fields[name] != own[name]:
+            if fields[name] is not None and fields[name] != own[name]:
                 raise ValueError(
                     f"`{name}` must be {own[name]!r} as in the processor, but got {fields[name]!r}. "
                     "Build the processor with the same value."

@@ -146,5 +146,6 @@ def data_name(dataset: str, data: str | None) -> str:
 def cached_tables(model: PreTrainedModel, processor: ProcessorMixin, tables: Tables, dtype: str) -> Tables:
     """Tables with the tokens of the frozen vision tower in place of images."""
     return {
-        name: cache_vision_features(model.vision_tower, processor, table, dtype=dtype) for name, table in tables.items()
+        name: cache_vision_features(model.get_encoder("image"), processor, table, dtype=dtype)
+        for name, table in tables.items()
     }
