@@ -1,5 +1,6 @@
 """The converters' command line."""
 
+import inspect
 import runpy
 
 import pytest
@@ -13,6 +14,7 @@ from vlmkit import (
     SmolVLM,
     VlmkitSmolVLMProcessor,
 )
+from vlmkit.conversion import convert_dual_encoder, convert_multimodel, convert_qformer_vlm
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +83,13 @@ def test_prints_errors_without_a_traceback(run, source, tmp_path, capsys):
         run(*command("dual-encoder", destination=tmp_path, **source))
     assert exit_info.value.code == 1
     assert capsys.readouterr().err.startswith(f"{tmp_path} exists and is no empty folder")
+
+
+@pytest.mark.parametrize("convert", [convert_dual_encoder, convert_multimodel, convert_qformer_vlm])
+def test_only_source_and_destination_may_be_positional(convert):
+    kinds = [parameter.kind for parameter in inspect.signature(convert).parameters.values()]
+    assert kinds[:2] == [inspect.Parameter.POSITIONAL_OR_KEYWORD] * 2
+    assert set(kinds[2:]) == {inspect.Parameter.KEYWORD_ONLY}
 
 
 @pytest.mark.parametrize(

@@ -187,7 +187,7 @@ def test_the_folder_loads_as_a_captioner(model, processor):
     assert config.text_config.vocab_size == FACTS["wrapper"]["vocab_size"]
     assert config.freeze_vision
     assert not any(parameter.requires_grad for parameter in model.get_encoder("image").parameters())
-    assert all(parameter.requires_grad for parameter in model.vision_projection.parameters())
+    assert all(parameter.requires_grad for parameter in model.model.connector.vision_projection.parameters())
 
 
 def test_special_tokens_are_those_of_the_original(model, processor):

@@ -102,7 +102,7 @@ def component_parameters(model: nn.Module) -> list[ComponentParameters]:
         counted.update(new)
         total = sum(parameter.numel() for parameter in new)
         trainable = sum(parameter.numel() for parameter in new if parameter.requires_grad)
-        if new:
+        if parameters:
             rows.append(ComponentParameters(name, total, trainable, share=total / whole))
     return [*rows, ComponentParameters("total", whole, sum(row.trainable for row in rows), share=1.0)]
 

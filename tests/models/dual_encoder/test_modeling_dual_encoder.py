@@ -148,3 +148,8 @@ def test_backbones_that_are_no_text_encoders_are_refused(tmp_path):
         TextTower(tiny.vision_config(), features="encoder")
     with pytest.raises(ValueError, match="bart cannot be built without its decoder"):
         TextTower(BartConfig(d_model=16, encoder_layers=1, decoder_layers=1), features="encoder")
+
+
+def test_the_vision_tower_is_the_image_encoder():
+    model = make_model()
+    assert model.get_encoder("image") is model.vision_tower

@@ -533,3 +533,8 @@ class TestPredictCaptions:
         assert model.predict_captions(pixels()) == expected
         assert model.training == training
         assert model.vision_tower.training == training
+
+
+def test_the_vision_tower_is_the_image_encoder():
+    model = make_model(bank=False)
+    assert model.get_encoder("image") is model.vision_tower

@@ -354,3 +354,8 @@ class TestErrors:
     def test_a_misspelt_argument_is_refused(self, typo, right):
         with pytest.raises(TypeError, match=f"no argument '{typo}', did you mean '{right}'"):
             aligner()(**inputs(), **{typo: torch.zeros(3)})
+
+
+def test_the_vision_tower_is_the_image_encoder():
+    model = aligner()
+    assert model.get_encoder("image") is model.vision_tower

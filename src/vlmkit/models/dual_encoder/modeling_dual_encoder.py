@@ -3,7 +3,7 @@
 import math
 import os
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -223,20 +223,12 @@ class DualEncoderModel(VlmkitModel):
             raise ValueError("Pass the texts either as `input_ids` or as `text_pooled`.")
         if image_pooled is None:
             image_pooled = self.vision_tower(pixel_values, **kwargs).pooler_output
-        elif self.training and self.vision_tower.is_trained:
-            raise ValueError(
-                "`image_pooled` cannot be used while the vision tower is trained. Freeze it with `freeze_vision=True`."
-            )
         else:
-            _check_pooled(image_pooled, name="image_pooled", tower="vision", width=self.vision_tower.pooled_size)
+            self._check_pooled(image_pooled, side="image", width=self.vision_tower.pooled_size)
         if text_pooled is None:
             text_pooled = self.text_tower(input_ids, attention_mask, **kwargs).pooler_output
-        elif self.training and self.text_tower.is_trained:
-            raise ValueError(
-                "`text_pooled` cannot be used while the text tower is trained. Freeze it with `freeze_text=True`."
-            )
         else:
-            _check_pooled(text_pooled, name="text_pooled", tower="text", width=self.text_tower.hidden_size)
+            self._check_pooled(text_pooled, side="text", width=self.text_tower.hidden_size)
         paired = len(image_pooled) == len(text_pooled)
         if self.training and return_loss and not paired:
             raise ValueError(
@@ -270,16 +262,20 @@ class DualEncoderModel(VlmkitModel):
             text_embeds=text_embeds,
         )
 
+    def _check_pooled(self, pooled: Tensor, *, side: Literal["image", "text"], width: int) -> None:
+        """Check precomputed outputs of a tower.
 
-def _check_pooled(pooled: Tensor, *, name: str, tower: str, width: int) -> None:
-    """Check the shape of precomputed outputs of a tower.
-
-    Raises:
-        ValueError: If the shape is not `(rows, width)`.
-    """
-    if pooled.ndim != 2 or pooled.shape[1] != width:
-        rows = "images" if tower == "vision" else "texts"
-        raise ValueError(
-            f"`{name}` must have the shape ({rows}, {width}), but got {tuple(pooled.shape)}. Pass the `pooler_output` "
-            f"of the {tower} tower of this model."
-        )
+        Raises:
+            ValueError: If the shape is not `(rows, width)`, or the tower is trained.
+        """
+        part, tower = ("vision", self.vision_tower) if side == "image" else ("text", self.text_tower)
+        if self.training and tower.is_trained:
+            raise ValueError(
+                f"`{side}_pooled` cannot be used while the {part} tower is trained. Freeze it with "
+                f"`freeze_{part}=True`."
+            )
+        if pooled.ndim != 2 or pooled.shape[1] != width:
+            raise ValueError(
+                f"`{side}_pooled` must have the shape ({side}s, {width}), but got {tuple(pooled.shape)}. Pass the "
+                f"`pooler_output` of the {part} tower of this model."
+            )

@@ -284,7 +284,7 @@ class PairedCifarAligner(VlmkitModel):
             scale = inverse_temperature(self.logit_scale, self.config.temperature)
             logits = bank_logits(image_embeds, self.caption_embeds, logit_scale=scale)
             if caption_ids is not None and return_loss:
-                captions = {"caption_ids": caption_ids, "caption_weights": caption_weights}
+                captions: dict[str, Any] = {"caption_ids": caption_ids, "caption_weights": caption_weights}
                 loss = self._caption_loss(image_embeds, logits=logits, logit_scale=scale, **captions)
                 loss = loss + self._extra_losses(outputs.pooler_output, image_embeds=image_embeds, **captions)
         return PairedCifarAlignerOutput(
