@@ -88,7 +88,9 @@ def mean_recall(model: DualEncoderModel, processor: DualEncoderProcessor, table:
 def main() -> None:
     """Time both sides and print the ratio."""
     [arguments] = HfArgumentParser(Arguments).parse_args_into_dataclasses()
-    table = load_flickr8k(arguments.data, "paper")["train"].select(range(arguments.num_images)).flatten_indices()
+    table = (
+        load_flickr8k(arguments.data, protocol="paper")["train"].select(range(arguments.num_images)).flatten_indices()
+    )
     processor = DualEncoderProcessor.from_vision_text_pretrained(arguments.vision, arguments.text)
     models = []
     for _ in range(2):

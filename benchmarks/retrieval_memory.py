@@ -44,7 +44,7 @@ def main() -> None:
     size = f"{arguments.num_pairs:,} x {arguments.num_pairs:,}, width {arguments.width}"
     print(f"{size}, chunks of {arguments.chunk_size}, {torch.get_num_threads()} threads")
     print(f"{seconds:.1f} s for both directions, {extra / 1e6:.0f} MB above the embeddings")
-    expected = chance_recall(arguments.num_pairs, 1, 10)
+    expected = chance_recall(arguments.num_pairs, num_matches=1, k=10)
     print(f"text_to_image/recall@10 {metrics['text_to_image/recall@10']:.6f}, by chance {expected:.6f}")
 
 

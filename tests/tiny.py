@@ -203,7 +203,9 @@ def crops_processor(config: VlmkitSmolVLMConfig, **images) -> VlmkitSmolVLMProce
     """For any design; images are squashed to 32 x 32 by default."""
     factor = config.pixel_shuffle_factor if config.connector == "pixel_shuffle" else 1
     settings = {"size": {"height": 32, "width": 32}, "size_divisor": config.vision_config.patch_size * factor, **images}
-    num_image_tokens = fixed_num_image_tokens(config.connector, config.fusion, config.num_query_tokens)
+    num_image_tokens = fixed_num_image_tokens(
+        config.connector, fusion=config.fusion, num_query_tokens=config.num_query_tokens
+    )
     return VlmkitSmolVLMProcessor(VlmkitSmolVLMImageProcessor(**settings), chat_tokenizer(), num_image_tokens)
 
 

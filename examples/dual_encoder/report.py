@@ -51,13 +51,19 @@ def write_report(results: list[dict[str, Any]], folder: Path, cutoffs: list[int]
     title = f"Recall@{k}, mean of both directions, protocol '{results[0]['protocol']}'"
     label = labels([*visions, *texts])
     rows, columns = [label[name] for name in visions], [label[name] for name in texts]
-    figure = recall_heatmap(means, rows, columns, title, None if np.isnan(published).all() else published)
+    figure = recall_heatmap(
+        means,
+        row_labels=rows,
+        column_labels=columns,
+        title=title,
+        published=None if np.isnan(published).all() else published,
+    )
     figure.savefig(folder / "recall_heatmap.png", dpi=150)
     parameters = [cells[cell][0]["parameters"]["computed"] for cell in cells]
     recall_versus_parameters(
         parameters,
-        [statistics.mean(recalls[cell]) for cell in cells],
-        [label[vision] for vision, _ in cells],
+        recalls=[statistics.mean(recalls[cell]) for cell in cells],
+        labels=[label[vision] for vision, _ in cells],
         errors=[deviation(recalls[cell]) for cell in cells],
         series=[label[text] for _, text in cells],
     ).savefig(folder / "recall_versus_parameters.png", dpi=150)

@@ -50,7 +50,9 @@ def load_tables(arguments: DataArguments) -> DatasetDict:
     """Flickr8k from the place that was given, or the embedded scenes."""
     if arguments.data is None:
         return load_scenes(seed=arguments.split_seed)
-    return load_flickr8k(arguments.data, arguments.protocol, arguments.split_seed, arguments.on_error)
+    return load_flickr8k(
+        arguments.data, protocol=arguments.protocol, seed=arguments.split_seed, on_error=arguments.on_error
+    )
 
 
 def cache_features(model: PreTrainedModel, processor: ProcessorMixin, table: Dataset) -> Dataset:
@@ -82,7 +84,7 @@ def print_recalls(columns: dict[str, dict[str, float]], table: Dataset, cutoffs:
     for direction, matches in (("image_to_text", relevant), ("text_to_image", relevant.T)):
         for k in cutoffs:
             name = f"{direction}/recall@{k}"
-            chance = chance_recall(matches.shape[1], matches.sum(1), k)
+            chance = chance_recall(matches.shape[1], num_matches=matches.sum(1), k=k)
             print(f"{name:32}{chance:8.1%}" + "".join(f"{metrics[name]:12.1%}" for metrics in columns.values()))
 
 
@@ -92,7 +94,7 @@ def draw_similarity(model: PreTrainedModel, processor: ProcessorMixin, table: Da
     few = few.map(lambda row: {"captions": row["captions"][:1]})
     embeds = embed_table(model, processor, few)
     captions = [captions[0] for captions in few["captions"]]
-    similarity_grid(few["image"][:], captions, (embeds.image_embeds @ embeds.text_embeds.T).numpy()).savefig(
+    similarity_grid(few["image"][:], captions, similarity=(embeds.image_embeds @ embeds.text_embeds.T).numpy()).savefig(
         path, dpi=120
     )
     print(f"picture: {path}")

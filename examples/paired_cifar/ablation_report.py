@@ -31,7 +31,7 @@ def write_report(results: list[dict[str, Any]], caption_ids: Tensor, num_classes
     columns = [name for name in COLUMNS if name in results[0]["metrics"]]
     tops = [name for name in columns if name.startswith("top@")]
     values = {name: [[run["metrics"][name] for run in rows] for rows in runs.values()] for name in columns}
-    chance = pair_chance(caption_ids, num_classes, [int(name.partition("@")[2]) for name in tops])
+    chance = pair_chance(caption_ids, num_classes=num_classes, cutoffs=[int(name.partition("@")[2]) for name in tops])
 
     with open(folder / "results.csv", "w", newline="") as file:
         writer = csv.writer(file)
@@ -53,7 +53,7 @@ def write_report(results: list[dict[str, Any]], caption_ids: Tensor, num_classes
 
     means = {name: [statistics.mean(repeats) for repeats in values[name]] for name in tops}
     bounds = {name: chance[f"same_class/{name}"] for name in tops}
-    metric_ladder(list(runs), means, bounds).savefig(folder / "ladder.png", dpi=150)
+    metric_ladder(list(runs), metrics=means, references=bounds).savefig(folder / "ladder.png", dpi=150)
 
 
 def mean_and_deviation(values: list[float]) -> str:

@@ -43,7 +43,7 @@ def main() -> None:
     # Eager attention returns its weights, which a picture needs.
     model = AutoModel.from_pretrained(arguments.model, attn_implementation="eager").to(device).eval()
     processor = AutoProcessor.from_pretrained(arguments.model)
-    tables = load_cifar100(arguments.data, arguments.num_validation)
+    tables = load_cifar100(arguments.data, num_validation=arguments.num_validation)
     if arguments.split not in tables:
         raise SystemExit(f"there is no split {arguments.split!r}; choose one of {', '.join(tables)}")
     halves = ImagePairs(tables[arguments.split], different_class_probability=0.5)
@@ -55,7 +55,9 @@ def main() -> None:
     metrics = {}
     for name, pairs in (("half_of_one_class", halves), ("independent_classes", independent)):
         embeds, predicted, probabilities = encode(model, DataLoader(pairs, arguments.batch_size, collate_fn=collator))
-        metrics[name] = pair_metrics(embeds, model.caption_embeds, pairs.caption_ids, pairs.num_classes, CUTOFFS)
+        metrics[name] = pair_metrics(
+            embeds, model.caption_embeds, caption_ids=pairs.caption_ids, num_classes=pairs.num_classes, cutoffs=CUTOFFS
+        )
         print_metrics(metrics[name], pairs, f"{arguments.split}, {name.replace('_', ' ')}")
     (folder / "metrics.json").write_text(json.dumps(metrics, indent=2))
 
@@ -93,7 +95,7 @@ def class_confusion(pairs: ImagePairs, predicted: Tensor) -> Tensor:
     truth, seen = (
         torch.cat([ids // pairs.num_classes, ids % pairs.num_classes]) for ids in (pairs.caption_ids, predicted)
     )
-    return confusion_matrix(truth, seen, pairs.num_classes)
+    return confusion_matrix(truth, seen, num_classes=pairs.num_classes)
 
 
 def write_tables(confusion: Tensor, class_names: list[str], folder: Path) -> None:
@@ -101,7 +103,7 @@ def write_tables(confusion: Tensor, class_names: list[str], folder: Path) -> Non
     shares = (confusion.diag() / confusion.sum(dim=1).clamp(min=1)).tolist()
     images = confusion.sum(dim=1).tolist()
     accuracies = [(name, count, f"{share:.4f}") for name, count, share in zip(class_names, images, shares, strict=True)]
-    merged = merge_classes(confusion, class_names, CIFAR100_SUPERCLASSES)
+    merged = merge_classes(confusion, class_names=class_names, superclasses=CIFAR100_SUPERCLASSES)
     tables = {
         "classes": [("class", "images", "accuracy"), *accuracies],
         "confusions": [("true", "predicted", "times"), *frequent_confusions(confusion, class_names, limit=50)],

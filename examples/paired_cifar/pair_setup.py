@@ -101,7 +101,7 @@ class ModelArguments:
         self, text_model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, class_names: Sequence[str]
     ) -> PairedCifarAlignerConfig:
         """The configuration of the whole model, for a text encoder's width and a list of classes."""
-        width = embed_captions(text_model, tokenizer, ["a photo"], pooling=self.text_pooling).shape[1]
+        width = embed_captions(text_model, tokenizer, captions=["a photo"], pooling=self.text_pooling).shape[1]
         elsewhere = {"text", "text_pooling", "vision", "vision_args", "input_size"}
         return PairedCifarAlignerConfig(
             vision_config=self.vision_config(),
@@ -128,7 +128,7 @@ class AlignerTrainingArguments(ContrastiveTrainingArguments):
 
 def load_pairs(arguments: DataArguments) -> dict[str, ImagePairs]:
     """A data set of pairs for each split: drawn anew in each epoch to train on, as many as images to evaluate."""
-    tables = load_cifar100(arguments.data, arguments.num_validation)
+    tables = load_cifar100(arguments.data, num_validation=arguments.num_validation)
     training = {
         "num_pairs": arguments.num_pairs,
         "different_class_probability": arguments.different_class_probability,
@@ -148,7 +148,7 @@ def load_text_encoder(name: str | os.PathLike) -> tuple[PreTrainedModel, PreTrai
 
 def print_metrics(metrics: dict[str, float], pairs: ImagePairs, name: str) -> None:
     """Print the metrics of some pairs beside what can be had without looking at them."""
-    chance = pair_chance(pairs.caption_ids, pairs.num_classes, CUTOFFS)
+    chance = pair_chance(pairs.caption_ids, num_classes=pairs.num_classes, cutoffs=CUTOFFS)
     print(f"\n{name}: {len(pairs):,} pairs, {pairs.num_classes**2:,} captions")
     print(f"{'':24}{'model':>10}{'chance':>10}{'betting on equal classes':>28}")
     for k in CUTOFFS:

@@ -19,7 +19,7 @@ PATCHES_PER_IMAGE = 4  # along each side, as the report's ViT has them
 
 def draw_confusion(confusion: Tensor, class_names: Sequence[str]) -> Figure:
     """Confusions of the 20 superclasses."""
-    merged = merge_classes(confusion, class_names, CIFAR100_SUPERCLASSES)
+    merged = merge_classes(confusion, class_names=class_names, superclasses=CIFAR100_SUPERCLASSES)
     return confusion_heatmap(merged.numpy(), [name.replace("_", " ") for name in CIFAR100_SUPERCLASSES])
 
 
@@ -31,9 +31,9 @@ def draw_errors(pairs: ImagePairs, predicted: Tensor, probabilities: Tensor, cou
         return None
     return error_gallery(
         [pair_image(pairs, row) for row in surest],
-        [class_pair(pairs, int(pairs.caption_ids[row])) for row in surest],
-        [class_pair(pairs, int(predicted[row])) for row in surest],
-        probabilities[surest].tolist(),
+        true_captions=[class_pair(pairs, int(pairs.caption_ids[row])) for row in surest],
+        predicted_captions=[class_pair(pairs, int(predicted[row])) for row in surest],
+        probabilities=probabilities[surest].tolist(),
     )
 
 
@@ -41,10 +41,10 @@ def draw_embeddings(model: PairedCifarAligner, pairs: ImagePairs, embeds: Tensor
     """The caption bank in grey, and upon it the pairs whose left image is of one of six classes."""
     left = pairs.caption_ids // pairs.num_classes
     shown = torch.isin(left, left.bincount().topk(6).indices).nonzero().flatten()
-    points = project_embeddings(torch.cat([model.caption_embeds, embeds[shown]]).float().cpu(), method)
+    points = project_embeddings(torch.cat([model.caption_embeds, embeds[shown]]).float().cpu(), method=method)
     names = [f"left: {pairs.class_names[left[row]]}".replace("_", " ") for row in shown]
     captions = len(model.caption_embeds)
-    return embedding_map(points[captions:], names, background=points[:captions])
+    return embedding_map(points[captions:], series=names, background=points[:captions])
 
 
 def draw_occlusion(model: PairedCifarAligner, pairs: ImagePairs, batch: dict[str, Tensor]) -> Figure:
@@ -55,7 +55,7 @@ def draw_occlusion(model: PairedCifarAligner, pairs: ImagePairs, batch: dict[str
     def similarity(pixel_values: Tensor) -> Tensor:
         return (model(pixel_values).image_embeds * own).sum(dim=1)
 
-    maps = occlusion_map(similarity, pixel_values, pixel_values.shape[2] // PATCHES_PER_IMAGE)
+    maps = occlusion_map(similarity, pixel_values, patch_size=pixel_values.shape[2] // PATCHES_PER_IMAGE)
     return overlay(pairs, maps)
 
 
@@ -76,7 +76,7 @@ def overlay(pairs: ImagePairs, maps: Tensor) -> Figure:
     """Heat maps `(N, h, w)` over the first N pairs."""
     rows = range(len(maps))
     titles = [class_pair(pairs, int(pairs.caption_ids[row])) for row in rows]
-    return heat_overlay([pair_image(pairs, row) for row in rows], maps.cpu().numpy(), titles)
+    return heat_overlay([pair_image(pairs, row) for row in rows], maps.cpu().numpy(), titles=titles)
 
 
 def pair_image(pairs: ImagePairs, row: int) -> Image.Image:

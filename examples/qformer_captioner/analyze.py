@@ -65,7 +65,7 @@ def main() -> None:
             names, maps = zip(*words, strict=True)
             np.savez(folder / f"{name}_words.npz", words=names, maps=maps)
         of_last_layer = [cosines[0].cpu()[-math.prod(grid) :] for cosines in similarity[1:]]
-        similarity_figure(image, similarity.global_to_query[0].cpu(), *of_last_layer, grid).savefig(
+        similarity_figure(image, similarity.global_to_query[0].cpu(), *of_last_layer, grid=grid).savefig(
             folder / f"{name}_similarity.png", dpi=120
         )
         print(f"{file}: {' '.join(word for word, _ in words) or 'no caption'}")
@@ -88,14 +88,14 @@ def look(
     grid = patch_grid(outputs.image_hidden_states.shape[1], len(model.config.vision_layers or [-1]))
     maps = word_heatmaps(
         outputs.cross_attentions,
-        outputs.query_attentions,
-        grid,
+        query_attentions=outputs.query_attentions,
+        grid=grid,
         layer=arguments.layer,
         head=arguments.head,
         query_head=arguments.query_head,
     ).cpu()
     start = inputs["input_ids"].shape[1]
-    words = join_words(processor.tokenizer, caption[0, start:], maps[0, start - 1 : -1])
+    words = join_words(processor.tokenizer, caption[0, start:], maps=maps[0, start - 1 : -1])
     return outputs, words, seen_image(inputs["pixel_values"][0], processor.image_processor), grid
 
 
@@ -113,7 +113,7 @@ def parameter_report(model: PreTrainedModel, fractions: list[float]) -> str:
     """What trains, by component, for each fraction of frozen blocks."""
     sections, blocks = [], model.config.text_config.num_hidden_layers
     for fraction in fractions:
-        frozen = freeze_lower_blocks(model, fraction)
+        frozen = freeze_lower_blocks(model, fraction=fraction)
         heading = f"## {fraction:.0%} of the blocks frozen ({frozen} of {blocks})"
         sections.append(f"{heading}\n\n{parameter_table(component_parameters(model))}")
     return "\n\n".join(sections) + "\n"

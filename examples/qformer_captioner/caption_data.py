@@ -69,7 +69,12 @@ def all_tables(arguments: DataArguments) -> DatasetDict:
         return load_flickr8k(arguments.data, on_error=arguments.on_error)
     if arguments.data is None:
         raise SystemExit("--dataset coco needs --data: a folder, a hub id or a captions file (to train: Karpathy's)")
-    return load_coco_captions(arguments.data, arguments.image_folder, arguments.max_images, arguments.on_error)
+    return load_coco_captions(
+        arguments.data,
+        image_folder=arguments.image_folder,
+        max_images=arguments.max_images,
+        on_error=arguments.on_error,
+    )
 
 
 def table_of_files(files: Sequence[Path]) -> Dataset:

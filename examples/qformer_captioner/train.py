@@ -118,7 +118,7 @@ def train(
     checkpoint: str | None,
 ) -> None:
     """Run one phase, from its last checkpoint if there is one, and save its model."""
-    freeze_lower_blocks(model, phase.freeze_fraction, phase.freeze_token_embeddings)
+    freeze_lower_blocks(model, fraction=phase.freeze_fraction, freeze_token_embeddings=phase.freeze_token_embeddings)
     if training_args.should_log:
         print(parameter_table(component_parameters(model)))
     pairs = {name: CaptionPairs(table) if phase.caption == "all" else table for name, table in tables.items()}
@@ -130,7 +130,7 @@ def train(
         eval_dataset=pairs.get("validation", pairs.get("test")),
         processing_class=processor,
         optimizer_cls_and_kwargs=optimizer_with_group_learning_rates(
-            training_args, model, json.loads(phase.parameter_groups)
+            training_args, model, parameter_groups=json.loads(phase.parameter_groups)
         ),
     )
     result = trainer.train(resume_from_checkpoint=checkpoint)
@@ -155,7 +155,9 @@ def score(
     metrics = caption_metrics(captions, table["captions"])
     print(f"\n{len(table):,} held-out images" + "".join(f"{name:>9}" for name in SCORES))
     print(f"{'':20}" + percent(metrics))
-    freeze_lower_blocks(model, phase.freeze_fraction, phase.freeze_token_embeddings)  # the card counts what trained
+    freeze_lower_blocks(
+        model, fraction=phase.freeze_fraction, freeze_token_embeddings=phase.freeze_token_embeddings
+    )  # the card counts what trained
     model.describe(data=Path(data_args.data).name if data_args.data else "drawn scenes", metrics=metrics)
     model.save_pretrained(folder)
     (folder / "test_metrics.json").write_text(json.dumps(metrics, indent=2))

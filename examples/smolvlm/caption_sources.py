@@ -96,7 +96,9 @@ def load_tables(dataset: str, source: SourceArguments, training: bool = True) ->
     if dataset == "web":
         return stream_tables(source)
     loaders = {
-        "coco": lambda: load_coco_captions(source.data, source.image_folder, source.max_images, source.on_error),
+        "coco": lambda: load_coco_captions(
+            source.data, image_folder=source.image_folder, max_images=source.max_images, on_error=source.on_error
+        ),
         "flickr8k": lambda: load_flickr8k(source.data, on_error=source.on_error),
         "scenes": load_scenes,
     }

@@ -60,7 +60,7 @@ def main() -> None:
         if isinstance(model, QFormerAligner):
             if "captions" in table.column_names:
                 metrics[f"{name}/retrieval"] = score_retrieval(
-                    embed_table(model, processor, table, arguments.batch_size)
+                    embed_table(model, processor, table, batch_size=arguments.batch_size)
                 )
             continue
         if "captions" in data_args.tasks and "captions" in table.column_names:
@@ -141,7 +141,7 @@ def ask(
     }
     return {
         name: reply_to_chats(
-            model, processor, Asked(table, shown[name], questions), batch_size, do_sample=False, **generation
+            model, processor, Asked(table, shown[name], questions), batch_size=batch_size, do_sample=False, **generation
         )
         for name in CONDITIONS
     }
@@ -161,7 +161,7 @@ class Asked:
     def __getitem__(self, index: int) -> dict[str, Any]:
         row, question = self.rows[index], self.questions[index]
         image = None if row is None else self.table[row]["image"]
-        return {"messages": [user_message(question, image, has_image=row is not None)]}
+        return {"messages": [user_message(question, image=image, has_image=row is not None)]}
 
 
 def write_csv(file: Path, columns: dict[str, Any]) -> None:

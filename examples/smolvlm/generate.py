@@ -48,8 +48,8 @@ def main() -> None:
     captions = reply_to_chats(
         model,
         processor,
-        [{"messages": [user_message(arguments.prompt, str(file))]} for file in files],
-        arguments.batch_size,
+        [{"messages": [user_message(arguments.prompt, image=str(file))]} for file in files],
+        batch_size=arguments.batch_size,
         num_beams=1 if arguments.do_sample else arguments.num_beams,
         do_sample=arguments.do_sample,
         max_new_tokens=arguments.max_new_tokens,

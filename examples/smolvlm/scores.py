@@ -18,5 +18,5 @@ def score_retrieval(embeds: TableEmbeddings) -> dict[str, float]:
         for k in cutoffs:
             name = f"{direction}/recall@{k}"
             recalls[name] = metrics[name]
-            print(f"{name:40}{metrics[name]:9.1%}{chance_recall(num_candidates, num_matches, k):9.1%}")
+            print(f"{name:40}{metrics[name]:9.1%}{chance_recall(num_candidates, num_matches=num_matches, k=k):9.1%}")
     return recalls

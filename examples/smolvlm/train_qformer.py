@@ -118,7 +118,9 @@ def main() -> None:
         train(model, processor, tables, run_args, training_args, progress.checkpoint)
     if training_args.process_index == 0:
         model = AutoModel.from_pretrained(folder).to(training_args.device)
-        embeds = embed_table(model, processor, evaluation_split(tables), training_args.per_device_eval_batch_size)
+        embeds = embed_table(
+            model, processor, evaluation_split(tables), batch_size=training_args.per_device_eval_batch_size
+        )
         draw_similarity(embeds, evaluation_split(photographs), folder / "similarity.png")
         metrics = score_retrieval(embeds)
         model.describe(data=data_name(data_args.dataset, data_args.data), metrics=metrics)
@@ -156,7 +158,7 @@ def train(
         processing_class=processor,
         compute_metrics=compute_retrieval_metrics,
         optimizer_cls_and_kwargs=optimizer_with_group_learning_rates(
-            training_args, model, new_parameter_groups(model, training_args.new_learning_rate)
+            training_args, model, parameter_groups=new_parameter_groups(model, training_args.new_learning_rate)
         ),
     )
     result = trainer.train(resume_from_checkpoint=checkpoint)
@@ -189,7 +191,7 @@ def draw_similarity(embeds: TableEmbeddings, table: Dataset, path: Path, count: 
     first_captions = [(embeds.text_groups == row).nonzero()[0].item() for row in range(len(few))]
     similarity = embeds.image_embeds[: len(few)] @ embeds.text_embeds[first_captions].T
     captions = [captions[0] for captions in few["captions"]]
-    similarity_grid(few["image"][:], captions, similarity.numpy()).savefig(path, dpi=120)
+    similarity_grid(few["image"][:], captions, similarity=similarity.numpy()).savefig(path, dpi=120)
 
 
 if __name__ == "__main__":

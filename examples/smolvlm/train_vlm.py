@@ -141,8 +141,8 @@ def new_trainer(
     """A trainer on all conversations, that watches the loss on those of the validation splits."""
     splits = list(tables.values())
     watched = [split["validation"] for split in splits if "validation" in split]
-    validation = build_chat_dataset(watched, data_args.tasks, data_args.max_turns)
-    training = build_chat_dataset([split["train"] for split in splits], data_args.tasks, data_args.max_turns)
+    validation = build_chat_dataset(watched, data_args.tasks, max_turns=data_args.max_turns)
+    training = build_chat_dataset([split["train"] for split in splits], data_args.tasks, max_turns=data_args.max_turns)
     if training is None:
         raise SystemExit(f"{' and '.join(tables)} has no {' or '.join(data_args.tasks)}: change --tasks or --datasets")
     if training_args.eval_strategy != "no" and validation is None:
@@ -157,7 +157,9 @@ def new_trainer(
         train_dataset=training,
         eval_dataset=validation,
         processing_class=processor,
-        optimizer_cls_and_kwargs=optimizer_with_group_learning_rates(training_args, model, parameter_groups),
+        optimizer_cls_and_kwargs=optimizer_with_group_learning_rates(
+            training_args, model, parameter_groups=parameter_groups
+        ),
     )
 
 

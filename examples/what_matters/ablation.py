@@ -168,7 +168,7 @@ def run_cell(
     is_linear = any(isinstance(layer, nn.Linear) for layer in model.get_encoder("image").modules())
     vision_mode = "frozen" if design.mode == "lora" and not is_linear else design.mode
     ranks = {"rank": arguments.lora_rank, "alpha": 2 * arguments.lora_rank}
-    adapted = adapt_backbones(model, vision_mode, design.mode, **ranks)
+    adapted = adapt_backbones(model, vision=vision_mode, text=design.mode, **ranks)
     num_trained = sum(parameter.numel() for parameter in adapted.parameters() if parameter.requires_grad)
     watch = StopOnDivergence()
     reset_peak_memory()

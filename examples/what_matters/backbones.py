@@ -124,7 +124,7 @@ def train_language_model(folder: Path, size: str, steps: int, num_objects: Seque
     processor = VlmkitSmolVLMProcessor(CLIPImageProcessor(), tokenizer)
     model = LlamaForCausalLM(config)
     arguments = _arguments(folder, steps, batch_size=64, learning_rate=2e-3, seed=seed)
-    texts = SceneTexts(detailed_scene_texts(64 * steps, seed, num_objects))
+    texts = SceneTexts(detailed_scene_texts(64 * steps, seed=seed, num_objects=num_objects))
     Trainer(model, arguments, data_collator=ChatCollator(processor), train_dataset=texts).train()
     model.save_pretrained(folder)
     word_tokenizer().save_pretrained(folder)
@@ -176,7 +176,7 @@ class Boards(IterableDataset):
             crops, labels = [], []
             while len(crops) < self.batch_size:
                 scene = _crowded_scene(grid, rng)
-                picture = draw_detailed_scene(scene, grid, 2 * SIDE, rng)
+                picture = draw_detailed_scene(scene, grid=grid, long_side=2 * SIDE, rng=rng)
                 pixels = processor(picture, return_tensors="pt")["pixel_values"]
                 # The quarters say more than the whole.
                 for view in rng.sample(range(5), 3):

@@ -96,7 +96,7 @@ def load_splits(
 ) -> DatasetDict:
     """The first rows of the splits of a data set; the arguments are those of ChatDataArguments."""
     loaders = {
-        "coco": lambda: load_coco_captions(data, image_folder, max_images, on_error),
+        "coco": lambda: load_coco_captions(data, image_folder=image_folder, max_images=max_images, on_error=on_error),
         "flickr8k": lambda: load_flickr8k(data, on_error=on_error),
         "easy_vqa": lambda: load_easy_vqa(easy_vqa_folder),
         "scenes": load_scenes,

@@ -105,4 +105,4 @@ class Photographs:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         image = self.table[(index + self.shift) % len(self.table)]["image"]
-        return {"messages": [user_message(CAPTION_PROMPTS[0], image)]}
+        return {"messages": [user_message(CAPTION_PROMPTS[0], image=image)]}

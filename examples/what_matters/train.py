@@ -204,8 +204,8 @@ def train(
         adapted,
         training_args,
         data_collator=ChatCollator(processor),
-        train_dataset=build_chat_dataset([splits["train"] for splits in tables.values()], tasks, max_turns),
-        eval_dataset=build_chat_dataset(watched, tasks, max_turns),
+        train_dataset=build_chat_dataset([splits["train"] for splits in tables.values()], tasks, max_turns=max_turns),
+        eval_dataset=build_chat_dataset(watched, tasks, max_turns=max_turns),
         processing_class=processor,
         callbacks=[watch],
     )

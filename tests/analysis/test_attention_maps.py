@@ -112,7 +112,9 @@ class TestOcclusionMap:
 
         together = occlusion_map(score, images, patch_size=2)
         for index in range(3):
-            alone = occlusion_map(lambda pixels, i=index: pixels.flatten(1) @ targets[i], images[index, None], 2)
+            alone = occlusion_map(
+                lambda pixels, i=index: pixels.flatten(1) @ targets[i], images[index, None], patch_size=2
+            )
             torch.testing.assert_close(together[index, None], alone)
 
     def test_on_a_cnn_without_gradients_and_leaves_the_images_alone(self):
@@ -135,4 +137,4 @@ class TestOcclusionMap:
     )
     def test_errors(self, shape, patch_size, score, message):
         with pytest.raises(ValueError, match=message):
-            occlusion_map(score, torch.rand(shape), patch_size)
+            occlusion_map(score, torch.rand(shape), patch_size=patch_size)

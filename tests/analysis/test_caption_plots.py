@@ -42,7 +42,7 @@ def even(height=2, width=2):
 
 class TestCaptionGallery:
     def test_caption_below_its_image_and_reference_in_grey_below_that(self):
-        figure = caption_gallery(pictures(2), ["a dog", "a cat"], ["one dog", "one cat"])
+        figure = caption_gallery(pictures(2), ["a dog", "a cat"], references=["one dog", "one cat"])
         written(figure)
         for axes, caption, reference in zip(figure.axes, ["a dog", "a cat"], ["one dog", "one cat"], strict=True):
             ours, theirs = axes.texts
@@ -54,7 +54,7 @@ class TestCaptionGallery:
     @pytest.mark.parametrize(("count", "columns"), [(1, 4), (3, 2), (4, 4), (5, 1)])
     @pytest.mark.parametrize("caption", [LONG, LONG.upper()])
     def test_long_captions_do_not_touch_and_stay_inside(self, count, columns, caption):
-        figure = caption_gallery(pictures(count), [caption] * count, [caption] * count, columns)
+        figure = caption_gallery(pictures(count), [caption] * count, references=[caption] * count, columns=columns)
         written(figure)
         assert inside(figure)
         assert_nothing_overlaps(figure)
@@ -95,7 +95,7 @@ class TestCaptionGallery:
     )
     def test_errors(self, count, captions, references, columns, message):
         with pytest.raises(ValueError, match=message):
-            caption_gallery(pictures(count), captions, references, columns)
+            caption_gallery(pictures(count), captions, references=references, columns=columns)
 
 
 class TestWordHeatmapFigure:
@@ -125,7 +125,7 @@ class TestWordHeatmapFigure:
     @pytest.mark.parametrize(("count", "columns"), [(1, 6), (5, 6), (12, 5), (3, 1)])
     def test_rows_stay_inside_and_apart(self, size, count, columns):
         words = [("counterrevolutionaries" if row % 2 else "dog.", even(3, 2)) for row in range(count)]
-        figure = word_heatmap_figure(*pictures(1, size), words, columns)
+        figure = word_heatmap_figure(*pictures(1, size), words, columns=columns)
         written(figure)
         assert len(figure.axes) == 1 + count
         assert inside(figure)
@@ -163,13 +163,15 @@ class TestSimilarityFigure:
     @pytest.mark.parametrize("size", [(16, 8), (8, 16), (8, 8)])
     @pytest.mark.parametrize("num_queries", [1, 64])
     def test_stays_inside_and_apart(self, size, num_queries):
-        figure = similarity_figure(*pictures(1, size), np.ones(num_queries), np.arange(6.0), np.arange(6.0), (2, 3))
+        figure = similarity_figure(
+            *pictures(1, size), np.ones(num_queries), np.arange(6.0), np.arange(6.0), grid=(2, 3)
+        )
         written(figure)
         assert inside(figure)
         assert_nothing_overlaps(figure)
 
     def test_equal_similarities(self):
-        assert written(similarity_figure(*pictures(1), np.zeros(2), np.ones(6), np.ones(6), (2, 3))).std() > 0
+        assert written(similarity_figure(*pictures(1), np.zeros(2), np.ones(6), np.ones(6), grid=(2, 3))).std() > 0
 
     @pytest.mark.parametrize(
         ("shapes", "message"),

@@ -34,7 +34,7 @@ def inside(figure):
 class TestHeatOverlay:
     def test_image_above_its_map(self):
         maps = np.arange(12.0).reshape(2, 2, 3)
-        figure = heat_overlay(pictures(2), maps, ["first", "second"])
+        figure = heat_overlay(pictures(2), maps, titles=["first", "second"])
         written(figure)
         upper = [axes for axes in figure.axes if axes.get_title()]
         lower = [axes for axes in figure.axes if axes.get_xlabel()]
@@ -57,7 +57,7 @@ class TestHeatOverlay:
         assert pixels[-int(bright_y), int(bright_x)] > pixels[-int(dark_y), int(dark_x)] + 100
 
     def test_several_rows_stay_inside_and_leave_no_empty_axes(self):
-        figure = heat_overlay(pictures(3), np.random.default_rng(0).random((3, 4, 4)), list("abc"), columns=2)
+        figure = heat_overlay(pictures(3), np.random.default_rng(0).random((3, 4, 4)), titles=list("abc"), columns=2)
         written(figure)
         assert inside(figure)
         assert len(figure.axes) == 6
@@ -73,12 +73,17 @@ class TestHeatOverlay:
     )
     def test_errors(self, maps, titles, columns, message):
         with pytest.raises(ValueError, match=message):
-            heat_overlay(pictures(), maps, titles, columns)
+            heat_overlay(pictures(), maps, titles=titles, columns=columns)
 
 
 class TestErrorGallery:
     def test_truth_in_green_above_and_prediction_in_vermilion_below(self):
-        figure = error_gallery(pictures(2), ["oak, bus", "cat, dog"], ["pine, bus", "cat, cat"], [0.934, 0.5])
+        figure = error_gallery(
+            pictures(2),
+            true_captions=["oak, bus", "cat, dog"],
+            predicted_captions=["pine, bus", "cat, cat"],
+            probabilities=[0.934, 0.5],
+        )
         first, second = figure.axes
         assert (first.get_title(), first.get_xlabel()) == ("oak, bus", "pine, bus (93 %)")
         assert (second.get_title(), second.get_xlabel()) == ("cat, dog", "cat, cat (50 %)")
@@ -86,7 +91,13 @@ class TestErrorGallery:
 
     @pytest.mark.parametrize(("count", "columns"), [(1, 4), (3, 2), (3, 3)])
     def test_long_captions_do_not_touch_and_stay_inside(self, count, columns):
-        figure = error_gallery(pictures(count), [LONG] * count, [LONG] * count, [0.5] * count, columns)
+        figure = error_gallery(
+            pictures(count),
+            true_captions=[LONG] * count,
+            predicted_captions=[LONG] * count,
+            probabilities=[0.5] * count,
+            columns=columns,
+        )
         written(figure)
         assert inside(figure)
         boxes = [axes.get_tightbbox() for axes in figure.axes]
@@ -97,13 +108,15 @@ class TestErrorGallery:
     def test_errors(self, count, lengths):
         true, predicted, probabilities = (["a"] * lengths[0], ["b"] * lengths[1], [0.5] * lengths[2])
         with pytest.raises(ValueError, match=rf"\[{count}, {lengths[0]}, {lengths[1]}, {lengths[2]}\] images"):
-            error_gallery(pictures(count), true, predicted, probabilities)
+            error_gallery(
+                pictures(count), true_captions=true, predicted_captions=predicted, probabilities=probabilities
+            )
 
 
 class TestEmbeddingMap:
     def test_series_and_background(self):
         points = np.arange(8.0).reshape(4, 2)
-        figure = embedding_map(points, ["cat", "dog", "cat", "dog"], background=np.zeros((5, 2)))
+        figure = embedding_map(points, series=["cat", "dog", "cat", "dog"], background=np.zeros((5, 2)))
         behind, cats, dogs = figure.axes[0].collections
         assert len(behind.get_offsets()) == 5
         np.testing.assert_array_equal(cats.get_offsets(), points[::2])
@@ -111,7 +124,7 @@ class TestEmbeddingMap:
         assert written(figure).std() > 0
 
     def test_thirty_series_look_different(self):
-        figure = embedding_map(np.random.default_rng(0).random((30, 2)), [str(index) for index in range(30)])
+        figure = embedding_map(np.random.default_rng(0).random((30, 2)), series=[str(index) for index in range(30)])
         written(figure)
         looks = {
             (to_hex(points.get_facecolor()[0]), points.get_paths()[0].vertices.tobytes())
@@ -121,7 +134,7 @@ class TestEmbeddingMap:
         assert inside(figure)
 
     def test_equal_distances_look_equal(self):
-        figure = embedding_map(np.array([[0.0, 0.0], [10.0, 1.0]]), ["a", "b"])
+        figure = embedding_map(np.array([[0.0, 0.0], [10.0, 1.0]]), series=["a", "b"])
         written(figure)
         transform = figure.axes[0].transData.transform
         origin, right, up = (transform(point) for point in ((0, 0), (1, 0), (0, 1)))
@@ -138,7 +151,7 @@ class TestEmbeddingMap:
     )
     def test_errors(self, points, series, background, message):
         with pytest.raises(ValueError, match=message):
-            embedding_map(points, series, background)
+            embedding_map(points, series=series, background=background)
 
 
 class TestConfusionHeatmap:
@@ -173,7 +186,9 @@ class TestConfusionHeatmap:
 
 def test_a_ladder_shows_every_metric():
     names = [f"top@{k}" for k in range(1, 9)]
-    figure = metric_ladder(["baseline", "+ depth"], dict.fromkeys(names, (0.1, 0.2)), dict.fromkeys(names, 0.01))
+    figure = metric_ladder(
+        ["baseline", "+ depth"], metrics=dict.fromkeys(names, (0.1, 0.2)), references=dict.fromkeys(names, 0.01)
+    )
     assert [text.get_text() for text in figure.legends[0].get_texts()] == names
 
 

@@ -78,4 +78,4 @@ class TestTsne:
 )
 def test_errors(embeds, method, message):
     with pytest.raises(ValueError, match=message):
-        project_embeddings(embeds, method)
+        project_embeddings(embeds, method=method)

@@ -28,42 +28,51 @@ class TestWordHeatmaps:
     def test_follows_the_path_from_word_to_query_to_patch(self):
         words_to_queries = one_hot(1, 0, size=2)  # the first position attends to query 1, the second to query 0
         queries_to_patches = one_hot(4, 2, size=PATCHES)  # query 0 attends to patch 4, query 1 to patch 2
-        maps = word_heatmaps(words_to_queries, [queries_to_patches], GRID)
+        maps = word_heatmaps(words_to_queries, query_attentions=[queries_to_patches], grid=GRID)
         assert maps.tolist() == [[[[0, 0, 1], [0, 0, 0]], [[0, 0, 0], [0, 1, 0]]]]
 
     def test_mixes_the_queries_by_their_weights(self):
         words_to_queries = torch.tensor([[[[0.25, 0.75]]]])
-        maps = word_heatmaps(words_to_queries, [one_hot(0, 5, size=PATCHES)], GRID)
+        maps = word_heatmaps(words_to_queries, query_attentions=[one_hot(0, 5, size=PATCHES)], grid=GRID)
         assert maps.tolist() == [[[[0.25, 0, 0], [0, 0, 0.75]]]]
 
     @pytest.mark.parametrize(
         "options", [{}, {"layer": 0}, {"head": 1}, {"query_head": 2}, {"head": 0, "query_head": 0}]
     )
     def test_each_map_adds_up_to_one(self, options):
-        maps = word_heatmaps(*attentions(vision_layers=2), GRID, **options)
+        maps = word_heatmaps(*attentions(vision_layers=2), grid=GRID, **options)
         assert maps.shape == (BATCH, TEXT, *GRID)
         torch.testing.assert_close(maps.sum(dim=(2, 3)), torch.ones(BATCH, TEXT))
 
     def test_layers_and_heads(self):
         text, blocks = attentions()
-        last = word_heatmaps(text, blocks, GRID)
-        assert torch.equal(last, word_heatmaps(text, blocks, GRID, layer=1))
-        assert torch.equal(word_heatmaps(text, blocks, GRID, layer=0), word_heatmaps(text, blocks[:1], GRID))
-        assert not torch.equal(last, word_heatmaps(text, blocks, GRID, layer=0))
-        chosen = word_heatmaps(text, blocks, GRID, head=1, query_head=2)
+        last = word_heatmaps(text, query_attentions=blocks, grid=GRID)
+        assert torch.equal(last, word_heatmaps(text, query_attentions=blocks, grid=GRID, layer=1))
+        assert torch.equal(
+            word_heatmaps(text, query_attentions=blocks, grid=GRID, layer=0),
+            word_heatmaps(text, query_attentions=blocks[:1], grid=GRID),
+        )
+        assert not torch.equal(last, word_heatmaps(text, query_attentions=blocks, grid=GRID, layer=0))
+        chosen = word_heatmaps(text, query_attentions=blocks, grid=GRID, head=1, query_head=2)
         torch.testing.assert_close(chosen.flatten(2), text[:, 1] @ blocks[1][:, 2])
-        every = [word_heatmaps(text, blocks, GRID, head=h, query_head=q) for h in range(2) for q in range(3)]
+        every = [
+            word_heatmaps(text, query_attentions=blocks, grid=GRID, head=h, query_head=q)
+            for h in range(2)
+            for q in range(3)
+        ]
         torch.testing.assert_close(torch.stack(every).mean(dim=0), last)
 
     def test_vision_layers_are_added_up(self):
         text, (block, _) = attentions(vision_layers=3)
-        layers = [word_heatmaps(text, [part], GRID) for part in block.split(PATCHES, dim=3)]
-        torch.testing.assert_close(word_heatmaps(text, [block], GRID), torch.stack(layers).sum(dim=0))
+        layers = [word_heatmaps(text, query_attentions=[part], grid=GRID) for part in block.split(PATCHES, dim=3)]
+        torch.testing.assert_close(
+            word_heatmaps(text, query_attentions=[block], grid=GRID), torch.stack(layers).sum(dim=0)
+        )
 
     def test_half_precision_gives_float32_without_gradients(self):
         text, blocks = attentions()
         text.requires_grad_()
-        maps = word_heatmaps(text.bfloat16(), [block.bfloat16() for block in blocks], GRID)
+        maps = word_heatmaps(text.bfloat16(), query_attentions=[block.bfloat16() for block in blocks], grid=GRID)
         assert maps.dtype == torch.float32
         assert not maps.requires_grad
 
@@ -109,7 +118,7 @@ def byte_pieces(*texts):
 def joined(tok, ids):
     """Each word with the indices of the tokens whose maps it has the mean of."""
     maps = torch.eye(len(ids))[:, None]  # the map of token i is 1 at i
-    return [(word, heat_map[0].nonzero().flatten().tolist()) for word, heat_map in join_words(tok, ids, maps)]
+    return [(word, heat_map[0].nonzero().flatten().tolist()) for word, heat_map in join_words(tok, ids, maps=maps)]
 
 
 class TestJoinWords:
@@ -152,12 +161,12 @@ class TestJoinWords:
 
     def test_the_map_is_the_mean(self):
         tok = tokenizer(byte_pieces("surf", "er"), decoders.ByteLevel())
-        (word,) = join_words(tok, [0, 1], torch.tensor([[[1.0, 0.0]], [[0.5, 0.5]]]))
+        (word,) = join_words(tok, [0, 1], maps=torch.tensor([[[1.0, 0.0]], [[0.5, 0.5]]]))
         assert word.word == "surfer"
         assert word.heat_map.tolist() == [[0.75, 0.25]]
 
     def test_nothing_but_special_tokens(self):
-        assert join_words(tokenizer(["a"], decoders.ByteLevel()), [1, 1], torch.ones(2, 1, 1)) == []
+        assert join_words(tokenizer(["a"], decoders.ByteLevel()), [1, 1], maps=torch.ones(2, 1, 1)) == []
 
     @pytest.mark.parametrize(
         ("ids", "shape", "message"),
@@ -169,4 +178,4 @@ class TestJoinWords:
     )
     def test_errors(self, ids, shape, message):
         with pytest.raises(ValueError, match=message):
-            join_words(tiny.tokenizer(), ids, torch.ones(shape))
+            join_words(tiny.tokenizer(), ids, maps=torch.ones(shape))

@@ -6,7 +6,9 @@ from vlmkit import DualEncoderConfig
 
 
 def test_a_far_off_keyword_is_refused_with_all_fields():
-    with pytest.raises(TypeError, match=r"DualEncoderConfig has no field 'banana'. Its fields are .*text_features.*loss"):
+    with pytest.raises(
+        TypeError, match=r"DualEncoderConfig has no field 'banana'. Its fields are .*text_features.*loss"
+    ):
         DualEncoderConfig(banana=1)
 
 

@@ -21,7 +21,7 @@ from transformers import AutoModel, AutoProcessor, BertConfig, BertModel, PreTra
 
 from vlmkit import PairedCifarAligner, PairedCifarAlignerConfig, PairedCifarAlignerProcessor
 from vlmkit.cifar100_classes import CIFAR100_CLASSES
-from vlmkit.models.paired_cifar.captions import CAPTION_TEMPLATE, pair_captions
+from vlmkit.models.paired_cifar.pair_captions import CAPTION_TEMPLATE, pair_captions
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = ROOT / "examples" / "paired_cifar"

@@ -180,7 +180,10 @@ def look(place: Path, *flags: object) -> Look:
 
 def test_the_file_and_the_flags_reach_the_trainer(place):
     write_recipe(
-        place / "rates.yaml", parameter_groups={"model.language_model": 2e-5, "model.connector": 3e-4}, caption="all", max_steps=5
+        place / "rates.yaml",
+        parameter_groups={"model.language_model": 2e-5, "model.connector": 3e-4},
+        caption="all",
+        max_steps=5,
     )
     seen = look(place, "rates.yaml", "--max_steps", 7)
     names = {parameter: name for name, parameter in seen.model.named_parameters()}

@@ -76,8 +76,8 @@ def test_each_condition_shows_what_it_says(place, evaluated):
     images, options = table["image"][:], {"max_new_tokens": 4, "do_sample": False}
     asked = [(row, question) for row, questions in enumerate(table["questions"]) for question in questions]
     shown = {
-        "model": [user_message(question, images[row]) for row, question in asked],
-        "shuffled images": [user_message(question, images[1 - row]) for row, question in asked],
+        "model": [user_message(question, image=images[row]) for row, question in asked],
+        "shuffled images": [user_message(question, image=images[1 - row]) for row, question in asked],
         "no image": [user_message(question, has_image=False) for _, question in asked],
     }
     written = rows(place / "evaluation/easy_vqa_answers.csv")
@@ -131,7 +131,9 @@ def test_a_question_about_files(place):
     flags = ["--images", "photos/0.png", "photos/1.png", "--max_new_tokens", 5, "--prompt", "is this a dog"]
     run(place, "generate.py", "--model", "model", *flags, "--num_beams", 2, "--output_dir", "asked")
     model, processor = AutoModel.from_pretrained(place / "model"), AutoProcessor.from_pretrained(place / "model")
-    chats = [{"messages": [user_message("is this a dog", str(place / f"photos/{seed}.png"))]} for seed in range(2)]
+    chats = [
+        {"messages": [user_message("is this a dog", image=str(place / f"photos/{seed}.png"))]} for seed in range(2)
+    ]
     expected = reply_to_chats(model, processor, chats, num_beams=2, do_sample=False, max_new_tokens=5)
     assert [row["caption"] for row in rows(place / "asked/captions.csv")] == expected
 
@@ -163,7 +165,7 @@ def test_a_chat_remembers_and_encodes_every_image_once(place, monkeypatch):
     messages: list[dict] = []
     asked = [("is this a dog", "photos/0.png"), ("and this", "photos/1.png"), ("the tree", None)]
     for (question, image), answer in zip(asked, answers, strict=True):
-        messages.append(user_message(question, image and str(place / image), has_image=image is not None))
+        messages.append(user_message(question, image=image and str(place / image), has_image=image is not None))
         chats = [{"messages": messages}]
         assert [answer] == reply_to_chats(model, processor, chats, do_sample=False, max_new_tokens=6)
         messages.append({"role": "assistant", "content": answer or "..."})

@@ -150,7 +150,7 @@ def test_a_model_of_images_of_many_sizes_and_views_can_be_scored(place, trained)
     images = load_flickr8k(place / "flickr8k")["test"]["image"][:4]
     model, processor = (kind.from_pretrained(place / "whole/phase_3") for kind in (AutoModel, AutoProcessor))
     for name, shown in (("model", images), ("shuffled images", [*images[1:], images[0]])):
-        asked = [{"messages": [user_message(CAPTION_PROMPTS[0], image)]} for image in shown]
+        asked = [{"messages": [user_message(CAPTION_PROMPTS[0], image=image)]} for image in shown]
         replies = reply_to_chats(model, processor, asked, max_new_tokens=4, do_sample=False)
         assert [row[name] for row in written] == replies
 

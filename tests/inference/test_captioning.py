@@ -57,8 +57,8 @@ def test_a_prompt_begins_every_caption(table, model, processor):
 def test_cached_tokens_give_the_captions_of_the_images(table, model, processor, tmp_path):
     cached = cache_vision_features(model.model.vision_tower, processor, table, cache_dir=tmp_path)
     for prompt in ("", "a small"):
-        images = caption_table(model, processor, table, prompt, batch_size=2, max_new_tokens=6)
-        assert caption_table(model, processor, cached, prompt, batch_size=2, max_new_tokens=6) == images
+        images = caption_table(model, processor, table, prompt=prompt, batch_size=2, max_new_tokens=6)
+        assert caption_table(model, processor, cached, prompt=prompt, batch_size=2, max_new_tokens=6) == images
 
 
 def test_captions_of_people_are_not_read(table, model, processor):

@@ -17,12 +17,12 @@ def model() -> SmolVLM:
 def chats() -> list[dict]:
     """One image, two images, none; of different lengths."""
     return [
-        {"messages": [user_message("is this a dog", tiny.photo())]},
+        {"messages": [user_message("is this a dog", image=tiny.photo())]},
         {
             "messages": [
-                user_message("a photo", tiny.photo(seed=1)),
+                user_message("a photo", image=tiny.photo(seed=1)),
                 assistant_message("a cat"),
-                user_message("and this", tiny.photo(seed=2)),
+                user_message("and this", image=tiny.photo(seed=2)),
             ]
         },
         {"messages": [user_message("is a tree green", has_image=False)]},
@@ -41,7 +41,7 @@ def test_replies_are_what_generate_writes_for_each_alone(model):
         expected.append(processor.decode(written, skip_special_tokens=True).strip())
     assert len(set(expected)) == 3
     for batch_size in (1, 2, 3):
-        assert reply_to_chats(model, processor, chats(), batch_size, **options) == expected
+        assert reply_to_chats(model, processor, chats(), batch_size=batch_size, **options) == expected
 
 
 def test_cached_tokens_give_the_same_replies(model):
@@ -65,7 +65,7 @@ def test_the_model_keeps_its_mode(model):
 def test_what_cannot_be_replied_to_is_refused(model):
     processor = tiny.smolvlm_processor()
     with pytest.raises(ValueError, match="batch_size is 0"):
-        reply_to_chats(model, processor, chats(), 0)
+        reply_to_chats(model, processor, chats(), batch_size=0)
     with pytest.raises(ValueError, match="num_return_sequences is 2"):
         reply_to_chats(model, processor, chats(), num_return_sequences=2)
     answered = {"messages": [user_message("is this", has_image=False), assistant_message("a dog")]}
@@ -92,7 +92,7 @@ def answered() -> list[dict]:
     """The conversations, each going on for a turn after its first one."""
     answers = [[assistant_message(answer), user_message("and this", has_image=False)] for answer in ("dog", "tree")]
     return [
-        {"messages": [user_message("a photo", tiny.photo()), *answers[0]]},
+        {"messages": [user_message("a photo", image=tiny.photo()), *answers[0]]},
         {"messages": [user_message("is a tree green", has_image=False), *answers[1]]},
     ]
 
@@ -103,7 +103,7 @@ def test_first_replies_stand_between_question_and_answer(model, count):
     asked = [{"messages": chat["messages"][:1]} for chat in answered()]
     replies = reply_to_chats(model, processor, asked, **options)
     expected = [("a photo", replies[0], "dog"), ("is a tree green", replies[1], "tree")]
-    assert first_replies(model, processor, answered(), count, **options) == expected[:count]
+    assert first_replies(model, processor, answered(), count=count, **options) == expected[:count]
 
 
 def test_first_replies_of_nothing(model):

@@ -37,7 +37,7 @@ class TestPairMetrics:
         # Of the pairs (0, 1), (0, 1), (1, 0) and (1, 1): found; swapped; right side only, own caption third; found.
         bank = torch.eye(4)
         images = torch.tensor([[0.0, 0.9, 0.1, 0.2], [0.0, 0.5, 0.9, 0.1], [0.9, 0.1, 0.2, 0.3], [0.1, 0.2, 0.3, 0.9]])
-        metrics = pair_metrics(images, bank, torch.tensor([1, 1, 2, 3]), num_classes=2, cutoffs=(1, 2, 4))
+        metrics = pair_metrics(images, bank, caption_ids=torch.tensor([1, 1, 2, 3]), num_classes=2, cutoffs=(1, 2, 4))
         assert metrics == pytest.approx(
             {
                 "top@1": 2 / 4,
@@ -56,7 +56,7 @@ class TestPairMetrics:
 
     def test_perfect_embeddings(self):
         bank = torch.eye(100)
-        metrics = pair_metrics(bank, bank, torch.arange(100), num_classes=10)
+        metrics = pair_metrics(bank, bank, caption_ids=torch.arange(100), num_classes=10)
         assert metrics["top@1"] == metrics["map"] == metrics["left_accuracy"] == metrics["right_accuracy"] == 1.0
         assert metrics["precision@100"] == pytest.approx(0.01)
         assert metrics["median_rank"] == 1.0
@@ -66,25 +66,43 @@ class TestPairMetrics:
         ids = torch.arange(BANK_SIZE)
         exchanged = NUM_CLASSES * (ids % NUM_CLASSES) + ids // NUM_CLASSES
         bank = torch.eye(BANK_SIZE)
-        metrics = pair_metrics(bank[exchanged], bank, ids, NUM_CLASSES, cutoffs=(1,))
+        metrics = pair_metrics(bank[exchanged], bank, caption_ids=ids, num_classes=NUM_CLASSES, cutoffs=(1,))
         assert metrics["swapped_rate"] == 1.0
         assert metrics["top@1"] == metrics["left_accuracy"] == 1 / NUM_CLASSES  # the pairs of one class twice
 
     def test_without_pairs_of_two_classes_nothing_is_swapped(self):
         bank = torch.eye(4)
-        assert pair_metrics(bank[[3, 0]], bank, torch.tensor([0, 3]), 2, cutoffs=())["swapped_rate"] == 0.0
+        assert (
+            pair_metrics(bank[[3, 0]], bank, caption_ids=torch.tensor([0, 3]), num_classes=2, cutoffs=())[
+                "swapped_rate"
+            ]
+            == 0.0
+        )
 
     @pytest.mark.parametrize("chunk_size", [1, 7, 1000])
     def test_constant_embeddings_come_last_and_guess_at_chance(self, chunk_size):
         bank = F.normalize(torch.randn(1, 64)).repeat(BANK_SIZE, 1)
-        metrics = pair_metrics(bank, bank, torch.arange(BANK_SIZE), NUM_CLASSES, (1, BANK_SIZE - 1), chunk_size)
+        metrics = pair_metrics(
+            bank,
+            bank,
+            caption_ids=torch.arange(BANK_SIZE),
+            num_classes=NUM_CLASSES,
+            cutoffs=(1, BANK_SIZE - 1),
+            chunk_size=chunk_size,
+        )
         assert metrics[f"top@{BANK_SIZE - 1}"] == 0.0
         assert metrics["median_rank"] == BANK_SIZE
         assert metrics["map"] == pytest.approx(1 / BANK_SIZE)
 
     def test_a_bank_without_the_right_side_ties_within_the_left(self):
         bank = torch.eye(NUM_CLASSES).repeat_interleave(NUM_CLASSES, dim=0)
-        metrics = pair_metrics(bank, bank, torch.arange(BANK_SIZE), NUM_CLASSES, cutoffs=(NUM_CLASSES - 1, NUM_CLASSES))
+        metrics = pair_metrics(
+            bank,
+            bank,
+            caption_ids=torch.arange(BANK_SIZE),
+            num_classes=NUM_CLASSES,
+            cutoffs=(NUM_CLASSES - 1, NUM_CLASSES),
+        )
         assert metrics["left_accuracy"] == 1.0
         assert metrics["right_accuracy"] == 1 / NUM_CLASSES
         assert metrics[f"top@{NUM_CLASSES - 1}"] == 0.0
@@ -94,20 +112,20 @@ class TestPairMetrics:
     def test_chunks_change_nothing(self, chunk_size):
         images, bank, ids = noisy_pairs()
         options = {"num_classes": NUM_CLASSES, "cutoffs": (1, 5)}
-        assert pair_metrics(images, bank, ids, **options, chunk_size=chunk_size) == pair_metrics(
-            images, bank, ids, **options
+        assert pair_metrics(images, bank, caption_ids=ids, **options, chunk_size=chunk_size) == pair_metrics(
+            images, bank, caption_ids=ids, **options
         )
 
     def test_holds_only_a_chunk_of_similarities(self):
         images, bank, ids = noisy_pairs(count=500, width=4)
         with LargestTensor() as largest:
-            pair_metrics(images, bank, ids, NUM_CLASSES, cutoffs=(1,), chunk_size=10)
+            pair_metrics(images, bank, caption_ids=ids, num_classes=NUM_CLASSES, cutoffs=(1,), chunk_size=10)
             predicted_captions(images, bank, k=3, chunk_size=10)
         assert largest.size == images.numel() < len(images) * len(bank) / 5
 
     def test_agrees_with_torchmetrics(self):
         images, bank, ids = noisy_pairs()
-        ours = pair_metrics(images, bank, ids, NUM_CLASSES, cutoffs=(1, 3))
+        ours = pair_metrics(images, bank, caption_ids=ids, num_classes=NUM_CLASSES, cutoffs=(1, 3))
         similarity = images @ bank.T
         for k in (1, 3):
             options = {"num_classes": BANK_SIZE, "top_k": k, "average": "micro"}
@@ -127,21 +145,29 @@ class TestPairMetrics:
     def test_dtypes_and_numpy_give_the_same(self, dtype):
         images, bank = torch.randint(-3, 4, (30, 8)).float(), torch.randint(-3, 4, (BANK_SIZE, 8)).float()
         ids = torch.randint(0, BANK_SIZE, (30,))
-        expected = pair_metrics(images, bank, ids, NUM_CLASSES, cutoffs=(1, 5))
-        assert pair_metrics(images.to(dtype), bank, ids.int(), NUM_CLASSES, cutoffs=(1, 5)) == expected
-        assert pair_metrics(images.numpy(), bank.numpy(), ids.numpy(), NUM_CLASSES, cutoffs=(1, 5)) == expected
+        expected = pair_metrics(images, bank, caption_ids=ids, num_classes=NUM_CLASSES, cutoffs=(1, 5))
+        assert (
+            pair_metrics(images.to(dtype), bank, caption_ids=ids.int(), num_classes=NUM_CLASSES, cutoffs=(1, 5))
+            == expected
+        )
+        assert (
+            pair_metrics(images.numpy(), bank.numpy(), caption_ids=ids.numpy(), num_classes=NUM_CLASSES, cutoffs=(1, 5))
+            == expected
+        )
 
     def test_autocast_does_not_lower_the_precision(self):
         images, bank, ids = noisy_pairs()
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            lowered = pair_metrics(images, bank, ids, NUM_CLASSES, cutoffs=(1,))
-        assert lowered == pair_metrics(images, bank, ids, NUM_CLASSES, cutoffs=(1,))
+            lowered = pair_metrics(images, bank, caption_ids=ids, num_classes=NUM_CLASSES, cutoffs=(1,))
+        assert lowered == pair_metrics(images, bank, caption_ids=ids, num_classes=NUM_CLASSES, cutoffs=(1,))
 
     @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
     def test_gpu_gives_the_same(self):
         images, bank, ids = noisy_pairs()
-        expected = pair_metrics(images, bank, ids, NUM_CLASSES, cutoffs=(1, 5))
-        assert pair_metrics(images.cuda(), bank, ids, NUM_CLASSES, cutoffs=(1, 5)) == pytest.approx(expected)
+        expected = pair_metrics(images, bank, caption_ids=ids, num_classes=NUM_CLASSES, cutoffs=(1, 5))
+        assert pair_metrics(
+            images.cuda(), bank, caption_ids=ids, num_classes=NUM_CLASSES, cutoffs=(1, 5)
+        ) == pytest.approx(expected)
 
     @pytest.mark.parametrize(
         ("arguments", "message"),
@@ -217,7 +243,7 @@ class TestPairChance:
         assert chance["same_class/top@10000"] == pytest.approx(1.0)
 
     def test_pairs_drawn_evenly_gain_nothing(self):
-        chance = pair_chance(np.arange(BANK_SIZE), NUM_CLASSES, cutoffs=(1, NUM_CLASSES, 12, BANK_SIZE))
+        chance = pair_chance(np.arange(BANK_SIZE), num_classes=NUM_CLASSES, cutoffs=(1, NUM_CLASSES, 12, BANK_SIZE))
         for k in (1, NUM_CLASSES, 12, BANK_SIZE):
             assert chance[f"uniform/top@{k}"] == pytest.approx(chance[f"same_class/top@{k}"])
 
@@ -228,8 +254,16 @@ class TestPairChance:
         scores = []
         for _ in range(200):
             bet = torch.rand(1, BANK_SIZE) + 2 * same  # any caption of equal classes before any other
-            scores.append(pair_metrics(bet.repeat(len(ids), 1), torch.eye(BANK_SIZE), ids, NUM_CLASSES, cutoffs))
-        chance = pair_chance(ids, NUM_CLASSES, cutoffs)
+            scores.append(
+                pair_metrics(
+                    bet.repeat(len(ids), 1),
+                    torch.eye(BANK_SIZE),
+                    caption_ids=ids,
+                    num_classes=NUM_CLASSES,
+                    cutoffs=cutoffs,
+                )
+            )
+        chance = pair_chance(ids, num_classes=NUM_CLASSES, cutoffs=cutoffs)
         for k in cutoffs:
             mean = np.mean([score[f"top@{k}"] for score in scores])
             assert mean == pytest.approx(chance[f"same_class/top@{k}"], abs=0.01)
@@ -245,7 +279,7 @@ class TestPairChance:
     )
     def test_errors(self, ids, num_classes, k, message):
         with pytest.raises(ValueError, match=message):
-            pair_chance(np.asarray(ids), num_classes, cutoffs=(k,))
+            pair_chance(np.asarray(ids), num_classes=num_classes, cutoffs=(k,))
 
 
 class TestComputePairMetrics:
@@ -253,7 +287,7 @@ class TestComputePairMetrics:
         images, bank, ids = noisy_pairs()
         prediction = EvalPrediction(images.numpy(), ids.numpy())
         ours = compute_pair_metrics(prediction, caption_embeds=bank, num_classes=NUM_CLASSES, cutoffs=(1, 5))
-        assert ours == pair_metrics(images, bank, ids, NUM_CLASSES, cutoffs=(1, 5))
+        assert ours == pair_metrics(images, bank, caption_ids=ids, num_classes=NUM_CLASSES, cutoffs=(1, 5))
 
     @pytest.mark.parametrize(
         ("predictions", "ids", "message"),

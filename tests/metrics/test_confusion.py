@@ -38,14 +38,16 @@ class TestConfusionMatrix:
 
 class TestMergeClasses:
     def test_by_hand_in_the_order_of_the_superclasses(self):
-        assert merge_classes(COUNTS, NAMES, SUPERCLASSES).tolist() == [[9, 2], [1, 16]]
+        assert merge_classes(COUNTS, class_names=NAMES, superclasses=SUPERCLASSES).tolist() == [[9, 2], [1, 16]]
 
     def test_is_the_confusion_of_merged_labels(self):
         truth, predicted = torch.randint(0, 6, (2, 300))
         names = [f"class {label}" for label in range(6)]
         superclasses = {f"superclass {rest}": [names[rest], names[rest + 3]] for rest in range(3)}
-        merged = merge_classes(confusion_matrix(truth, predicted, 6).numpy(), names, superclasses)
-        assert torch.equal(merged, confusion_matrix(truth % 3, predicted % 3, 3))
+        merged = merge_classes(
+            confusion_matrix(truth, predicted, num_classes=6).numpy(), class_names=names, superclasses=superclasses
+        )
+        assert torch.equal(merged, confusion_matrix(truth % 3, predicted % 3, num_classes=3))
 
     @pytest.mark.parametrize(
         ("confusion", "superclasses", "message"),
@@ -59,7 +61,7 @@ class TestMergeClasses:
     )
     def test_errors(self, confusion, superclasses, message):
         with pytest.raises(ValueError, match=message):
-            merge_classes(confusion, NAMES, superclasses)
+            merge_classes(confusion, class_names=NAMES, superclasses=superclasses)
 
 
 class TestFrequentConfusions:

@@ -48,7 +48,7 @@ def test_pairs_of_images_batch_by_batch():
     for start in range(0, 9, 4):
         metric.add_batch(image_embeds=images[start : start + 4], caption_ids=ids[start : start + 4])
     ours = metric.compute(caption_embeds=bank, num_classes=3, cutoffs=[1, 5])
-    assert ours == pair_metrics(images, bank, ids, num_classes=3, cutoffs=(1, 5))
+    assert ours == pair_metrics(images, bank, caption_ids=ids, num_classes=3, cutoffs=(1, 5))
 
 
 def test_default_cutoffs_of_pairs_are_checked():

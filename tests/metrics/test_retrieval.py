@@ -70,7 +70,9 @@ class TestRetrievalMetrics:
         # Image 0 has the texts 0, 1 and 3 at ranks 1, 3 and 4; image 1 has text 2 at rank 3.
         images = torch.eye(2)
         texts = torch.tensor([[0.9, 0.4], [0.3, 0.5], [0.5, 0.3], [0.1, 0.2]])
-        metrics = retrieval_metrics(images, texts, torch.tensor([0, 1]), torch.tensor([0, 0, 1, 0]), cutoffs=(1, 2))
+        metrics = retrieval_metrics(
+            images, texts, image_groups=torch.tensor([0, 1]), text_groups=torch.tensor([0, 0, 1, 0]), cutoffs=(1, 2)
+        )
         assert metrics["image_to_text/recall@1"] == metrics["image_to_text/recall@2"] == 0.5
         assert metrics["image_to_text/precision@1"] == 0.5
         assert metrics["image_to_text/precision@2"] == 0.25
@@ -117,7 +119,9 @@ class TestRetrievalMetrics:
         image_groups[:12] = text_groups[:12] = torch.arange(12)
         relevant = image_groups[:, None] == text_groups[None, :]
         cutoffs = (1, 5, 30)
-        ours = retrieval_metrics(images, texts, image_groups, text_groups, cutoffs, chunk_size)
+        ours = retrieval_metrics(
+            images, texts, image_groups=image_groups, text_groups=text_groups, cutoffs=cutoffs, chunk_size=chunk_size
+        )
         assert ours == pytest.approx(brute_force_both(images, texts, relevant, cutoffs))
         assert ours == retrieval_metrics(images, texts, cutoffs=cutoffs, relevant=relevant, chunk_size=chunk_size)
 
@@ -146,7 +150,7 @@ class TestRetrievalMetrics:
         relevant, similarity = image_groups[:, None] == text_groups[None, :], images @ texts.T
         if direction == "text_to_image":
             relevant, similarity = relevant.T, similarity.T
-        ours = retrieval_metrics(images, texts, image_groups, text_groups)
+        ours = retrieval_metrics(images, texts, image_groups=image_groups, text_groups=text_groups)
 
         def mean(metric, **options):
             rows = zip(similarity, relevant, strict=True)
@@ -162,15 +166,22 @@ class TestRetrievalMetrics:
     @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
     def test_dtypes_and_numpy_give_the_same(self, dtype):
         images, texts, groups = integers(12, 8), integers(12, 8), torch.arange(12) // 2
-        expected = retrieval_metrics(images, texts, groups, groups)
-        assert retrieval_metrics(images.to(dtype), texts, groups.int(), groups) == expected
-        assert retrieval_metrics(images.numpy().astype("float64"), texts.numpy(), groups.numpy(), groups) == expected
+        expected = retrieval_metrics(images, texts, image_groups=groups, text_groups=groups)
+        assert retrieval_metrics(images.to(dtype), texts, image_groups=groups.int(), text_groups=groups) == expected
+        assert (
+            retrieval_metrics(
+                images.numpy().astype("float64"), texts.numpy(), image_groups=groups.numpy(), text_groups=groups
+            )
+            == expected
+        )
 
     def test_groups_may_be_any_integers_in_any_order(self):
         images, texts = integers(6, 4), integers(6, 4)
         order = torch.tensor([3, 0, 5, 1, 4, 2])
         groups = torch.tensor([-7, 10**12, 3, 0, 8, 2])
-        shuffled = retrieval_metrics(images, texts[order], groups, groups[order], cutoffs=(1, 3))
+        shuffled = retrieval_metrics(
+            images, texts[order], image_groups=groups, text_groups=groups[order], cutoffs=(1, 3)
+        )
         assert shuffled == retrieval_metrics(images, texts, cutoffs=(1, 3))
 
     def test_autocast_does_not_lower_the_precision(self):
@@ -193,9 +204,9 @@ class TestRetrievalMetrics:
     @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
     def test_gpu_gives_the_same(self):
         images, texts, groups = integers(50, 8), integers(50, 8), torch.arange(50) // 5
-        assert retrieval_metrics(images.cuda(), texts, groups, groups.cuda()) == retrieval_metrics(
-            images, texts, groups, groups
-        )
+        assert retrieval_metrics(
+            images.cuda(), texts, image_groups=groups, text_groups=groups.cuda()
+        ) == retrieval_metrics(images, texts, image_groups=groups, text_groups=groups)
 
     @pytest.mark.parametrize(
         ("arguments", "message"),
@@ -237,24 +248,30 @@ class TestRecallAtK:
     def test_by_hand(self):
         similarity = torch.tensor([[0.1, 0.9, 0.5], [0.3, 0.2, 0.1]])
         queries, candidates = torch.tensor([4, 6]), torch.tensor([4, 6, 4])
-        assert [recall_at_k(similarity, queries, candidates, k) for k in (1, 2, 3)] == [0.0, 1.0, 1.0]
+        groups = {"query_groups": queries, "candidate_groups": candidates}
+        assert [recall_at_k(similarity, **groups, k=k) for k in (1, 2, 3)] == [0.0, 1.0, 1.0]
 
     @pytest.mark.parametrize("k", [1, 4, 25])
     def test_agrees_with_brute_force_and_retrieval_metrics(self, k):
         images, texts, groups = integers(25, 3), integers(25, 3), torch.arange(25) // 5
         similarity = images @ texts.T
-        ours = recall_at_k(similarity, groups, groups, k)
+        ours = recall_at_k(similarity, query_groups=groups, candidate_groups=groups, k=k)
         assert ours == pytest.approx(brute_force(similarity, groups[:, None] == groups, (k,))[f"recall@{k}"])
-        assert ours == retrieval_metrics(images, texts, groups, groups, (k,))[f"image_to_text/recall@{k}"]
+        assert (
+            ours
+            == retrieval_metrics(images, texts, image_groups=groups, text_groups=groups, cutoffs=(k,))[
+                f"image_to_text/recall@{k}"
+            ]
+        )
 
     def test_ties_count_against_the_model_but_not_within_the_group(self):
         similarity = torch.ones(2, 4)
-        groups = torch.tensor([0, 1]), torch.tensor([0, 0, 1, 1])
-        assert [recall_at_k(similarity, *groups, k) for k in (1, 2, 3, 4)] == [0.0, 0.0, 1.0, 1.0]
+        groups = {"query_groups": torch.tensor([0, 1]), "candidate_groups": torch.tensor([0, 0, 1, 1])}
+        assert [recall_at_k(similarity, **groups, k=k) for k in (1, 2, 3, 4)] == [0.0, 0.0, 1.0, 1.0]
 
     def test_leaves_the_similarity_alone_and_takes_numpy(self):
         similarity = np.eye(3, dtype=np.float32)
-        assert recall_at_k(similarity, np.arange(3), np.arange(3), 1) == 1.0
+        assert recall_at_k(similarity, query_groups=np.arange(3), candidate_groups=np.arange(3), k=1) == 1.0
         np.testing.assert_array_equal(similarity, np.eye(3))
 
     @pytest.mark.parametrize(
@@ -272,35 +289,42 @@ class TestRecallAtK:
     )
     def test_errors(self, similarity, query_groups, candidate_groups, k, message):
         with pytest.raises(ValueError, match=message):
-            recall_at_k(similarity, torch.tensor(query_groups), torch.tensor(candidate_groups), k)
+            recall_at_k(
+                similarity,
+                query_groups=torch.tensor(query_groups),
+                candidate_groups=torch.tensor(candidate_groups),
+                k=k,
+            )
 
 
 class TestChanceRecall:
     def test_one_match_is_k_over_n(self):
-        assert chance_recall(463, 1, 10) == pytest.approx(10 / 463)
+        assert chance_recall(463, num_matches=1, k=10) == pytest.approx(10 / 463)
 
     def test_several_matches_by_hand(self):
         # Both draws miss 2 of 5 matches with (3/5)(2/4).
-        assert chance_recall(5, 2, 2) == pytest.approx(1 - 3 / 10)
+        assert chance_recall(5, num_matches=2, k=2) == pytest.approx(1 - 3 / 10)
 
     def test_is_the_mean_over_queries(self):
-        expected = (chance_recall(20, 1, 3) + chance_recall(20, 4, 3)) / 2
-        assert chance_recall(20, [1, 4], 3) == pytest.approx(expected)
-        assert chance_recall(20, torch.tensor([1, 4]), 3) == pytest.approx(expected)
+        expected = (chance_recall(20, num_matches=1, k=3) + chance_recall(20, num_matches=4, k=3)) / 2
+        assert chance_recall(20, num_matches=[1, 4], k=3) == pytest.approx(expected)
+        assert chance_recall(20, num_matches=torch.tensor([1, 4]), k=3) == pytest.approx(expected)
 
     @pytest.mark.parametrize(("matches", "k"), [(1, 8), (8, 1), (5, 4), (7, 2)])
     def test_is_certain_when_the_misses_run_out(self, matches, k):
-        assert chance_recall(8, matches, k) == 1.0
+        assert chance_recall(8, num_matches=matches, k=k) == 1.0
 
     def test_random_rankings_come_close(self):
         groups = torch.arange(40) // 4
-        recalls = [recall_at_k(torch.rand(40, 40), groups, groups, 5) for _ in range(100)]
-        assert np.mean(recalls) == pytest.approx(chance_recall(40, 4, 5), abs=0.03)
+        recalls = [
+            recall_at_k(torch.rand(40, 40), query_groups=groups, candidate_groups=groups, k=5) for _ in range(100)
+        ]
+        assert np.mean(recalls) == pytest.approx(chance_recall(40, num_matches=4, k=5), abs=0.03)
 
     @pytest.mark.parametrize(("matches", "k"), [(0, 1), (9, 1), ([], 1), ([1, 9], 1), (1, 0), (1, 9)])
     def test_errors(self, matches, k):
         with pytest.raises(ValueError, match=r"1\.\.8, the number of candidates"):
-            chance_recall(8, matches, k)
+            chance_recall(8, num_matches=matches, k=k)
 
 
 class TestComputeRetrievalMetrics:
@@ -308,7 +332,9 @@ class TestComputeRetrievalMetrics:
         groups = np.array([7, 7, 3, 3])
         images, texts = integers(2, 4).repeat_interleave(2, dim=0), integers(4, 4)
         metrics = compute_retrieval_metrics(EvalPrediction((images.numpy(), texts.numpy()), groups), cutoffs=(1, 2))
-        expected = retrieval_metrics(images[::2], texts, torch.tensor([7, 3]), torch.tensor(groups), cutoffs=(1, 2))
+        expected = retrieval_metrics(
+            images[::2], texts, image_groups=torch.tensor([7, 3]), text_groups=torch.tensor(groups), cutoffs=(1, 2)
+        )
         assert expected.items() <= metrics.items()
         both = metrics["image_to_text/recall@2"] + metrics["text_to_image/recall@2"]
         assert metrics["mean_recall@2"] == pytest.approx(both / 2)

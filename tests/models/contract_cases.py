@@ -26,7 +26,7 @@ class Case:
         call: makes the arguments of a call of the processor.
         prepare: what a new model needs before it can be used.
         lora: what peft adapts and what it saves whole; `None` where there is no text model to adapt.
-        eager_only: sub-configurations of backbones that have no other attention, and check_keywords to be asked for one.
+        eager_only: sub-configurations of backbones that have no other attention, and refuse to be asked for one.
     """
 
     name: str

@@ -64,7 +64,7 @@ CONNECTORS = pytest.mark.parametrize("make", [connector, perceiver, mlp, pixel_s
 
 
 def padded(*images: torch.Tensor, rows: int, columns: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Grids of tokens `(h, w, D)` in the corner of larger ones: tokens `(B, rows * columns, D)` and `patch_attention_mask`."""
+    """Grids of tokens `(h, w, D)` in the corner of larger ones: `(B, rows * columns, D)` and `patch_attention_mask`."""
     tokens = torch.randn(len(images), rows, columns, images[0].shape[-1]) * 10  # that nobody may see
     mask = torch.zeros(len(images), rows, columns, dtype=torch.bool)
     for row, image in enumerate(images):

@@ -191,7 +191,7 @@ def test_a_mask_that_is_no_rectangle_at_the_top_left_is_refused(faulty):
 
 @pytest.mark.parametrize("shape", [(2, 32, 48), (1, 32, 32), (2, 3, 32, 32), (2, 2, 2)])
 def test_a_mask_of_another_shape_is_refused(shape):
-    with pytest.raises(ValueError, match=r"pixel_values are \(2, 3, 32, 32\); give a mask of \(2, 32, 32\)"):
+    with pytest.raises(ValueError, match=r"must have the shape \(2, 32, 32\) for `pixel_values` of the shape \(2, 3, 32, 32\)"):
         tower_of("vit")(torch.rand(2, 3, 32, 32), torch.ones(shape))
 
 
@@ -252,10 +252,12 @@ def test_a_mask_and_several_layers_exclude_each_other():
 def test_encoded_before_or_now_is_the_same():
     tower = tower_of("vit")
     pixel_values, pixel_attention_mask = padded(IN_PIXELS, CANVAS)
-    now = tower.get_vision_features(pixel_values, None, training=False, pixel_attention_mask=pixel_attention_mask)
+    now = tower.get_vision_features(
+        pixel_values, vision_features=None, training=False, pixel_attention_mask=pixel_attention_mask
+    )
     assert now.patch_attention_mask.shape == (5, 6, 8)
     before = tower.get_vision_features(
-        None, now.last_hidden_state, training=False, patch_attention_mask=now.patch_attention_mask
+        None, vision_features=now.last_hidden_state, training=False, patch_attention_mask=now.patch_attention_mask
     )
     assert before.last_hidden_state is now.last_hidden_state
     assert before.patch_attention_mask is now.patch_attention_mask
@@ -267,13 +269,13 @@ def test_encoded_before_or_now_is_the_same():
             ValueError,
             match="Pass `pixel_attention_mask` with `pixel_values`, and `patch_attention_mask` with `vision_features`",
         ):
-            tower.get_vision_features(pixel_values, None, training=False, **masks)
+            tower.get_vision_features(pixel_values, vision_features=None, training=False, **masks)
     with pytest.raises(
         ValueError,
         match="Pass `pixel_attention_mask` with `pixel_values`, and `patch_attention_mask` with `vision_features`",
     ):
         tower.get_vision_features(
-            None, now.last_hidden_state, training=False, pixel_attention_mask=pixel_attention_mask
+            None, vision_features=now.last_hidden_state, training=False, pixel_attention_mask=pixel_attention_mask
         )
 
 

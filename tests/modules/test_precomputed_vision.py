@@ -17,10 +17,10 @@ def test_has_a_width_and_no_parameters():
 
 def test_takes_tokens_of_its_width():
     tower, tokens = VisionTower(CONFIG, pooling="mean", frozen=True), torch.randn(2, 5, 24)
-    assert tower.get_vision_features(None, tokens, training=False).last_hidden_state is tokens
-    assert tower.get_vision_features(None, tokens, training=True).last_hidden_state is tokens
+    assert tower.get_vision_features(None, vision_features=tokens, training=False).last_hidden_state is tokens
+    assert tower.get_vision_features(None, vision_features=tokens, training=True).last_hidden_state is tokens
     with pytest.raises(ValueError, match=r"must have the shape \(images, tokens, 24\), but got \(2, 5, 20\)"):
-        tower.get_vision_features(None, tokens[..., :20], training=False)
+        tower.get_vision_features(None, vision_features=tokens[..., :20], training=False)
 
 
 def test_encodes_no_images():

@@ -157,7 +157,7 @@ def test_every_mixture_trains_saves_loads_and_merges_at_no_cost(vision, text, tm
 @pytest.mark.parametrize("text", ["frozen", "full"])
 def test_without_an_adapter_the_model_itself_comes_back(vision, text, tmp_path):
     model = new_model()
-    assert adapt_backbones(model, vision, text) is model
+    assert adapt_backbones(model, vision=vision, text=text) is model
     own = {"vision_tower": vision, "language_model": text}
     assert trained_parts(model) == {"connector", *(part for part, mode in own.items() if mode == "full")}
     assert model.train().model.vision_tower.training == (vision == "full")

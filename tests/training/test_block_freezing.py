@@ -117,7 +117,7 @@ def names_below(model: nn.Module, *modules: str | None) -> set[str]:
 @pytest.mark.parametrize(("build", "blocks", "tokens", "positions", "tied"), MODELS.values(), ids=MODELS)
 def test_what_is_frozen(build, blocks, tokens, positions, tied):
     model = build()
-    assert freeze_lower_blocks(model, 0.5) == 2
+    assert freeze_lower_blocks(model, fraction=0.5) == 2
     expected = names_below(model, f"{blocks}.0", f"{blocks}.1", positions, None if tied else tokens)
     assert len(expected) > 10
     assert frozen(model) == expected
@@ -126,7 +126,7 @@ def test_what_is_frozen(build, blocks, tokens, positions, tied):
 @pytest.mark.parametrize(("build", "blocks", "tokens", "positions", "tied"), MODELS.values(), ids=MODELS)
 def test_the_token_table_stays_on_request_even_if_it_is_the_head(build, blocks, tokens, positions, tied):
     model = build()
-    freeze_lower_blocks(model, 0.5, freeze_token_embeddings=True)
+    freeze_lower_blocks(model, fraction=0.5, freeze_token_embeddings=True)
     assert frozen(model) == names_below(model, f"{blocks}.0", f"{blocks}.1", positions, tokens)
 
 
@@ -134,10 +134,10 @@ def test_the_token_table_stays_on_request_even_if_it_is_the_head(build, blocks, 
 def test_without_a_frozen_block_everything_trains(build, blocks, tokens, positions, tied):
     model = build()
     for fraction in (0, 0.0, 0.24):
-        freeze_lower_blocks(model, 1)
-        assert freeze_lower_blocks(model, fraction) == 0
+        freeze_lower_blocks(model, fraction=1)
+        assert freeze_lower_blocks(model, fraction=fraction) == 0
         assert not frozen(model)
-    freeze_lower_blocks(model, 0, freeze_token_embeddings=True)
+    freeze_lower_blocks(model, fraction=0, freeze_token_embeddings=True)
     assert frozen(model) == {f"{tokens}.weight"}
 
 
@@ -152,19 +152,19 @@ def test_without_a_frozen_block_everything_trains(build, blocks, tokens, positio
 )
 def test_all_blocks_frozen_leave_final_norm_and_head(build, left):
     model = build()
-    assert freeze_lower_blocks(model, 1) == BLOCKS
+    assert freeze_lower_blocks(model, fraction=1) == BLOCKS
     assert {name for name, _ in model.named_parameters()} - frozen(model) == left
 
 
 def test_a_later_call_sets_what_trains_anew():
     model = gpt2()
-    assert [freeze_lower_blocks(model, fraction) for fraction in (0.75, 0.5)] == [3, 2]
+    assert [freeze_lower_blocks(model, fraction=fraction) for fraction in (0.75, 0.5)] == [3, 2]
     again = frozen(model)
     fresh = gpt2()
-    freeze_lower_blocks(fresh, 0.5)
+    freeze_lower_blocks(fresh, fraction=0.5)
     assert again == frozen(fresh)
-    freeze_lower_blocks(model, 0.5, freeze_token_embeddings=True)
-    freeze_lower_blocks(model, 0.5)
+    freeze_lower_blocks(model, fraction=0.5, freeze_token_embeddings=True)
+    freeze_lower_blocks(model, fraction=0.5)
     assert frozen(model) == again
 
 
@@ -175,20 +175,20 @@ def test_nothing_outside_the_language_model_is_touched(trains):
     for module in outside:
         module.requires_grad_(trains)
     for fraction in (0.5, 1, 0):
-        freeze_lower_blocks(model, fraction)
+        freeze_lower_blocks(model, fraction=fraction)
         assert {p.requires_grad for module in outside for p in module.parameters()} == {trains}
 
 
 def test_a_model_without_a_head():
     model = GPT2Model(tiny.text_config(n_layer=BLOCKS))
-    freeze_lower_blocks(model, 0.5)
+    freeze_lower_blocks(model, fraction=0.5)
     assert frozen(model) == names_below(model, "h.0", "h.1", "wpe", "wte")
 
 
 @pytest.mark.parametrize(("freeze_token_embeddings", "reached"), [(False, BLOCKS), (True, 2)])
 def test_a_fixed_token_table_ends_the_backward_pass_at_the_first_trained_block(freeze_token_embeddings, reached):
     model = gpt2()
-    freeze_lower_blocks(model, 0.5, freeze_token_embeddings)
+    freeze_lower_blocks(model, fraction=0.5, freeze_token_embeddings=freeze_token_embeddings)
     needed = []
     for block in model.transformer.h:
         block.register_forward_hook(lambda _module, _inputs, output: needed.append(output[0].requires_grad))
@@ -213,7 +213,7 @@ def test_the_published_counts_of_gpt_neo(fraction, num_frozen, millions):
     )
     with torch.device("meta"):
         model = GPTNeoForCausalLM(config)
-    assert freeze_lower_blocks(model, fraction) == num_frozen
+    assert freeze_lower_blocks(model, fraction=fraction) == num_frozen
     assert round(count_parameters(model) / 1e6, 2) == 355.80
     assert round(count_parameters(model, trainable_only=True) / 1e6, 2) == millions
 
@@ -222,7 +222,7 @@ def test_the_published_counts_of_gpt_neo(fraction, num_frozen, millions):
 def test_a_fraction_that_is_none(fraction):
     model = gpt2()
     with pytest.raises(ValueError, match=r"fraction is .*; give a number between 0 and 1, such as 0.5"):
-        freeze_lower_blocks(model, fraction)
+        freeze_lower_blocks(model, fraction=fraction)
     assert not frozen(model)
 
 
@@ -239,5 +239,5 @@ def test_a_model_without_a_decoder(build):
     model = build()
     before = frozen(model)
     with pytest.raises(ValueError, match=rf"{type(model).__name__} has no decoder .* give a causal language model"):
-        freeze_lower_blocks(model, 0.5)
+        freeze_lower_blocks(model, fraction=0.5)
     assert frozen(model) == before

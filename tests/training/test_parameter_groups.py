@@ -41,14 +41,14 @@ def rows(count: int = 24) -> list[dict[str, torch.Tensor]]:
 def make_trainer(folder: Path, rates: dict[str, float], *callbacks: TrainerCallback, **kwargs) -> Trainer:
     """Six updates of a model of which the lower block is frozen; its dropout uses the random state."""
     model = language_model()
-    freeze_lower_blocks(model, 0.5)
+    freeze_lower_blocks(model, fraction=0.5)
     options = {"per_device_train_batch_size": 4, "num_train_epochs": 1, "save_strategy": "no", **kwargs}
     training_args = arguments(folder, lr_scheduler_type="cosine", **options)
     return Trainer(
         model,
         training_args,
         train_dataset=rows(),
-        optimizer_cls_and_kwargs=optimizer_with_group_learning_rates(training_args, model, rates),
+        optimizer_cls_and_kwargs=optimizer_with_group_learning_rates(training_args, model, parameter_groups=rates),
         callbacks=list(callbacks),
     )
 
@@ -60,7 +60,7 @@ def settings_by_name(model, groups) -> dict[str, tuple[float, float]]:
 
 
 def groups_for(folder: Path, model, rates: dict[str, float], **kwargs) -> list[dict]:
-    return optimizer_with_group_learning_rates(arguments(folder, **kwargs), model, rates)[1]["params"]
+    return optimizer_with_group_learning_rates(arguments(folder, **kwargs), model, parameter_groups=rates)[1]["params"]
 
 
 def test_without_parts_it_is_trainers_own_optimizer(tmp_path):
@@ -68,7 +68,9 @@ def test_without_parts_it_is_trainers_own_optimizer(tmp_path):
     training_args = arguments(tmp_path, adam_beta2=0.9, optim="adamw_torch")
     plain = Trainer(model, training_args).create_optimizer()
     ours = Trainer(
-        model, training_args, optimizer_cls_and_kwargs=optimizer_with_group_learning_rates(training_args, model, {})
+        model,
+        training_args,
+        optimizer_cls_and_kwargs=optimizer_with_group_learning_rates(training_args, model, parameter_groups={}),
     ).create_optimizer()
     assert type(ours) is type(plain)
     assert ours.defaults == plain.defaults

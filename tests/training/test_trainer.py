@@ -81,8 +81,8 @@ def test_it_learns_and_evaluates_the_whole_set(table, tmp_path):
     expected = retrieval_metrics(
         torch.nn.functional.normalize(images),
         torch.nn.functional.normalize(texts),
-        groups,
-        groups.repeat_interleave(2),
+        image_groups=groups,
+        text_groups=groups.repeat_interleave(2),
     )
     for name, value in expected.items():  # whole-set recall, not a mean over batches of five
         assert metrics[f"eval_{name}"] == pytest.approx(value), name

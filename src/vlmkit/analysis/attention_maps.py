@@ -9,6 +9,7 @@ from torch import Tensor
 def class_attention(
     attentions: Sequence[Tensor],
     grid: tuple[int, int],
+    *,
     num_prefix_tokens: int = 1,
     layer: int = -1,
     head: int | None = None,
@@ -45,7 +46,7 @@ def class_attention(
     return weights[:, num_prefix_tokens:].unflatten(1, grid)
 
 
-def attention_rollout(attentions: Sequence[Tensor], grid: tuple[int, int], num_prefix_tokens: int = 1) -> Tensor:
+def attention_rollout(attentions: Sequence[Tensor], grid: tuple[int, int], *, num_prefix_tokens: int = 1) -> Tensor:
     """How much of each patch reaches the class token through all layers.
 
     Each layer mixes its tokens by the mean of its heads, averaged with the identity for the residual connection;
@@ -81,7 +82,7 @@ def attention_rollout(attentions: Sequence[Tensor], grid: tuple[int, int], num_p
 
 
 @torch.no_grad()
-def occlusion_map(score: Callable[[Tensor], Tensor], pixel_values: Tensor, patch_size: int) -> Tensor:
+def occlusion_map(score: Callable[[Tensor], Tensor], pixel_values: Tensor, *, patch_size: int) -> Tensor:
     """How much a score drops when a patch of the image is covered with the image's mean colour.
 
     Works for every encoder, CNNs included. `score` is called once for the images as they are and once per patch, always

@@ -27,6 +27,7 @@ _LINE = 0.16  # inches, of text of 8 points
 def caption_gallery(
     images: Sequence[Image.Image],
     captions: Sequence[str],
+    *,
     references: Sequence[str] | None = None,
     columns: int = 4,
 ) -> Figure:
@@ -55,7 +56,7 @@ def caption_gallery(
     written = [_wrapped(caption) for caption in captions]
     compared = [_wrapped(reference) for reference in references or [""] * len(images)]
     num_lines = [len(texts[0].splitlines() + texts[1].splitlines()) for texts in zip(written, compared, strict=True)]
-    figure, cells = picture_rows(images, columns, side=2.2, below=[0.2 + _LINE * lines for lines in num_lines])
+    figure, cells = picture_rows(images, columns=columns, side=2.2, below=[0.2 + _LINE * lines for lines in num_lines])
     for axes, image, caption, reference in zip(cells, images, written, compared, strict=True):
         axes.imshow(to_rgb(image), interpolation="bicubic")
         below = axes.annotate(caption, (0.5, 0), (0, -4), xycoords="axes fraction", fontsize=8, **_BELOW)
@@ -63,7 +64,7 @@ def caption_gallery(
     return figure
 
 
-def word_heatmap_figure(image: Image.Image, words: Sequence[tuple[str, ArrayLike]], columns: int = 6) -> Figure:
+def word_heatmap_figure(image: Image.Image, words: Sequence[tuple[str, ArrayLike]], *, columns: int = 6) -> Figure:
     """An image, and for each word of its caption where the model looked, laid over the image in grey.
 
     Each word has its own scale of colours, from zero, dark, to the highest value of its map, bright. That value is
@@ -92,10 +93,10 @@ def word_heatmap_figure(image: Image.Image, words: Sequence[tuple[str, ArrayLike
         if heat_map.ndim != 2 or heat_map.size == 0 or not np.isfinite(heat_map).all() or heat_map.min() < 0:
             raise ValueError(f"the map of {name!r}, {heat_map.shape}, must be (h, w), finite and nowhere negative")
     panels = [image] * (1 + len(words))
-    figure, cells = picture_rows(panels, columns, side=1.5, above=0.25, below=[0.25] * len(panels))
+    figure, cells = picture_rows(panels, columns=columns, side=1.5, above=0.25, below=[0.25] * len(panels))
     cells[0].imshow(to_rgb(image), interpolation="bicubic")
     for axes, name, heat_map in zip(cells[1:], names, maps, strict=True):
-        lay_over(axes, image, heat_map, Normalize(0, heat_map.max()))
+        lay_over(axes, image=image, heat_map=heat_map, norm=Normalize(0, heat_map.max()))
         axes.set_title(name if len(name) <= 18 else f"{name[:17]}…", fontsize=9, pad=4, parse_math=False)
         peak = f"up to {heat_map.max() * heat_map.size:.1f} times"
         axes.annotate(peak, (0.5, 0), (0, -3), xycoords="axes fraction", fontsize=7, color=GREY, **_BELOW)
@@ -107,6 +108,7 @@ def similarity_figure(
     global_to_query: ArrayLike,
     global_to_image: ArrayLike,
     query_to_image: ArrayLike,
+    *,
     grid: tuple[int, int],
 ) -> Figure:
     """The similarities of one image: the global token with the queries, and both with the patches.
@@ -145,7 +147,7 @@ def similarity_figure(
     chart.set_ylabel("cosine", fontsize=8)
     norm = Normalize(min(map(np.min, maps)), max(map(np.max, maps)))
     for axes, values in zip(panels, maps, strict=True):
-        lay_over(axes, image, values.reshape(grid), norm)
+        lay_over(axes, image=image, heat_map=values.reshape(grid), norm=norm)
         axes.set_axis_off()
     titles = ("global token\nand each query", "global token\nand each patch", "mean of queries\nand each patch")
     for axes, title in zip((chart, *panels), titles, strict=True):

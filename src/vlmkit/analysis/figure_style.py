@@ -19,7 +19,7 @@ HEAT: dict[str, Any] = {"cmap": "inferno", "alpha": 0.6}
 _CELLS = colormaps["Blues"].with_extremes(bad="#EEEEEE")
 
 
-def draw_cells(axes: Axes, values: np.ndarray, texts: np.ndarray, fontsize: float = 10) -> None:
+def draw_cells(axes: Axes, values: np.ndarray, *, texts: np.ndarray, fontsize: float = 10) -> None:
     """Coloured cells of size 1 from the upper left corner (0, 0), each with its text in a readable colour."""
     rows, columns = values.shape
     # The ends of the colour map are left out: white cells vanish, and the darkest blues look the same.
@@ -39,7 +39,7 @@ def draw_cells(axes: Axes, values: np.ndarray, texts: np.ndarray, fontsize: floa
     axes.spines[:].set_visible(False)
 
 
-def lay_over(axes: Axes, image: Image.Image, heat_map: np.ndarray, norm: Normalize) -> None:
+def lay_over(axes: Axes, *, image: Image.Image, heat_map: np.ndarray, norm: Normalize) -> None:
     """A heat map `(h, w)`, smooth, over its image in grey."""
     extent = (0, image.width, image.height, 0)
     axes.imshow(to_rgb(image).convert("L"), cmap="gray", vmin=0, vmax=255, extent=extent, interpolation="bicubic")
@@ -47,7 +47,7 @@ def lay_over(axes: Axes, image: Image.Image, heat_map: np.ndarray, norm: Normali
 
 
 def picture_rows(
-    images: Sequence[Image.Image], columns: int, side: float, below: Sequence[float], above: float = 0.1
+    images: Sequence[Image.Image], *, columns: int, side: float, below: Sequence[float], above: float = 0.1
 ) -> tuple[Figure, list[Axes]]:
     """A figure with empty axes of each image's shape, all images of a row on one line; lengths are in inches.
 

@@ -24,7 +24,7 @@ _MARKERS = "os^Dv"
 
 
 def heat_overlay(
-    images: Sequence[Image.Image], maps: np.ndarray, titles: Sequence[str] | None = None, columns: int = 4
+    images: Sequence[Image.Image], maps: np.ndarray, *, titles: Sequence[str] | None = None, columns: int = 4
 ) -> Figure:
     """Images, each with its heat map laid over it below.
 
@@ -41,7 +41,7 @@ def heat_overlay(
 
     Example:
         >>> squares = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
-        >>> figure = heat_overlay(squares, np.arange(32).reshape(2, 4, 4), ["red", "blue"])
+        >>> figure = heat_overlay(squares, np.arange(32).reshape(2, 4, 4), titles=["red", "blue"])
         >>> len(figure.axes)
         4
     """
@@ -56,13 +56,14 @@ def heat_overlay(
     for (upper, lower), image, heat, title in zip(cells, images, maps, titles, strict=True):
         upper.imshow(to_rgb(image))
         upper.set_title(title, fontsize=8)
-        lay_over(lower, image, heat, Normalize(heat.min(), heat.max()))
+        lay_over(lower, image=image, heat_map=heat, norm=Normalize(heat.min(), heat.max()))
         lower.set_xlabel(f"{heat.min():.2g} to {heat.max():.2g}", fontsize=7, color=GREY)
     return figure
 
 
 def error_gallery(
     images: Sequence[Image.Image],
+    *,
     true_captions: Sequence[str],
     predicted_captions: Sequence[str],
     probabilities: Sequence[float],
@@ -81,7 +82,9 @@ def error_gallery(
         ValueError: there are no images, or not as many captions or probabilities.
 
     Example:
-        >>> figure = error_gallery([Image.new("RGB", (8, 4))], ["oak, bus"], ["pine, bus"], [0.75])
+        >>> image = Image.new("RGB", (8, 4))
+        >>> true, predicted = ["oak, bus"], ["pine, bus"]
+        >>> figure = error_gallery([image], true_captions=true, predicted_captions=predicted, probabilities=[0.75])
         >>> figure.axes[0].get_title(), figure.axes[0].get_xlabel()
         ('oak, bus', 'pine, bus (75 %)')
     """
@@ -101,7 +104,7 @@ def error_gallery(
     return figure
 
 
-def embedding_map(points: np.ndarray, series: Sequence[str], background: np.ndarray | None = None) -> Figure:
+def embedding_map(points: np.ndarray, *, series: Sequence[str], background: np.ndarray | None = None) -> Figure:
     """Embeddings as points in the plane, each series with its colour and marker.
 
     Args:
@@ -114,7 +117,7 @@ def embedding_map(points: np.ndarray, series: Sequence[str], background: np.ndar
         ValueError: the shapes do not fit, or there are no points.
 
     Example:
-        >>> figure = embedding_map(np.eye(2), ["cat", "dog"], background=np.zeros((5, 2)))
+        >>> figure = embedding_map(np.eye(2), series=["cat", "dog"], background=np.zeros((5, 2)))
         >>> [text.get_text() for text in figure.legends[0].get_texts()]
         ['cat', 'dog']
     """
@@ -166,7 +169,7 @@ def confusion_heatmap(confusion: np.ndarray, names: Sequence[str]) -> Figure:
     side = max(4.0, 1.8 + 0.36 * len(names))
     figure = Figure(figsize=(side, side), layout="constrained")
     axes = figure.subplots()
-    draw_cells(axes, shares, np.array(cells), fontsize=8)
+    draw_cells(axes, shares, texts=np.array(cells), fontsize=8)
     centres = np.arange(len(names)) + 0.5
     axes.set_xticks(centres, names, rotation=45, ha="right", rotation_mode="anchor", fontsize=8)
     axes.set_yticks(centres, names, fontsize=8)
@@ -177,7 +180,7 @@ def confusion_heatmap(confusion: np.ndarray, names: Sequence[str]) -> Figure:
 
 
 def metric_ladder(
-    rows: Sequence[str], metrics: Mapping[str, Sequence[float]], references: Mapping[str, float]
+    rows: Sequence[str], *, metrics: Mapping[str, Sequence[float]], references: Mapping[str, float]
 ) -> Figure:
     """How metrics change from row to row of an ablation, on a logarithmic scale.
 
@@ -190,7 +193,7 @@ def metric_ladder(
         ValueError: there are no rows, a metric has another number of values or no reference.
 
     Example:
-        >>> figure = metric_ladder(["baseline", "+ depth"], {"top@1": [0.01, 0.02]}, {"top@1": 0.005})
+        >>> figure = metric_ladder(["tiny", "large"], metrics={"top@1": [0.01, 0.02]}, references={"top@1": 0.005})
         >>> figure.axes[0].get_ylabel()
         'per cent'
     """

@@ -74,9 +74,10 @@ def component_parameters(model: nn.Module) -> list[ComponentParameters]:
     """Count the parameters of each part of a model.
 
     The parts are the model's own parameters, if it has any outside its modules, and its direct children, in that order;
-    of a model with a head, the children of the headless model come first. Children without parameters are left out. Parameters that several parts share, such as tied embeddings, count in the
-    first of them only, so that the parts add up to the whole. What peft keeps of modules that it trains whole, for an
-    adapter that is switched off, does not count.
+    of a model with a head, the children of the headless model come first. Children without parameters are left out.
+    Parameters that several parts share, such as tied embeddings, count in the first of them only, so that the parts add
+    up to the whole. What peft keeps of modules that it trains whole, for an adapter that is switched off, does not
+    count.
 
     Args:
         model: any module, on any device, the meta device included.

@@ -25,6 +25,7 @@ from vlmkit.images import to_rgb
 
 def recall_heatmap(
     values: np.ndarray,
+    *,
     row_labels: Sequence[str],
     column_labels: Sequence[str],
     title: str,
@@ -43,7 +44,9 @@ def recall_heatmap(
         ValueError: the numbers of labels, or the shape of `published`, do not fit `values`.
 
     Example:
-        >>> figure = recall_heatmap(np.array([[0.25, 0.36]]), ["ViT-B"], ["GPT-2", "GPT-2 medium"], "recall@5")
+        >>> recall = np.array([[0.25, 0.36]])
+        >>> columns = ["GPT-2", "GPT-2 medium"]
+        >>> figure = recall_heatmap(recall, row_labels=["ViT-B"], column_labels=columns, title="recall@5")
         >>> figure.axes[0].texts[1].get_text()
         '36.0'
     """
@@ -64,7 +67,7 @@ def recall_heatmap(
     cell_width = max(1.1, 0.09 * max(map(len, column_labels)))
     figure = Figure(figsize=(max(4.5, 1.2 + cell_width * columns), 1.2 + 0.7 * rows), layout="constrained")
     axes = figure.subplots()
-    draw_cells(axes, values, texts)
+    draw_cells(axes, values, texts=texts)
     axes.set_aspect("auto")
     axes.set_title(title, fontsize=11, loc="left", pad=10)
     axes.set_xticks(np.arange(columns) + 0.5, column_labels)
@@ -75,7 +78,7 @@ def recall_heatmap(
     return figure
 
 
-def similarity_grid(images: Sequence[Image.Image], captions: Sequence[str], similarity: np.ndarray) -> Figure:
+def similarity_grid(images: Sequence[Image.Image], captions: Sequence[str], *, similarity: np.ndarray) -> Figure:
     """Images down the side, captions on top, and their similarities between; the true pairs are framed.
 
     Args:
@@ -88,7 +91,7 @@ def similarity_grid(images: Sequence[Image.Image], captions: Sequence[str], simi
 
     Example:
         >>> squares = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
-        >>> figure = similarity_grid(squares, ["a red square", "a blue square"], np.eye(2))
+        >>> figure = similarity_grid(squares, ["a red square", "a blue square"], similarity=np.eye(2))
         >>> len(figure.axes[0].images)
         3
     """
@@ -104,7 +107,7 @@ def similarity_grid(images: Sequence[Image.Image], captions: Sequence[str], simi
     left, top = 1.04, 0.15 + 0.12 * max(map(len, headings), default=0)
     figure = Figure(figsize=(1.1 * (left + count), 1.1 * (top + count)))
     axes = figure.add_axes((0.01, 0.01, 0.98, 0.98))
-    draw_cells(axes, similarity, np.vectorize("{:.2f}".format)(similarity))
+    draw_cells(axes, similarity, texts=np.vectorize("{:.2f}".format)(similarity))
     for index, (image, heading) in enumerate(zip(images, headings, strict=True)):
         half_width, half_height = 0.46 * np.array(image.size) / max(image.size)
         x, y = -0.54, index + 0.5
@@ -117,6 +120,7 @@ def similarity_grid(images: Sequence[Image.Image], captions: Sequence[str], simi
 
 def recall_versus_parameters(
     parameters: Sequence[int],
+    *,
     recalls: Sequence[float],
     labels: Sequence[str],
     errors: Sequence[float] | None = None,
@@ -135,7 +139,7 @@ def recall_versus_parameters(
         ValueError: the lengths differ, or a number of parameters is not positive.
 
     Example:
-        >>> figure = recall_versus_parameters([22_000_000, 86_000_000], [0.25, 0.36], ["ViT-S", "ViT-B"])
+        >>> figure = recall_versus_parameters([22_000_000, 86_000_000], recalls=[0.25, 0.36], labels=["ViT-S", "ViT-B"])
         >>> [text.get_text() for text in figure.axes[0].texts]
         ['ViT-S', 'ViT-B']
     """

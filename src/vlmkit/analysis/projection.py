@@ -7,7 +7,7 @@ from torch import Tensor
 from vlmkit.validation import check_choice
 
 
-def project_embeddings(embeds: Tensor | np.ndarray, method: str = "pca", seed: int = 0) -> np.ndarray:
+def project_embeddings(embeds: Tensor | np.ndarray, *, method: str = "pca", seed: int = 0) -> np.ndarray:
     """Two coordinates for each embedding, such that close embeddings tend to be close points.
 
     "pca" keeps the two directions of largest variance: distances can be trusted as far as these directions go. "tsne"

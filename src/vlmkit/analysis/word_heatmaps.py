@@ -23,6 +23,7 @@ class WordMap(NamedTuple):
 def word_heatmaps(
     cross_attentions: Tensor,
     query_attentions: Sequence[Tensor],
+    *,
     grid: tuple[int, int],
     layer: int = -1,
     head: int | None = None,
@@ -57,7 +58,7 @@ def word_heatmaps(
     Example:
         >>> text_to_queries = torch.full((1, 2, 5, 3), 1 / 3)  # two heads, five words, three queries
         >>> queries_to_patches = torch.full((1, 4, 3, 6), 1 / 6)  # four heads, six patches
-        >>> word_heatmaps(text_to_queries, [queries_to_patches], grid=(2, 3)).shape
+        >>> word_heatmaps(text_to_queries, query_attentions=[queries_to_patches], grid=(2, 3)).shape
         torch.Size([1, 5, 2, 3])
     """
     if len(query_attentions) == 0:
@@ -73,7 +74,7 @@ def word_heatmaps(
     return (text_to_queries @ queries_to_patches).unflatten(2, grid)
 
 
-def join_words(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int] | Tensor, maps: Tensor) -> list[WordMap]:
+def join_words(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int] | Tensor, *, maps: Tensor) -> list[WordMap]:
     """The words of a caption with a map each: the mean over the tokens of which the word consists.
 
     Words are what white space divides in the decoded text, whatever marks their beginnings in the vocabulary. Special
@@ -94,7 +95,7 @@ def join_words(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int] | Te
         >>> from transformers import PreTrainedTokenizerFast
         >>> backend = Tokenizer(models.WordLevel({"a": 0, "dog": 1, "<end>": 2}))
         >>> tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<end>")
-        >>> [word for word, _ in join_words(tokenizer, [0, 1, 2], torch.rand(3, 7, 7))]
+        >>> [word for word, _ in join_words(tokenizer, [0, 1, 2], maps=torch.rand(3, 7, 7))]
         ['a', 'dog']
     """
     ids = torch.as_tensor(token_ids)

@@ -18,9 +18,9 @@ from vlmkit.modules.vision_tower import VisionTower
 
 def build_from_pretrained(
     model_class: type[VlmkitModel],
+    *,
     vision: str | os.PathLike,
     text: str | os.PathLike,
-    *,
     processor: ImageTextProcessor | None,
     dtype: torch.dtype,
     **config: Any,

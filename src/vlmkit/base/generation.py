@@ -90,7 +90,7 @@ class GenerativeModel(VlmkitModel):
         self._can_compile_fullgraph = decoder._can_compile_fullgraph
         super().post_init()
         if (plan := head_parallel_plan(decoder.config)) is not None:  # a tied head is sharded as the embeddings are
-            self._tp_plan = {**self._tp_plan, "lm_head": plan}
+            self._tp_plan: dict[str, str] = {**self._tp_plan, "lm_head": plan}
 
     def get_output_embeddings(self) -> nn.Linear:
         """Return the language modeling head."""

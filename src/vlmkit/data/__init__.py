@@ -17,11 +17,11 @@ from vlmkit.cifar100_classes import CIFAR100_CLASSES, CIFAR100_SUPERCLASSES
 from vlmkit.data.caption_collator import CaptionCollator
 from vlmkit.data.caption_pairs import CaptionPairs
 from vlmkit.data.chats.answer_baselines import answer_baselines
-from vlmkit.data.chats.captions import CAPTION_PROMPTS, CaptionChats, caption_chat
+from vlmkit.data.chats.caption_chats import CAPTION_PROMPTS, CaptionChats, caption_chat
 from vlmkit.data.chats.chat_collator import ChatCollator
 from vlmkit.data.chats.chat_dataset import CHAT_TASKS, build_chat_dataset
 from vlmkit.data.chats.messages import assistant_message, user_message
-from vlmkit.data.chats.questions import QuestionChats
+from vlmkit.data.chats.question_chats import QuestionChats
 from vlmkit.data.contrastive_collator import ContrastiveCollator, group_id
 from vlmkit.data.image_pairs.image_pairs import ImagePairs, SetEpochCallback
 from vlmkit.data.image_pairs.mixing import MixedPairs, cut_mix, mix_up

@@ -53,7 +53,7 @@ class CaptionCollator:
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
         """Collate rows into a batch."""
         inputs: dict[str, Any] = {"text": one_caption_each(rows, self.caption)}
-        vision_features = image_features(rows, "vision_features", self.augmentation)
+        vision_features = image_features(rows, "vision_features", augmentation=self.augmentation)
         if vision_features is None:
             inputs["images"] = images_of(rows, self.augmentation)
         batch = dict(self.processor(**inputs, return_labels=True, return_tensors="pt"))

@@ -47,7 +47,7 @@ def images_of(
     return images if augmentation is None else [augmentation(image) for image in images]
 
 
-def image_features(rows: Sequence[dict[str, Any]], name: str, augmentation: Callable | None) -> Tensor | None:
+def image_features(rows: Sequence[dict[str, Any]], name: str, *, augmentation: Callable | None) -> Tensor | None:
     """The cached features of the rows' images, `(B, ...)` in float32, or None if no row has them.
 
     Raises:
@@ -77,10 +77,11 @@ def one_caption_each(rows: Sequence[dict[str, Any]], caption: str) -> list[str]:
             raise ValueError(f"image {image_id}: captions is the string {texts!r}; make it a list of strings")
         if not all(text and text.strip() for text in texts):
             raise ValueError(f"image {image_id} has an empty caption among {list(texts)}; drop it")
-    return [choose_caption(*row, caption) for row in zip(image_ids, captions, strict=True)]
+    rows_captions = zip(image_ids, captions, strict=True)
+    return [choose_caption(image_id, options=options, caption=caption) for image_id, options in rows_captions]
 
 
-def choose_caption(image_id: str, options: Sequence[Any], caption: str) -> Any:
+def choose_caption(image_id: str, *, options: Sequence[Any], caption: str) -> Any:
     """One of an image's captions, or of their features.
 
     Args:

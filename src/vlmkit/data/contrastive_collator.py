@@ -86,7 +86,10 @@ class ContrastiveCollator:
         batch = {"group_ids": torch.tensor([group_id(image_id) for image_id in image_ids])}
         uncached: dict[str, list[Any]] = {}
 
-        features = {name: image_features(rows, name, self.augmentation) for name in ("image_pooled", "vision_features")}
+        features = {
+            name: image_features(rows, name, augmentation=self.augmentation)
+            for name in ("image_pooled", "vision_features")
+        }
         cached = {name: feature for name, feature in features.items() if feature is not None}
         if len(cached) == 2:
             raise ValueError(
@@ -101,7 +104,9 @@ class ContrastiveCollator:
             uncached["text"] = one_caption_each(rows, self.caption)
         else:
             pairs = zip(image_ids, text_pooled, strict=True)
-            batch["text_pooled"] = stack([choose_caption(*pair, self.caption) for pair in pairs])
+            batch["text_pooled"] = stack(
+                [choose_caption(image_id, options=options, caption=self.caption) for image_id, options in pairs]
+            )
 
         if uncached:
             if self.processor is None:

@@ -17,6 +17,7 @@ def caption_table(
     model: PreTrainedModel,
     processor: ProcessorMixin,
     table: Dataset,
+    *,
     prompt: str = "",
     batch_size: int = 16,
     **generation: Any,
@@ -42,7 +43,7 @@ def caption_table(
     cached = "vision_features" in table.column_names
     if not cached and "image" not in table.column_names:
         raise ValueError(f"the table has neither 'image' nor 'vision_features', only {table.column_names}")
-    check_generation(batch_size, generation, "a row gets one caption")
+    check_generation(batch_size, generation=generation, limit="a row gets one caption")
     column = table.select_columns("vision_features" if cached else "image")
     captions: list[str] = []
     with evaluation_mode(model):

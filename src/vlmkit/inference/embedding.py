@@ -35,6 +35,7 @@ def embed_table(
     model: PreTrainedModel,
     processor: ProcessorMixin,
     table: Dataset,
+    *,
     batch_size: int = 64,
     cache_dir: str | Path | None = None,
 ) -> TableEmbeddings:
@@ -91,8 +92,8 @@ def _from_features(
     """All rows at once, from what the towers return, which is computed or read."""
     if not hasattr(model, "text_tower"):
         raise ValueError(f"cache_dir is for models of two towers, and {type(model).__name__} is none; leave it out")
-    features = cache_image_features(model.vision_tower, processor, table, batch_size, cache_dir)
-    features = cache_text_features(model.text_tower, processor, features, batch_size, cache_dir)
+    features = cache_image_features(model.vision_tower, processor, table, batch_size=batch_size, cache_dir=cache_dir)
+    features = cache_text_features(model.text_tower, processor, features, batch_size=batch_size, cache_dir=cache_dir)
     outputs = model(
         image_pooled=torch.stack(list(features["image_pooled"])).to(model.device),
         text_pooled=torch.cat(list(features["text_pooled"])).to(model.device),

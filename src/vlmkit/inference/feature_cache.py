@@ -32,6 +32,7 @@ def cache_image_features(
     vision_tower: VisionTower,
     processor: ProcessorMixin,
     table: Dataset,
+    *,
     batch_size: int = 64,
     cache_dir: str | Path | None = None,
 ) -> Dataset:
@@ -66,6 +67,7 @@ def cache_vision_features(
     vision_tower: VisionTower,
     processor: ProcessorMixin,
     table: Dataset,
+    *,
     batch_size: int = 64,
     cache_dir: str | Path | None = None,
     dtype: Literal["float32", "float16"] = "float32",
@@ -89,7 +91,8 @@ def cache_vision_features(
 
     Raises:
         ValueError: the table has no column `image` or no rows, `dtype` is unknown, a number is too large for float16,
-            or the processor makes several crops of an image, or a `pixel_attention_mask`, as its images may differ in size.
+            or the processor makes several crops of an image, or a `pixel_attention_mask`, as its images may differ in
+            size.
     """
     check_choice("dtype", dtype, ("float32", "float16"))
     require_column(table, "image")
@@ -100,9 +103,9 @@ def cache_vision_features(
         inputs = _processed(processor, batch["image"])
         if "pixel_attention_mask" in inputs:
             raise ValueError(
-                f"{type(processor.image_processor).__name__} returns a pixel_attention_mask, for images that differ in size or "
-                "are no squares, and tokens are kept without one; set its size to a square, such as "
-                "{'height': 224, 'width': 224}, or give the model the images themselves"
+                f"The image processor must return images of one size, but {type(processor.image_processor).__name__} "
+                "returns a pixel_attention_mask. Set its size to a square, such as {'height': 224, 'width': 224}, or "
+                "give the model the images themselves."
             )
         tokens = _on_cpu(_run(vision_tower, inputs).last_hidden_state)
         if dtype == "float16" and (largest := tokens.abs().max()) > torch.finfo(torch.float16).max:
@@ -121,6 +124,7 @@ def cache_text_features(
     text_tower: TextTower,
     processor: ProcessorMixin,
     table: Dataset,
+    *,
     batch_size: int = 64,
     cache_dir: str | Path | None = None,
 ) -> Dataset:

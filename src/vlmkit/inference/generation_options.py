@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 
-def check_generation(batch_size: int, generation: Mapping[str, Any], limit: str) -> None:
+def check_generation(batch_size: int, *, generation: Mapping[str, Any], limit: str) -> None:
     """Refuse batches without rows, and several texts for a row.
 
     Args:

@@ -17,6 +17,7 @@ def reply_to_chats(
     model: PreTrainedModel,
     processor: ProcessorMixin,
     chats: Sequence[dict[str, Any]],
+    *,
     batch_size: int = 16,
     **generation: Any,
 ) -> list[str]:
@@ -37,7 +38,7 @@ def reply_to_chats(
         ValueError: `batch_size` is below 1, several replies per conversation are asked for, a conversation has no
             messages, does not end with the user, or has more or fewer images than image parts.
     """
-    check_generation(batch_size, generation, "a conversation gets one reply")
+    check_generation(batch_size, generation=generation, limit="a conversation gets one reply")
     replies: list[str] = []
     with evaluation_mode(model):
         for start in tqdm(range(0, len(chats), batch_size), desc="Replying", unit="batch", delay=2):
@@ -52,6 +53,7 @@ def first_replies(
     model: PreTrainedModel,
     processor: ProcessorMixin,
     chats: Sequence[dict[str, Any]],
+    *,
     count: int = 4,
     **generation: Any,
 ) -> list[tuple[str, str, str]]:

@@ -21,7 +21,7 @@ _ADVICE = "give one prediction and one list of references per image"
 
 
 def caption_metrics(
-    predictions: Sequence[str], references: Sequence[Sequence[str]], tokenizer: Tokenizer = "simple"
+    predictions: Sequence[str], references: Sequence[Sequence[str]], *, tokenizer: Tokenizer = "simple"
 ) -> dict[str, float]:
     """BLEU, ROUGE-L and CIDEr of one predicted caption per image against the image's reference captions.
 

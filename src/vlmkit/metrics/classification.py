@@ -15,6 +15,7 @@ from vlmkit.metrics.ranking import Matches, ranks_by_chunk
 def pair_metrics(
     image_embeds: Array,
     caption_embeds: Array,
+    *,
     caption_ids: Array,
     num_classes: int,
     cutoffs: Sequence[int] = (1, 10, 100),
@@ -50,7 +51,7 @@ def pair_metrics(
 
     Example:
         >>> bank = torch.eye(4)  # captions of the classes (0, 0), (0, 1), (1, 0) and (1, 1)
-        >>> scores = pair_metrics(bank[[1, 1]], bank, torch.tensor([1, 2]), num_classes=2, cutoffs=(1, 4))
+        >>> scores = pair_metrics(bank[[1, 1]], bank, caption_ids=torch.tensor([1, 2]), num_classes=2, cutoffs=(1, 4))
         >>> scores["top@1"], scores["top@4"], scores["left_accuracy"], scores["swapped_rate"]
         (0.5, 1.0, 0.5, 0.5)
     """
@@ -65,14 +66,14 @@ def pair_metrics(
     check_cutoffs(cutoffs, len(captions))
     rows = torch.arange(len(own), device=own.device)
     matches = Matches(own, starts=rows, ends=rows + 1)
-    ranks = torch.cat([*ranks_by_chunk(images, captions, matches, chunk_size)])[:, 0]
+    ranks = torch.cat([*ranks_by_chunk(images, captions, matches=matches, chunk_size=chunk_size)])[:, 0]
     predicted, _ = _most_similar(images, captions, 1, chunk_size)
     return _rank_summary(ranks, cutoffs) | _side_summary(own, predicted[:, 0], num_classes)
 
 
 @torch.no_grad()
 def predicted_captions(
-    image_embeds: Array, caption_embeds: Array, k: int = 1, chunk_size: int = 128
+    image_embeds: Array, caption_embeds: Array, *, k: int = 1, chunk_size: int = 128
 ) -> tuple[Tensor, Tensor]:
     """The k most similar captions of each image, and their similarities.
 
@@ -99,7 +100,7 @@ def predicted_captions(
     return _most_similar(images, captions, k, chunk_size)
 
 
-def pair_chance(caption_ids: Array, num_classes: int, cutoffs: Sequence[int] = (1, 10, 100)) -> dict[str, float]:
+def pair_chance(caption_ids: Array, *, num_classes: int, cutoffs: Sequence[int] = (1, 10, 100)) -> dict[str, float]:
     """`top@k` to be expected without looking at the images.
 
     A random ranking has k / C². If many pairs show one class twice, it pays to put the C captions of equal classes
@@ -135,7 +136,7 @@ def pair_chance(caption_ids: Array, num_classes: int, cutoffs: Sequence[int] = (
 
 
 def compute_pair_metrics(
-    prediction: EvalPrediction, caption_embeds: Array, num_classes: int, cutoffs: Sequence[int] = (1, 10, 100)
+    prediction: EvalPrediction, caption_embeds: Array, *, num_classes: int, cutoffs: Sequence[int] = (1, 10, 100)
 ) -> dict[str, float]:
     """[`pair_metrics`] for `Trainer(compute_metrics=partial(compute_pair_metrics, caption_embeds=..., ...))`.
 
@@ -164,7 +165,13 @@ def compute_pair_metrics(
         )
     if prediction.label_ids is None or np.size(prediction.label_ids) == 0:  # what Trainer passes if it knows no labels
         raise ValueError("there are no label_ids; give TrainingArguments label_names=['caption_ids']")
-    return pair_metrics(prediction.predictions, caption_embeds, prediction.label_ids, num_classes, cutoffs)
+    return pair_metrics(
+        prediction.predictions,
+        caption_embeds,
+        caption_ids=prediction.label_ids,
+        num_classes=num_classes,
+        cutoffs=cutoffs,
+    )
 
 
 def _most_similar(images: Tensor, captions: Tensor, k: int, chunk_size: int) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,7 @@ from vlmkit.metrics.inputs import Array, checked_integers
 from vlmkit.validation import did_you_mean
 
 
-def confusion_matrix(true_labels: Array, predicted_labels: Array, num_classes: int) -> Tensor:
+def confusion_matrix(true_labels: Array, predicted_labels: Array, *, num_classes: int) -> Tensor:
     """How often each class was taken for each class.
 
     Args:
@@ -34,7 +34,7 @@ def confusion_matrix(true_labels: Array, predicted_labels: Array, num_classes: i
     return (num_classes * truth + predicted).bincount(minlength=num_classes**2).view(num_classes, num_classes)
 
 
-def merge_classes(confusion: Array, class_names: Sequence[str], superclasses: Mapping[str, Sequence[str]]) -> Tensor:
+def merge_classes(confusion: Array, *, class_names: Sequence[str], superclasses: Mapping[str, Sequence[str]]) -> Tensor:
     """Confusion matrix of superclasses, from that of their classes.
 
     Args:
@@ -50,7 +50,8 @@ def merge_classes(confusion: Array, class_names: Sequence[str], superclasses: Ma
 
     Example:
         >>> confusion = torch.tensor([[5, 2, 0], [1, 6, 0], [1, 0, 9]])
-        >>> merge_classes(confusion, ["oak", "pine", "bus"], {"trees": ["oak", "pine"], "cars": ["bus"]}).tolist()
+        >>> superclasses = {"trees": ["oak", "pine"], "cars": ["bus"]}
+        >>> merge_classes(confusion, class_names=["oak", "pine", "bus"], superclasses=superclasses).tolist()
         [[14, 0], [1, 9]]
     """
     counts = _checked_confusion(confusion, class_names)
@@ -67,7 +68,7 @@ def merge_classes(confusion: Array, class_names: Sequence[str], superclasses: Ma
     return membership.T @ counts @ membership
 
 
-def frequent_confusions(confusion: Array, class_names: Sequence[str], limit: int = 10) -> list[tuple[str, str, int]]:
+def frequent_confusions(confusion: Array, class_names: Sequence[str], *, limit: int = 10) -> list[tuple[str, str, int]]:
     """The pairs of classes that are most often confused.
 
     Args:

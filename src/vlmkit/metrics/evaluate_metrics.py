@@ -82,7 +82,9 @@ class PairMetric(evaluate.Metric):
         cutoffs: Sequence[int] = (1, 10, 100),
     ) -> dict[str, float]:
         images = np.asarray(image_embeds, dtype=np.float32)
-        return pair_metrics(images, caption_embeds, np.asarray(caption_ids), num_classes, cutoffs)
+        return pair_metrics(
+            images, caption_embeds, caption_ids=np.asarray(caption_ids), num_classes=num_classes, cutoffs=cutoffs
+        )
 
 
 class CaptionMetric(evaluate.Metric):
@@ -110,7 +112,7 @@ class CaptionMetric(evaluate.Metric):
     def _compute(
         self, predictions: Sequence[str], references: Sequence[Sequence[str]], tokenizer: Tokenizer = "simple"
     ) -> dict[str, float]:
-        return caption_metrics(predictions, references, tokenizer)
+        return caption_metrics(predictions, references, tokenizer=tokenizer)
 
 
 class VqaMetric(evaluate.Metric):

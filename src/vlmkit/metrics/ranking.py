@@ -46,7 +46,7 @@ def matches_by_relevance(relevant: Tensor) -> Matches:
     return Matches(relevant.nonzero()[:, 1], starts, ends)
 
 
-def ranks_by_chunk(queries: Tensor, candidates: Tensor, matches: Matches, chunk_size: int) -> Iterator[Tensor]:
+def ranks_by_chunk(queries: Tensor, candidates: Tensor, *, matches: Matches, chunk_size: int) -> Iterator[Tensor]:
     """[`match_ranks`] of one chunk of queries after the other."""
     # Allocated once: blocks of this size, freed between the small results, would leave holes that add up to gigabytes.
     buffers = queries.new_empty(2, min(chunk_size, len(queries)), len(candidates))
@@ -59,11 +59,11 @@ def ranks_by_chunk(queries: Tensor, candidates: Tensor, matches: Matches, chunk_
         indices, filler = matches.padded(chunk)
         # BLAS may add in another order at another place, and equal embeddings still have to tie.
         tolerance = rounding * query_norms[chunk, None] * candidate_norms[indices]
-        yield match_ranks(scores, scratch, indices, filler, tolerance)
+        yield match_ranks(scores, scratch=scratch, matches=indices, filler=filler, tolerance=tolerance)
 
 
 def match_ranks(
-    scores: Tensor, scratch: Tensor, matches: Tensor, filler: Tensor, tolerance: Tensor | float = 0.0
+    scores: Tensor, *, scratch: Tensor, matches: Tensor, filler: Tensor, tolerance: Tensor | float = 0.0
 ) -> Tensor:
     """Ranks of each query's matches among all candidates, ties against the match.
 

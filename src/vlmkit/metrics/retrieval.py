@@ -17,6 +17,7 @@ def retrieval_metrics(
     text_embeds: Array,
     image_groups: Array | None = None,
     text_groups: Array | None = None,
+    *,
     cutoffs: Sequence[int] = (1, 5, 10),
     chunk_size: int = 128,
     relevant: Array | None = None,
@@ -71,13 +72,13 @@ def retrieval_metrics(
         ("image_to_text", images, texts, texts_of_image),
         ("text_to_image", texts, images, images_of_text),
     ):
-        summary = _summary(ranks_by_chunk(queries, candidates, matches, chunk_size), cutoffs)
+        summary = _summary(ranks_by_chunk(queries, candidates, matches=matches, chunk_size=chunk_size), cutoffs)
         metrics.update({f"{direction}/{name}": value for name, value in summary.items()})
     return metrics
 
 
 @torch.no_grad()
-def recall_at_k(similarity: Array, query_groups: Array, candidate_groups: Array, k: int) -> float:
+def recall_at_k(similarity: Array, *, query_groups: Array, candidate_groups: Array, k: int) -> float:
     """Fraction of queries with a match among their k most similar candidates.
 
     A candidate matches when it shares the query's group. Candidates that tie with the best match come before it.
@@ -94,7 +95,7 @@ def recall_at_k(similarity: Array, query_groups: Array, candidate_groups: Array,
 
     Example:
         >>> similarity = torch.tensor([[0.9, 0.1, 0.3], [0.8, 0.2, 0.7]])
-        >>> recall_at_k(similarity, torch.tensor([0, 1]), torch.tensor([0, 0, 1]), k=1)
+        >>> recall_at_k(similarity, query_groups=torch.tensor([0, 1]), candidate_groups=torch.tensor([0, 0, 1]), k=1)
         0.5
     """
     scores = torch.as_tensor(similarity).to(torch.float32, copy=True)
@@ -107,11 +108,12 @@ def recall_at_k(similarity: Array, query_groups: Array, candidate_groups: Array,
         _checked_groups("query_groups", query_groups, scores),
         _checked_groups("candidate_groups", candidate_groups, scores.T),
     )
-    ranks = match_ranks(scores, torch.empty_like(scores), *matches.padded(slice(None)))
+    indices, filler = matches.padded(slice(None))
+    ranks = match_ranks(scores, scratch=torch.empty_like(scores), matches=indices, filler=filler)
     return (ranks[:, 0] <= k).double().mean().item()
 
 
-def chance_recall(num_candidates: int, num_matches: int | Array | Sequence[int], k: int) -> float:
+def chance_recall(num_candidates: int, *, num_matches: int | Array | Sequence[int], k: int) -> float:
     """Recall@k to be expected of a random ranking, the mean over queries.
 
     Args:
@@ -180,7 +182,9 @@ def compute_retrieval_metrics(prediction: EvalPrediction, cutoffs: Sequence[int]
             "many: one row of each per pair"
         )
     image_groups, take_rows = np.unique(groups, return_index=True)
-    metrics = retrieval_metrics(image_embeds[take_rows], text_embeds, image_groups, groups, cutoffs)
+    metrics = retrieval_metrics(
+        image_embeds[take_rows], text_embeds, image_groups=image_groups, text_groups=groups, cutoffs=cutoffs
+    )
     for k in cutoffs:
         metrics[f"mean_recall@{k}"] = (metrics[f"image_to_text/recall@{k}"] + metrics[f"text_to_image/recall@{k}"]) / 2
     return metrics

@@ -7,7 +7,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from vlmkit.compat.auto_classes import model_class
-from vlmkit.compat.initialization import mark_as_initialized
+from vlmkit.compat.initialized_weights import mark_as_initialized
 
 
 def backbone_name(config: PreTrainedConfig) -> str:

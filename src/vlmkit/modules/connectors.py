@@ -246,13 +246,13 @@ class PixelShuffleConnector(nn.Module):
             rows, columns = patch_attention_mask.shape[1:]
         if rows * columns != num_patches:
             raise ValueError(
-                f"`vision_features` must contain {rows} x {columns} patches, but got {num_patches} tokens. Remove class "
-                "and register tokens, and pass a `patch_attention_mask` for images that are not square."
+                f"`vision_features` must contain {rows} x {columns} patches, but got {num_patches} tokens. Remove "
+                "class and register tokens, and pass a `patch_attention_mask` for images that are not square."
             )
         if rows % self.factor or columns % self.factor:
             raise ValueError(
-                f"A grid of {rows} x {columns} patches is not divisible by `pixel_shuffle_factor`={self.factor}. Choose "
-                "another factor or image size."
+                f"A grid of {rows} x {columns} patches is not divisible by `pixel_shuffle_factor`={self.factor}. "
+                "Choose another factor or image size."
             )
         return rows, columns
 

@@ -12,7 +12,7 @@ ImageEmbeds = Tensor | Sequence[Tensor]
 _NEVER_VISIBLE = torch.iinfo(torch.long).max  # a position after the end of every text
 
 
-def merge_image_embeds(inputs_embeds: Tensor, image_token_mask: Tensor, image_embeds: ImageEmbeds | None) -> Tensor:
+def merge_image_embeds(inputs_embeds: Tensor, *, image_token_mask: Tensor, image_embeds: ImageEmbeds | None) -> Tensor:
     """Replace the embeddings of placeholder tokens with image embeddings.
 
     Args:
@@ -26,7 +26,8 @@ def merge_image_embeds(inputs_embeds: Tensor, image_token_mask: Tensor, image_em
 
     Example:
         >>> texts, images = torch.zeros(1, 4, 2), torch.ones(1, 2, 2)
-        >>> merge_image_embeds(texts, torch.tensor([[False, True, True, False]]), images)[0, :, 0].tolist()
+        >>> mask = torch.tensor([[False, True, True, False]])
+        >>> merge_image_embeds(texts, image_token_mask=mask, image_embeds=images)[0, :, 0].tolist()
         [0.0, 1.0, 1.0, 0.0]
     """
     check_num_image_tokens(image_token_mask, () if image_embeds is None else image_embeds)
@@ -37,7 +38,7 @@ def merge_image_embeds(inputs_embeds: Tensor, image_token_mask: Tensor, image_em
 
 
 def group_images_by_text(
-    image_token_mask: Tensor, image_embeds: ImageEmbeds, first_position: int = 0
+    image_token_mask: Tensor, image_embeds: ImageEmbeds, *, first_position: int = 0
 ) -> tuple[Tensor, Tensor]:
     """Concatenate the images of each text, for a language model that attends to them by cross-attention.
 
@@ -88,7 +89,7 @@ def check_num_image_tokens(image_token_mask: Tensor, image_embeds: ImageEmbeds) 
     _check_count(image_token_mask, num_tokens=sum(counts), num_images=len(counts))
 
 
-def cached_images(image_token_mask: Tensor, num_image_tokens: Tensor, num_cached_tokens: int) -> Tensor:
+def cached_images(image_token_mask: Tensor, *, num_image_tokens: Tensor, num_cached_tokens: int) -> Tensor:
     """Find the images whose placeholders are all in the key/value cache.
 
     Args:
@@ -104,7 +105,8 @@ def cached_images(image_token_mask: Tensor, num_image_tokens: Tensor, num_cached
             image.
 
     Example:
-        >>> cached_images(torch.tensor([[True, True, False, True]]), torch.tensor([2, 1]), 3).tolist()
+        >>> mask = torch.tensor([[True, True, False, True]])
+        >>> cached_images(mask, num_image_tokens=torch.tensor([2, 1]), num_cached_tokens=3).tolist()
         [True, False]
     """
     _check_count(image_token_mask, num_tokens=int(num_image_tokens.sum()), num_images=len(num_image_tokens))

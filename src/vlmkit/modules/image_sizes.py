@@ -23,8 +23,8 @@ class VisionTowerOutput(BaseModelOutputWithPooling):
         pooler_output: `(B, D)`.
         hidden_states: the backbone's, if asked for.
         attentions: the backbone's, if asked for.
-        patch_attention_mask: `(B, rows, columns)`, where images of several sizes are padded to one: the grid of patch tokens, row
-            by row, which is false for padding. They are the last rows * columns of the N tokens.
+        patch_attention_mask: `(B, rows, columns)`, if images of several sizes are padded to one. The grid of patch
+            tokens, false for padding. These are the last rows * columns of the N tokens, row by row.
     """
 
     patch_attention_mask: Tensor | None = None
@@ -50,8 +50,9 @@ def image_sizes(pixel_attention_mask: Tensor) -> list[tuple[int, int]]:
     faulty = (rectangles != is_image).flatten(1).any(dim=1) | (heights * widths == 0)
     if faulty.any():
         raise ValueError(
-            f"pixel_attention_mask is empty or no rectangle in the top left corner for image {int(faulty.nonzero()[0])}; pad "
-            "images on the right and at the bottom, with 1 in the mask for each of their pixels and 0 for padding"
+            "pixel_attention_mask is empty or no rectangle in the top left corner for image "
+            f"{int(faulty.nonzero()[0])}; pad images on the right and at the bottom, with 1 in the mask for each of "
+            "their pixels and 0 for padding"
         )
     return list(zip(heights.tolist(), widths.tolist(), strict=True))
 
@@ -59,6 +60,7 @@ def image_sizes(pixel_attention_mask: Tensor) -> list[tuple[int, int]]:
 def encode_by_size(
     backbone: PreTrainedModel,
     encode: Callable[..., BaseModelOutputWithPooling],
+    *,
     pixel_values: Tensor,
     pixel_attention_mask: Tensor,
     num_prefix_tokens: int,
@@ -77,7 +79,8 @@ def encode_by_size(
         **kwargs: passed to `encode`.
 
     Returns:
-        `last_hidden_state (B, N, D)`, zeros for padding; `pooler_output (B, D)`; and `patch_attention_mask (B, rows, columns)`.
+        `last_hidden_state (B, N, D)`, zeros for padding; `pooler_output (B, D)`; and
+        `patch_attention_mask (B, rows, columns)`.
 
     Raises:
         ValueError: the mask does not fit, a side is no multiple of the patch, or the backbone refuses a size.
@@ -115,8 +118,9 @@ def _canvas(pixel_values: Tensor, pixel_attention_mask: Tensor) -> tuple[int, in
     expected = (pixel_values.shape[0], *pixel_values.shape[2:])
     if pixel_attention_mask.shape != expected:
         raise ValueError(
-            f"pixel_attention_mask is {tuple(pixel_attention_mask.shape)}, but pixel_values are {tuple(pixel_values.shape)}; give a mask "
-            f"of {expected}, as the image processor returns it with them"
+            f"`pixel_attention_mask` must have the shape {expected} for `pixel_values` of the shape "
+            f"{tuple(pixel_values.shape)}, but got {tuple(pixel_attention_mask.shape)}. Pass both as the image "
+            "processor returns them."
         )
     return expected[1], expected[2]
 
@@ -126,8 +130,8 @@ def _check_multiples(backbone: PreTrainedModel, sizes: list[tuple[int, int]], pa
     for height, width in sizes:
         if (height % patch[0] or width % patch[1]) and (height, width) != pretrained_size(backbone):
             raise ValueError(
-                f"{backbone_name(backbone.config)} makes a token of {patch[0]} x {patch[1]} pixels, of which an image of "
-                f"{height} x {width} is no multiple; resize and pad images to multiples of it"
+                f"{backbone_name(backbone.config)} makes a token of {patch[0]} x {patch[1]} pixels, of which an image "
+                f"of {height} x {width} is no multiple; resize and pad images to multiples of it"
             )
 
 
@@ -155,8 +159,8 @@ def _padded(
     prefix, patches = tokens[:, :num_prefix_tokens], tokens[:, num_prefix_tokens:]
     if patches.shape[1] != rows * columns:
         raise ValueError(
-            f"{backbone_name(backbone.config)} gives {patches.shape[1]} tokens for an image of {size[0]} x {size[1]} pixels, "
-            f"and not {rows} x {columns}; make all sides multiples of its whole stride, or use another backbone"
+            f"{backbone_name(backbone.config)} gives {patches.shape[1]} tokens for an image of {size[0]} x {size[1]} "
+            f"pixels, and not {rows} x {columns}; make all sides multiples of its whole stride, or use another backbone"
         )
     grid = patches.unflatten(1, (rows, columns))
     grid = nn.functional.pad(grid, (0, 0, 0, all_columns - columns, 0, all_rows - rows))

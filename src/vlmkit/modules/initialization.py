@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from vlmkit.compat.initialization import mark_as_initialized
+from vlmkit.compat.initialized_weights import mark_as_initialized
 
 
 def initialize_xavier(module: nn.Module) -> None:

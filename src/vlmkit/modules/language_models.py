@@ -1,5 +1,7 @@
 """Causal language models of transformers as parts of a vision-language model: the decoder and its head."""
 
+from typing import Any
+
 import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
@@ -44,7 +46,7 @@ def build_lm_head(config: PreTrainedConfig) -> nn.Linear:
 
 def head_parallel_plan(config: PreTrainedConfig) -> str | None:
     """Return how the head of a causal language model is sharded by tensor parallelism, or `None` if it is not."""
-    causal_class = model_class(AutoModelForCausalLM, config)
+    causal_class: Any = model_class(AutoModelForCausalLM, config)
     return next(iter((causal_class._tp_plan or {}).values()), None)
 
 

@@ -163,7 +163,8 @@ class QFormer(nn.Module):
         encoder_sizes: of the text encoder.
         num_queries: Q.
         num_cross_attention_heads: heads of the attention to the image, a divisor of the width.
-        cross_attention_frequency: the second layer and every so many layers after it have that attention; with 1, all have.
+        cross_attention_frequency: The second layer, and every so many layers after it, attends to the image. With 1,
+            all layers do.
         queries_see_text: see [`joint_attention_mask`].
 
     Raises:
@@ -191,8 +192,8 @@ class QFormer(nn.Module):
         ]
         if not any(crosses):
             raise ValueError(
-                f"with {encoder_sizes.num_layers} layers and cross_attention_frequency={cross_attention_frequency}, none looks at the "
-                "image; set cross_attention_frequency=1"
+                f"With {encoder_sizes.num_layers} layers, `cross_attention_frequency` must be 1, but got "
+                f"{cross_attention_frequency}. No layer would attend to the image."
             )
         self.query_tokens = nn.Parameter(torch.zeros(1, num_queries, encoder_sizes.hidden_size))
         self.layers = nn.ModuleList(

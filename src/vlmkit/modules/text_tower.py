@@ -61,7 +61,7 @@ class TextTower(Tower):
 
     @classmethod
     def load_backbone(
-        cls, name_or_path: str | os.PathLike, config: PreTrainedConfig, features: str = "encoder", **kwargs: Any
+        cls, name_or_path: str | os.PathLike, config: PreTrainedConfig, *, features: str = "encoder", **kwargs: Any
     ) -> PreTrainedModel:
         """Load pretrained weights for a tower of this configuration.
 

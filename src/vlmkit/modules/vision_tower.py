@@ -103,16 +103,17 @@ class VisionTower(Tower):
 
         Args:
             pixel_values: `(B, 3, H, W)`; with a mask, images of several sizes, padded on the right and at the bottom.
-            pixel_attention_mask: `(B, H, W)`, 1 where the image is and 0 for padding; if given, each image is encoded at its own
-                size, with position embeddings interpolated to it, and no other image or padding has a part in it (but
-                in training, batch normalisation takes its statistics over images of equal size).
+            pixel_attention_mask: `(B, H, W)`, 1 for the pixels of an image and 0 for padding. With it, each image is
+                encoded at its own size, with position embeddings interpolated to it, and neither other images nor
+                padding change it. In training, batch normalization takes its statistics over images of equal size.
             **kwargs: passed to the backbone, such as `output_hidden_states`.
 
         Returns:
             `last_hidden_state (B, N, D)`, prefix tokens first, or `(B, L * N, D)` of L layers; and
-            `pooler_output (B, pooled_size)`. With a `pixel_attention_mask`, `patch_attention_mask (B, rows, columns)`, too: the grid of the
-            patch tokens, row by row, false for padding, whose tokens are zeros; then hidden states and attentions only
-            of images of one size. Images of another size than the pretrained one are treated as with a mask of ones.
+            `pooler_output (B, pooled_size)`. With a `pixel_attention_mask`, also
+            `patch_attention_mask (B, rows, columns)`, the grid of the patch tokens. It is false for padding, whose
+            tokens are zeros. Hidden states and attentions are then returned for images of one size only. Images of
+            another size than the pretrained one are treated as with a mask of ones.
 
         Raises:
             ValueError: the backbone returns other tokens than its configuration tells, or has no such layer; the mask
@@ -125,19 +126,26 @@ class VisionTower(Tower):
             pixel_attention_mask = pixel_values.new_ones(len(pixel_values), *size)
         if self.layers is not None:
             raise ValueError(
-                f"pixel_attention_mask and the vision layers {self.layers} exclude each other; leave out the mask and give "
-                "images of one size, or take the last layer's tokens alone"
+                f"pixel_attention_mask and the vision layers {self.layers} exclude each other; leave out the mask and "
+                "give images of one size, or take the last layer's tokens alone"
             )
         num_prefix = self.num_prefix_tokens if self.prefix_tokens else 0
-        return encode_by_size(self.backbone, self._encode, pixel_values, pixel_attention_mask, num_prefix, **kwargs)
+        return encode_by_size(
+            self.backbone,
+            self._encode,
+            pixel_values=pixel_values,
+            pixel_attention_mask=pixel_attention_mask,
+            num_prefix_tokens=num_prefix,
+            **kwargs,
+        )
 
     def get_vision_features(
         self,
         pixel_values: Tensor | None = None,
+        *,
         vision_features: Tensor | None = None,
         pixel_attention_mask: Tensor | None = None,
         patch_attention_mask: Tensor | None = None,
-        *,
         training: bool,
         **kwargs: Any,
     ) -> VisionTowerOutput:
@@ -242,7 +250,7 @@ class VisionTower(Tower):
         return tokens[:, 0]
 
 
-def num_vision_patches(config: PreTrainedConfig, height: int, width: int) -> int:
+def num_vision_patches(config: PreTrainedConfig, *, height: int, width: int) -> int:
     """Return the number of patch tokens that an image backbone computes, without its prefix tokens.
 
     Args:
@@ -252,7 +260,8 @@ def num_vision_patches(config: PreTrainedConfig, height: int, width: int) -> int
 
     Example:
         >>> from transformers import ViTConfig
-        >>> num_vision_patches(ViTConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2), 224, 224)
+        >>> config = ViTConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2)
+        >>> num_vision_patches(config, height=224, width=224)
         196
     """
     tower = _meta_tower(config)
@@ -275,7 +284,7 @@ def vision_patch_size(config: PreTrainedConfig) -> int | None:
     if (size := patch_size(backbone)) is not None:
         return size[0]
     height, width = pretrained_size(backbone) or (224, 224)  # the configuration of a CNN does not state its stride
-    return math.isqrt(height * width // num_vision_patches(config, height, width))
+    return math.isqrt(height * width // num_vision_patches(config, height=height, width=width))
 
 
 def _meta_tower(config: PreTrainedConfig) -> VisionTower:

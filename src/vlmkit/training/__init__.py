@@ -10,10 +10,10 @@ from vlmkit.training.arguments import (
 )
 from vlmkit.training.block_freezing import freeze_lower_blocks
 from vlmkit.training.ema import EmaCallback
+from vlmkit.training.eval_collator_trainer import EvalCollatorTrainer
 from vlmkit.training.parameter_groups import optimizer_with_group_learning_rates
 from vlmkit.training.phases import PhaseStatus, check_phases, phase_status
 from vlmkit.training.save_processor import SaveProcessorCallback
-from vlmkit.training.trainer import EvalCollatorTrainer
 
 __all__ = [
     "ContrastiveTrainingArguments",

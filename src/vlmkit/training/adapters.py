@@ -5,7 +5,7 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any, Literal
 
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -26,6 +26,7 @@ _POOLING_HEADS = ("attn_pool", "head", "pooler")
 
 def adapt_backbones(
     model: PreTrainedModel,
+    *,
     vision: Mode = "frozen",
     text: Mode = "lora",
     rank: int = 64,
@@ -51,8 +52,8 @@ def adapt_backbones(
     there is no peft: the model itself is returned, and `from_pretrained` makes all of its language model trainable.
 
     Args:
-        model: whose headless model has `vision_tower`, `language_model`, `connector` and maybe `cross_attention`; saved before if the
-            adapter shall find its base again. It is changed in place.
+        model: A model whose headless model has `vision_tower`, `language_model`, `connector` and maybe
+            `cross_attention`. It is changed in place. Save it before, so that the adapter finds its base again.
         vision: how the vision tower trains.
         text: how the language model trains.
         rank: of the updates.
@@ -112,7 +113,7 @@ def adapt_backbones(
     return adapted
 
 
-def load_lora(model: PreTrainedModel, adapter: str | os.PathLike, is_trainable: bool = False) -> PeftModel:
+def load_lora(model: PreTrainedModel, adapter: str | os.PathLike, *, is_trainable: bool = False) -> PeftModel:
     """Put an adapter that was saved apart, with all that was trained whole, onto the base that it was trained on.
 
     Args:
@@ -172,7 +173,7 @@ def _names_between_backbones(model: PreTrainedModel) -> list[str]:
 
 def _tie_trained_head(model: PeftModel) -> None:
     """Tie the copies of head and token embeddings that peft trains, as the originals are tied."""
-    base = model.get_base_model()
+    base: Any = model.get_base_model()
     head, decoder = getattr(base, _HEAD, None), base.get_decoder()
     if isinstance(head, ModulesToSaveWrapper) and base.all_tied_weights_keys:
         for adapter, copy in head.modules_to_save.items():

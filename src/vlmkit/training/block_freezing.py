@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 from vlmkit.modules.language_models import decoder_layers
 
 
-def freeze_lower_blocks(model: PreTrainedModel, fraction: float, freeze_token_embeddings: bool = False) -> int:
+def freeze_lower_blocks(model: PreTrainedModel, *, fraction: float, freeze_token_embeddings: bool = False) -> int:
     """Train the upper blocks of a language model, its final norm and its head; keep the rest of it as it is.
 
     The lowest `int(fraction * blocks)` blocks are frozen, and with them the tables of learned positions and of tokens.
@@ -36,7 +36,7 @@ def freeze_lower_blocks(model: PreTrainedModel, fraction: float, freeze_token_em
     Example:
         >>> from transformers import GPT2Config, GPT2LMHeadModel
         >>> model = GPT2LMHeadModel(GPT2Config(n_embd=16, n_layer=5, n_head=2))
-        >>> freeze_lower_blocks(model, 0.4)
+        >>> freeze_lower_blocks(model, fraction=0.4)
         2
         >>> [block.mlp.c_fc.weight.requires_grad for block in model.transformer.h]
         [False, False, True, True, True]

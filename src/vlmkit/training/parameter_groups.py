@@ -7,12 +7,12 @@ from torch import nn
 from torch.optim import Optimizer
 from transformers import Trainer, TrainingArguments
 
-from vlmkit.compat.trainer import decay_parameter_names
+from vlmkit.compat.weight_decay import decay_parameter_names
 from vlmkit.validation import did_you_mean
 
 
 def optimizer_with_group_learning_rates(
-    training_args: TrainingArguments, model: nn.Module, parameter_groups: Mapping[str, float]
+    training_args: TrainingArguments, model: nn.Module, *, parameter_groups: Mapping[str, float]
 ) -> tuple[type[Optimizer], dict[str, Any]]:
     """The optimizer that `Trainer` would make, with learning rates of their own for some parts of the model.
 
@@ -38,7 +38,8 @@ def optimizer_with_group_learning_rates(
         >>> from transformers import GPT2Config, GPT2LMHeadModel
         >>> model = GPT2LMHeadModel(GPT2Config(n_embd=16, n_layer=1, n_head=2))
         >>> training_args = TrainingArguments(learning_rate=1e-4, weight_decay=0.1, report_to="none")
-        >>> _, settings = optimizer_with_group_learning_rates(training_args, model, {"transformer.wte": 2e-5})
+        >>> groups = {"transformer.wte": 2e-5}
+        >>> _, settings = optimizer_with_group_learning_rates(training_args, model, parameter_groups=groups)
         >>> [(len(group["params"]), group["lr"], group["weight_decay"]) for group in settings["params"]]
         [(5, 0.0001, 0.1), (10, 0.0001, 0.0), (1, 2e-05, 0.1)]
     """

@@ -161,7 +161,7 @@ def test_rows_of_both_kinds_are_no_batch():
 
 def test_messages():
     assert user_message("Who?", has_image=False)["content"] == [{"type": "text", "text": "Who?"}]
-    assert user_message("Who?", "a.jpg")["content"][0] == {"type": "image", "image": "a.jpg"}
+    assert user_message("Who?", image="a.jpg")["content"][0] == {"type": "image", "image": "a.jpg"}
     assert assistant_message("A dog.")["role"] == "assistant"
 
 

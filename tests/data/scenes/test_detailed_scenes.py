@@ -43,7 +43,9 @@ def thing(**changes):
 
 
 def draw(pattern="rows", grid=(4, 4), long_side=448, seed=0, **changes):
-    return draw_detailed_scene([thing(pattern=pattern, **changes)], grid, long_side, random.Random(seed))
+    return draw_detailed_scene(
+        [thing(pattern=pattern, **changes)], grid=grid, long_side=long_side, rng=random.Random(seed)
+    )
 
 
 def badge_box(**options):
@@ -142,13 +144,16 @@ def test_every_process_draws_the_same_scene():
 
 
 def test_another_seed_gives_other_scenes():
-    first, second = (load_detailed_scenes(5, 5, 5, 224, seed) for seed in (0, 1))
+    first, second = (load_detailed_scenes(5, num_test=5, num_validation=5, long_side=224, seed=seed) for seed in (0, 1))
     for split in SPLITS:
         assert first[split]["scene"][:] != second[split]["scene"][:]
 
 
 def test_scenes_and_texts_depend_neither_on_image_size_nor_on_the_number_of_images():
-    small, large = load_detailed_scenes(3, 3, 3, 224), load_detailed_scenes(6, 5, 4, 448)
+    small, large = (
+        load_detailed_scenes(3, num_test=3, num_validation=3, long_side=224),
+        load_detailed_scenes(6, num_test=5, num_validation=4, long_side=448),
+    )
     assert max(large["train"][0]["image"].size) == 448
     for split in SPLITS:
         expected = list(small[split].remove_columns("image"))

@@ -10,7 +10,7 @@ from vlmkit.data.scenes.graph import COLORS, RADII, SHAPES, SceneObject
 
 def draw(shape="circle", color="black", size="large", x=50, y=50, image_size=64, seed=0):
     thing = SceneObject(shape=shape, color=color, size=size, x=x, y=y)
-    return np.asarray(draw_scene([thing], image_size, random.Random(seed)))
+    return np.asarray(draw_scene([thing], image_size=image_size, rng=random.Random(seed)))
 
 
 def dark(pixels):

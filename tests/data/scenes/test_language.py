@@ -142,7 +142,7 @@ def test_questions_have_their_one_right_answer():
     rng = random.Random(0)
     kinds = Counter()
     for scene in scenes(400):
-        pairs = sample_questions(scene, ALL, rng)
+        pairs = sample_questions(scene, askable=ALL, rng=rng)
         assert len(dict(pairs)) == 5
         for question, answer in pairs:
             assert answer_of(scene, question) == answer
@@ -153,7 +153,7 @@ def test_questions_have_their_one_right_answer():
 @pytest.mark.parametrize("kind", ["is there", "is the "])
 def test_yes_and_no_are_balanced(kind):
     rng = random.Random(0)
-    pairs = [pair for scene in scenes(600) for pair in sample_questions(scene, ALL, rng)]
+    pairs = [pair for scene in scenes(600) for pair in sample_questions(scene, askable=ALL, rng=rng)]
     answers = Counter(answer for question, answer in pairs if question.startswith(kind))
     assert answers.keys() == {"yes", "no"}
     assert 0.4 < answers["yes"] / answers.total() < 0.6
@@ -165,7 +165,7 @@ def test_what_is_absent_is_askable_and_resembles_what_is_present():
     asked = 0
     for _ in range(200):
         scene = sample_scene(rng, held_out=False)
-        for question, answer in sample_questions(scene, shown, rng):
+        for question, answer in sample_questions(scene, askable=shown, rng=rng):
             if question.startswith("is there") and answer == "no":
                 [(_, color, shape)] = re.findall(NAME, question)
                 assert (color, shape) in shown

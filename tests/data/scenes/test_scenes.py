@@ -91,7 +91,12 @@ def test_a_scene_drawn_twice_is_dropped(monkeypatch):
 
 
 def test_same_seed_gives_the_same_bytes():
-    first, second = (load_scenes(9, 5, 32, 3, 5).cast_column("image", datasets.Image(decode=False)) for _ in range(2))
+    first, second = (
+        load_scenes(9, num_test=5, image_size=32, seed=3, num_validation=5).cast_column(
+            "image", datasets.Image(decode=False)
+        )
+        for _ in range(2)
+    )
     for split in SPLITS:
         assert list(first[split]) == list(second[split])
 
@@ -125,13 +130,16 @@ def test_every_process_draws_the_same_scene():
 
 
 def test_another_seed_gives_other_scenes():
-    first, second = (load_scenes(5, 5, 32, seed, 5) for seed in (0, 1))
+    first, second = (load_scenes(5, num_test=5, image_size=32, seed=seed, num_validation=5) for seed in (0, 1))
     for split in SPLITS:
         assert first[split]["scene"][:] != second[split]["scene"][:]
 
 
 def test_scenes_and_texts_depend_neither_on_image_size_nor_on_the_number_of_images():
-    small, large = load_scenes(3, 3, 32, 0, 3), load_scenes(6, 5, 96, 0, 4)
+    small, large = (
+        load_scenes(3, num_test=3, image_size=32, seed=0, num_validation=3),
+        load_scenes(6, num_test=5, image_size=96, seed=0, num_validation=4),
+    )
     assert large["train"][0]["image"].size == (96, 96)
     for split in SPLITS:
         rows = small[split].remove_columns("image")

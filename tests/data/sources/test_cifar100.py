@@ -284,14 +284,16 @@ class TestValidation:
             load_cifar100(original, num_validation=397)
 
     def test_seed_decides(self, original):
-        first, again, other = (ids(load_cifar100(original, 100, seed))["validation"] for seed in (1, 1, 2))
+        first, again, other = (
+            ids(load_cifar100(original, num_validation=100, seed=seed))["validation"] for seed in (1, 1, 2)
+        )
         assert first == again
         assert first != other
 
     @pytest.mark.parametrize("num_validation", [-1, NUM_TRAIN, NUM_TRAIN + 1])
     def test_impossible_numbers(self, original, num_validation):
         with pytest.raises(ValueError, match=f"num_validation is {num_validation}; it must be at least 0 and leave"):
-            load_cifar100(original, num_validation)
+            load_cifar100(original, num_validation=num_validation)
 
 
 @pytest.mark.skipif("VLMKIT_CIFAR100" not in os.environ, reason="VLMKIT_CIFAR100 names no folder with the real data")

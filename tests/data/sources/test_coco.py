@@ -155,7 +155,7 @@ def test_reading_a_large_file_is_linear(tmp_path):
         )
         gc.disable()  # a collection would look at all that is imported
         start = time.process_time()
-        images = read_coco_file(tmp_path / "mine.json", tmp_path, Faults())["train"]
+        images = read_coco_file(tmp_path / "mine.json", image_folder=tmp_path, faults=Faults())["train"]
         seconds[size] = time.process_time() - start
         gc.enable()
         assert images[-1].captions[4] == f"caption {size - 1} 4"

@@ -54,34 +54,34 @@ def test_unknown_on_error_names_the_choices():
 
 def test_captions_are_stripped_and_keep_their_order():
     mixed = [*rows(" b ", "a"), *rows("c", image_id="b.jpg"), CaptionRow("a.jpg", "\tz", "row 9")]
-    assert group_captions(mixed, Faults()) == {"a.jpg": ["b", "a", "z"], "b.jpg": ["c"]}
+    assert group_captions(mixed, faults=Faults()) == {"a.jpg": ["b", "a", "z"], "b.jpg": ["c"]}
 
 
 @pytest.mark.parametrize("caption", ["", "  ", "\u00a0"])
 def test_empty_caption(caption):
     with pytest.raises(ValueError, match=r"row 2: the caption of a\.jpg is empty"):
-        group_captions(rows("A dog.", caption), Faults())
-    assert group_captions(rows(caption), Faults("skip")) == {"a.jpg": []}
+        group_captions(rows("A dog.", caption), faults=Faults())
+    assert group_captions(rows(caption), faults=Faults("skip")) == {"a.jpg": []}
 
 
 @pytest.mark.parametrize("captions", [["A dog.", "A dog. "], ["1", "2", "3", "4", "5", "1"]])
 def test_duplicate_row(captions):
     with pytest.raises(ValueError, match=rf"row {len(captions)}: a\.jpg has the caption '.+' already"):
-        group_captions(rows(*captions), Faults())
-    assert group_captions(rows(*captions), Faults("skip")) == {"a.jpg": captions[:-1]}
+        group_captions(rows(*captions), faults=Faults())
+    assert group_captions(rows(*captions), faults=Faults("skip")) == {"a.jpg": captions[:-1]}
 
 
 def test_one_of_the_five_published_captions_may_repeat():
-    assert group_captions(rows("1", "2", "3", "1", "5"), Faults()) == {"a.jpg": ["1", "2", "3", "1", "5"]}
+    assert group_captions(rows("1", "2", "3", "1", "5"), faults=Faults()) == {"a.jpg": ["1", "2", "3", "1", "5"]}
 
 
 def test_repeats_are_kept_where_they_are_no_fault():
     captions = ["one", "two", "one", "one", "three", "one"]
-    assert group_captions(rows(*captions), Faults(), repeats=True) == {"a.jpg": captions}
+    assert group_captions(rows(*captions), faults=Faults(), repeats=True) == {"a.jpg": captions}
 
 
 def test_the_same_caption_for_two_images_is_no_duplicate():
-    assert len(group_captions([*rows("A dog."), *rows("A dog.", image_id="b.jpg")], Faults())) == 2
+    assert len(group_captions([*rows("A dog."), *rows("A dog.", image_id="b.jpg")], faults=Faults())) == 2
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])

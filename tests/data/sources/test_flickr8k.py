@@ -70,7 +70,7 @@ def many(tmp_path_factory) -> Path:
 
 
 def test_paper_draws_disjoint_splits_with_the_first_caption(many):
-    tables = contents(load_flickr8k(many, "paper"))
+    tables = contents(load_flickr8k(many, protocol="paper"))
     assert {name: len(table) for name, table in tables.items()} == {"train": 1800, "test": 200}
     assert not tables["train"].keys() & tables["test"].keys()
     everything = tables["train"] | tables["test"]
@@ -78,14 +78,14 @@ def test_paper_draws_disjoint_splits_with_the_first_caption(many):
 
 
 def test_paper_is_deterministic_in_the_seed(many):
-    first, again, other = (contents(load_flickr8k(many, "paper", seed=seed)) for seed in (3, 3, 4))
+    first, again, other = (contents(load_flickr8k(many, protocol="paper", seed=seed)) for seed in (3, 3, 4))
     assert first == again
     assert first["test"].keys() != other["test"].keys()
 
 
 def test_paper_needs_2000_images(folder):
     with pytest.raises(ValueError, match="draws 2000 images, and there are 8"):
-        load_flickr8k(folder, "paper")
+        load_flickr8k(folder, protocol="paper")
 
 
 def test_nothing_at_that_path(tmp_path):
@@ -111,7 +111,7 @@ def test_too_few_images_to_divide(bare):
 
 def test_unknown_options(folder):
     with pytest.raises(ValueError, match="protocol is 'papers'; choose one of 'paper', 'full'"):
-        load_flickr8k(folder, "papers")
+        load_flickr8k(folder, protocol="papers")
     with pytest.raises(ValueError, match="on_error is 'warn'; choose one of 'raise', 'skip'"):
         load_flickr8k(folder, on_error="warn")
 
@@ -224,14 +224,14 @@ class TestHub:
         monkeypatch.setattr(flickr8k, "_PAPER_IMAGES", 5)
         monkeypatch.setattr(flickr8k, "_PAPER_TRAIN", 3)
         captions = {"captions": [[f"first {row}", "second"] for row in range(3)]}
-        tables = load_flickr8k(self.write(tmp_path / "hub", train=captions, test=captions), "paper")
+        tables = load_flickr8k(self.write(tmp_path / "hub", train=captions, test=captions), protocol="paper")
         assert tables.num_rows == {"train": 3, "test": 2}
         assert len(set(tables["train"]["image_id"]) | set(tables["test"]["image_id"])) == 5
 
     def test_paper_refuses_an_image_in_two_splits(self, tmp_path):
         columns = {"captions": [["one"]], "image_id": [7]}
         with pytest.raises(ValueError, match="an image is in two splits"):
-            load_flickr8k(self.write(tmp_path / "hub", train=columns, test=columns), "paper")
+            load_flickr8k(self.write(tmp_path / "hub", train=columns, test=columns), protocol="paper")
 
     def test_a_folder_may_lie_in_the_home_folder(self, tmp_path, monkeypatch):
         captions = {"caption": ["one", "two"]}
@@ -253,7 +253,7 @@ class TestHub:
 @pytest.mark.skipif("VLMKIT_FLICKR8K" not in os.environ, reason="VLMKIT_FLICKR8K names no folder with the real data")
 def test_real_data():
     folder = Path(os.environ["VLMKIT_FLICKR8K"])
-    full, paper = contents(load_flickr8k(folder)), contents(load_flickr8k(folder, "paper"))
+    full, paper = contents(load_flickr8k(folder)), contents(load_flickr8k(folder, protocol="paper"))
     assert all(len(captions) == 5 for table in full.values() for captions in table.values())
     assert not full["train"].keys() & full["test"].keys()
     assert {name: len(table) for name, table in paper.items()} == {"train": 1800, "test": 200}

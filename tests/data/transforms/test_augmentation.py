@@ -115,7 +115,10 @@ def test_colors_agree_with_torchvision():
     images = noise(6).float()
     factors = torch.empty(3, 6).uniform_(0.5, 1.5)
     for image, result, (brightness, contrast, saturation) in zip(
-        images, adjust_colors(images, *factors), factors.T.tolist(), strict=True
+        images,
+        adjust_colors(images, **dict(zip(("brightness", "contrast", "saturation"), factors, strict=True))),
+        factors.T.tolist(),
+        strict=True,
     ):
         expected = functional.adjust_brightness(image / 255, brightness)
         expected = functional.adjust_contrast(expected, contrast)
@@ -131,7 +134,12 @@ def test_moves_agree_with_torchvision(height, width):
     shifts = torch.tensor([[0, 0], [3, -2], [0, 0], [1, 4], [0, 0], [-4, 0]])
     pad = 24
     for image, result, flip, angle, (right, down) in zip(
-        images, move_images(images, flipped, angles, shifts), flipped, angles.tolist(), shifts.tolist(), strict=True
+        images,
+        move_images(images, flipped=flipped, angles=angles, shifts=shifts),
+        flipped,
+        angles.tolist(),
+        shifts.tolist(),
+        strict=True,
     ):
         expected = functional.pad(image, pad, padding_mode="symmetric")
         expected = functional.hflip(expected) if flip else expected

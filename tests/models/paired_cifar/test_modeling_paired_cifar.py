@@ -138,7 +138,7 @@ class TestCaptionBank:
     def test_centred_captions(self):
         encoder, tokenizer = tiny.text_encoder(), tiny.tokenizer(pad_token="<pad>")
         model = make_model(caption_normalization="center")
-        raw = F.normalize(embed_captions(encoder, tokenizer, model.captions), dim=1)
+        raw = F.normalize(embed_captions(encoder, tokenizer, captions=model.captions), dim=1)
         torch.testing.assert_close(model.caption_embeds, F.normalize(raw - raw.mean(dim=0), dim=1))
 
     def test_whitening_makes_all_directions_equally_strong(self):

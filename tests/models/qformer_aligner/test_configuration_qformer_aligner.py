@@ -99,7 +99,7 @@ def test_heads_that_do_not_divide_the_width_are_refused():
 
 def test_an_encoder_too_shallow_for_the_frequency_is_refused():
     config = tiny.qformer_aligner_config(text_config=tiny.distilbert_config(n_layers=1))
-    with pytest.raises(ValueError, match="with 1 layers and cross_attention_frequency=2, none looks at the image"):
+    with pytest.raises(ValueError, match="With 1 layers, `cross_attention_frequency` must be 1, but got 2"):
         QFormerAligner(config)
 
 

@@ -60,7 +60,7 @@ def test_parameters_are_the_originals_less_what_it_never_uses(original):
 
 def test_what_trains_is_the_originals_and_the_image_projection(original):
     assert count(original.get_encoder("image"), trainable=True) == 0
-    assert freeze_lower_blocks(original, 0.4) == 9
+    assert freeze_lower_blocks(original, fraction=0.4) == 9
     assert count(original.get_decoder(), trainable=True) == 240_364_544
     original_trains = 240_364_544 + ORIGINAL["Q-Former"] - QUERY_PROJECTION
     assert count(original, trainable=True) == original_trains + count(original.model.connector.vision_projection)

@@ -157,7 +157,7 @@ class TestUse:
             expected.append(processor.decode(written, skip_special_tokens=True).strip())
         assert len(set(expected)) == 3
         for batch_size in (1, 3):
-            assert reply_to_chats(model, processor, asked, batch_size, **OPTIONS) == expected
+            assert reply_to_chats(model, processor, asked, batch_size=batch_size, **OPTIONS) == expected
 
     def test_a_pipeline_writes_the_same(self, model, processor, tmp_path):
         model.save_pretrained(tmp_path)

@@ -28,8 +28,8 @@ class ChatCollator:
         processor: with `apply_chat_template(..., return_labels=True)`.
 
     Raises:
-        ValueError: on call: a row has no messages, or not one image or `vision_features` for each of its image parts; or
-            as the processor raises.
+        ValueError: If, on call, a row has no messages, or not one image or `vision_features` for each of its image
+            parts, or the processor raises.
     """
 
     processor: ProcessorMixin

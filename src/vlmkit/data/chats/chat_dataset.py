@@ -6,8 +6,8 @@ from typing import Any
 import datasets
 from torch.utils.data import ConcatDataset
 
-from vlmkit.data.chats.captions import CaptionChats, caption_chat
-from vlmkit.data.chats.questions import QuestionChats
+from vlmkit.data.chats.caption_chats import CaptionChats, caption_chat
+from vlmkit.data.chats.question_chats import QuestionChats
 
 CHAT_TASKS = ("captions", "questions")
 
@@ -15,6 +15,7 @@ CHAT_TASKS = ("captions", "questions")
 def build_chat_dataset(
     tables: Sequence[datasets.Dataset | datasets.IterableDataset],
     tasks: Sequence[str] = CHAT_TASKS,
+    *,
     max_turns: int | None = None,
 ) -> ConcatDataset[dict[str, Any]] | datasets.IterableDataset | None:
     """Conversations about all captions and all questions of some tables.

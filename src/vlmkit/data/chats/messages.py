@@ -9,7 +9,7 @@ import torch
 Message = dict[str, Any]
 
 
-def user_message(text: str, image: Any = None, has_image: bool = True) -> Message:
+def user_message(text: str, *, image: Any = None, has_image: bool = True) -> Message:
     """What a user says, about an image or not.
 
     Args:
@@ -45,7 +45,9 @@ def chat_about_row(row: dict[str, Any], turns: Sequence[tuple[str, str]]) -> dic
     tokens = row.get("vision_features")
     messages: list[Message] = []
     for question, answer in turns:
-        messages.append(user_message(question, None if tokens is not None else row["image"], has_image=not messages))
+        messages.append(
+            user_message(question, image=None if tokens is not None else row["image"], has_image=not messages)
+        )
         messages.append(assistant_message(answer))
     if tokens is None:
         return {"messages": messages}

@@ -73,7 +73,7 @@ class ImagePairs(Dataset[dict[str, Tensor]]):
         label_column: str | None = None,
     ):
         self.pixels, self.labels, self.class_names = read_labelled_images(
-            table, image_size, image_column=image_column, label_column=label_column
+            table, image_size=image_size, image_column=image_column, label_column=label_column
         )
         self._pair(num_pairs, different_class_probability, seed, redraw)
 

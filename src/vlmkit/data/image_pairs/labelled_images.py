@@ -25,7 +25,7 @@ class LabelledImages(NamedTuple):
 
 
 def read_labelled_images(
-    table: datasets.Dataset, image_size: int, image_column: str | None = None, label_column: str | None = None
+    table: datasets.Dataset, *, image_size: int, image_column: str | None = None, label_column: str | None = None
 ) -> LabelledImages:
     """Decode all images of a table to RGB of one size, and read their classes.
 

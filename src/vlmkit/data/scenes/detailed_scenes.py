@@ -79,6 +79,7 @@ class DetailedObject(TypedDict):
 
 def load_detailed_scenes(
     num_train: int = 4000,
+    *,
     num_test: int = 500,
     num_validation: int = 200,
     long_side: int = 448,
@@ -138,7 +139,7 @@ def load_detailed_scenes(
     return datasets.DatasetDict(train=train, validation=validation, test=test)
 
 
-def detailed_scene_texts(num: int, seed: int = 0, num_objects: Sequence[int] = (2, 3, 4)) -> datasets.Dataset:
+def detailed_scene_texts(num: int, *, seed: int = 0, num_objects: Sequence[int] = (2, 3, 4)) -> datasets.Dataset:
     """What is said and asked about scenes like those of [`load_detailed_scenes`], to train a language model on.
 
     The scenes are drawn by lot and not compared with others, so that some may be in the data set too.
@@ -168,7 +169,7 @@ def detailed_scene_texts(num: int, seed: int = 0, num_objects: Sequence[int] = (
 
 
 def draw_detailed_scene(
-    scene: Sequence[DetailedObject], grid: tuple[int, int], long_side: int, rng: random.Random
+    scene: Sequence[DetailedObject], *, grid: tuple[int, int], long_side: int, rng: random.Random
 ) -> Image.Image:
     """Draw the objects and their badges on a light background that shades from corner to corner.
 
@@ -275,7 +276,7 @@ def _draw_split(
             continue
         seen.add(str(scene))
         png = io.BytesIO()
-        draw_detailed_scene(scene, grid, long_side, rng).save(png, format="PNG")
+        draw_detailed_scene(scene, grid=grid, long_side=long_side, rng=rng).save(png, format="PNG")
         rows.append(
             {
                 "image_id": f"detailed-{split}-{len(rows):05d}",

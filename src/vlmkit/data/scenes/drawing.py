@@ -12,7 +12,7 @@ Outline = list[tuple[float, float]]
 _OVERSAMPLING = 4  # drawn so many times larger and scaled down, which smooths the edges
 
 
-def draw_scene(scene: Scene, image_size: int, rng: random.Random) -> Image.Image:
+def draw_scene(scene: Scene, *, image_size: int, rng: random.Random) -> Image.Image:
     """Draw the objects on a light background that shades from corner to corner.
 
     Args:

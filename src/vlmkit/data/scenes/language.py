@@ -62,7 +62,9 @@ def sample_captions(scene: Scene, rng: random.Random) -> list[str]:
     return rng.sample(sorted(true_captions(scene)), 5)
 
 
-def sample_questions(scene: Scene, askable: Collection[tuple[str, str]], rng: random.Random) -> list[QuestionAndAnswer]:
+def sample_questions(
+    scene: Scene, *, askable: Collection[tuple[str, str]], rng: random.Random
+) -> list[QuestionAndAnswer]:
     """Draw five questions of different kinds by lot, each with its one right answer.
 
     Yes and no are equally likely, and an object that is asked for but absent shares its colour or its shape with one
@@ -79,7 +81,8 @@ def sample_questions(scene: Scene, askable: Collection[tuple[str, str]], rng: ra
     Example:
         >>> star = SceneObject(shape="star", color="orange", size="small", x=20, y=50)
         >>> square = SceneObject(shape="square", color="blue", size="large", x=70, y=52)
-        >>> pairs = sample_questions([star, square], [("blue", "star"), ("orange", "square")], random.Random(3))
+        >>> askable = [("blue", "star"), ("orange", "square")]
+        >>> pairs = sample_questions([star, square], askable=askable, rng=random.Random(3))
         >>> pairs[-1]
         ('what is to the right of the orange star?', 'blue square')
     """

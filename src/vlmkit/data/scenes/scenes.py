@@ -34,7 +34,7 @@ _FEATURES = datasets.Features(
 
 
 def load_scenes(
-    num_train: int = 4000, num_test: int = 200, image_size: int = 64, seed: int = 0, num_validation: int = 200
+    num_train: int = 4000, *, num_test: int = 200, image_size: int = 64, seed: int = 0, num_validation: int = 200
 ) -> datasets.DatasetDict:
     """Draw a data set of scenes: two or three coloured shapes, five captions and five questions each.
 
@@ -120,9 +120,9 @@ def _draw_split(split: str, num_images: int, image_size: int, seed: int, seen: s
         if str(scene) in seen:
             continue
         seen.add(str(scene))
-        questions, answers = zip(*sample_questions(scene, askable, rng), strict=True)
+        questions, answers = zip(*sample_questions(scene, askable=askable, rng=rng), strict=True)
         png = io.BytesIO()
-        draw_scene(scene, image_size, rng).save(png, format="PNG")
+        draw_scene(scene, image_size=image_size, rng=rng).save(png, format="PNG")
         rows.append(
             {
                 "image_id": f"scene-{split}-{len(rows):05d}",

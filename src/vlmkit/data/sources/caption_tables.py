@@ -95,8 +95,8 @@ def _read_table(table: Dataset, source: str, split: str, offset: int, faults: Fa
             for number, (image_id, row_texts) in enumerate(zip(ids, texts, strict=True), start=1)
             for text in row_texts
         ),
-        faults,
-        repeats,
+        faults=faults,
+        repeats=repeats,
     )
     take_rows: dict[str, int] = {}
     for row, image_id in enumerate(ids, start=offset):
@@ -120,7 +120,7 @@ def _texts(table: Dataset, source: str) -> list[list[str]]:
     ]
 
 
-def usable(images: Dataset, splits: Mapping[str, Sequence[Photo]], faults: Faults) -> dict[str, list[Photo]]:
+def usable(images: Dataset, *, splits: Mapping[str, Sequence[Photo]], faults: Faults) -> dict[str, list[Photo]]:
     """The photos of each split that have a caption and can be decoded.
 
     Args:
@@ -143,7 +143,7 @@ def usable(images: Dataset, splits: Mapping[str, Sequence[Photo]], faults: Fault
     return kept
 
 
-def caption_tables(images: Dataset, splits: Mapping[str, Sequence[Photo]], source: str) -> DatasetDict:
+def caption_tables(images: Dataset, *, splits: Mapping[str, Sequence[Photo]], source: str) -> DatasetDict:
     """Attach captions and ids to the images and divide them, without copying pixels.
 
     Args:

@@ -20,7 +20,7 @@ _FEATURES = Features({"image": Image(), "label": ClassLabel(names=list(CIFAR100_
 
 
 def load_cifar100(
-    path_or_hub_id: str | Path = "uoft-cs/cifar100", num_validation: int = 5000, seed: int = 0
+    path_or_hub_id: str | Path = "uoft-cs/cifar100", *, num_validation: int = 5000, seed: int = 0
 ) -> DatasetDict:
     """Load CIFAR-100 as one row per image: `image`, `label` (one of 100 classes) and `image_id`, a string.
 

@@ -12,6 +12,7 @@ from vlmkit.data.sources.faults import Faults
 
 def load_coco_captions(
     path_or_hub_id: str | Path,
+    *,
     image_folder: str | Path | None = None,
     max_images: int | None = None,
     on_error: Literal["raise", "skip"] = "raise",
@@ -75,9 +76,9 @@ def load_coco_captions(
         splits = {split: photos[:max_images] for split, photos in splits.items()}
     else:
         images, splits = from_files({split: photos[:max_images] for split, photos in listed.items()}, faults)
-    splits = usable(images, splits, faults)
+    splits = usable(images, splits=splits, faults=faults)
     faults.report(source)
-    return caption_tables(images, splits, source)
+    return caption_tables(images, splits=splits, source=source)
 
 
 def _listed(source: str, image_folder: str | Path | None, faults: Faults) -> dict[str, list[ListedImage]] | None:
@@ -86,7 +87,7 @@ def _listed(source: str, image_folder: str | Path | None, faults: Faults) -> dic
     if path.suffix == ".json":
         if image_folder is None:
             raise ValueError(f"{source} is a captions file; tell where its images are, image_folder=...")
-        return read_coco_file(path, Path(image_folder).expanduser().resolve(), faults)
+        return read_coco_file(path, image_folder=Path(image_folder).expanduser().resolve(), faults=faults)
     if image_folder is not None:
         raise ValueError(f"image_folder goes with a captions file, and {source} is no .json; leave it out")
     return read_coco_folder(path, faults) if is_coco_folder(path) else None

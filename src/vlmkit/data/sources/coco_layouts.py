@@ -45,14 +45,17 @@ def read_coco_folder(folder: Path, faults: Faults) -> dict[str, list[ListedImage
             if any(path.exists() for path in pairs[split]):
                 logger.warning("no split %r: it needs both %s and %s", split, *pairs[split])
         if complete:
-            return {split: read_coco_file(*pair, faults)["train"] for split, pair in complete.items()}
+            return {
+                split: read_coco_file(path, image_folder=images, faults=faults)["train"]
+                for split, (path, images) in complete.items()
+            }
     raise FileNotFoundError(
         f"{folder} has no split of COCO; it needs {_KARPATHY}, or annotations/captions_train2017.json with train2017/ "
         "(or val2017, train2014, val2014)"
     )
 
 
-def read_coco_file(path: Path, image_folder: Path, faults: Faults) -> dict[str, list[ListedImage]]:
+def read_coco_file(path: Path, *, image_folder: Path, faults: Faults) -> dict[str, list[ListedImage]]:
     """List the images of Karpathy's file by split, or those of any other captions file as the split "train".
 
     Args:
@@ -72,7 +75,7 @@ def read_coco_file(path: Path, image_folder: Path, faults: Faults) -> dict[str, 
         return _read_karpathy(path, image_folder, faults)
     content = _read_json(path)
     file_names = _file_names(content["images"], path, faults)
-    captions = group_captions(_captions(content["annotations"], file_names, path, faults), faults, repeats=True)
+    captions = group_captions(_captions(content["annotations"], file_names, path, faults), faults=faults, repeats=True)
     return {"train": [ListedImage(name, image_folder / name, captions.get(name, [])) for name in file_names.values()]}
 
 
@@ -150,7 +153,7 @@ def _read_karpathy(path: Path, folder: Path, faults: Faults) -> dict[str, list[L
             continue
         files[name] = KARPATHY_SPLITS[entry["split"]], folder / entry["filepath"] / name
         rows += (CaptionRow(name, sentence["raw"], where) for sentence in entry["sentences"])
-    captions = group_captions(rows, faults, repeats=True)
+    captions = group_captions(rows, faults=faults, repeats=True)
     splits: dict[str, list[ListedImage]] = {split: [] for split in ("train", "validation", "test")}
     for name, (split, image) in files.items():
         splits[split].append(ListedImage(name, image, captions.get(name, [])))

@@ -73,7 +73,7 @@ class CaptionRow(NamedTuple):
     where: str
 
 
-def group_captions(rows: Iterable[CaptionRow], faults: Faults, repeats: bool = False) -> dict[str, list[str]]:
+def group_captions(rows: Iterable[CaptionRow], *, faults: Faults, repeats: bool = False) -> dict[str, list[str]]:
     """Collect the captions of each image, stripped of white space, without empty ones and duplicate rows.
 
     A repeated caption is a duplicate row unless its image has exactly five rows: there it is what two annotators
@@ -89,7 +89,7 @@ def group_captions(rows: Iterable[CaptionRow], faults: Faults, repeats: bool = F
 
     Example:
         >>> rows = [CaptionRow("a.jpg", " A dog. ", "row 1"), CaptionRow("a.jpg", "Grass.", "row 2")]
-        >>> group_captions(rows, Faults())
+        >>> group_captions(rows, faults=Faults())
         {'a.jpg': ['A dog.', 'Grass.']}
     """
     by_image: dict[str, list[CaptionRow]] = {}

@@ -22,6 +22,7 @@ _PAPER_IMAGES, _PAPER_TRAIN = 2000, 1800
 
 def load_flickr8k(
     path_or_hub_id: str | Path | None = None,
+    *,
     protocol: Literal["paper", "full"] = "full",
     seed: int = 0,
     on_error: Literal["raise", "skip"] = "raise",
@@ -79,15 +80,15 @@ def load_flickr8k(
         images, splits = from_files(_listed(folder.resolve(), protocol, faults), faults)
     else:
         images, splits = from_datasets(source, faults)
-    splits = usable(images, splits, faults)
+    splits = usable(images, splits=splits, faults=faults)
     faults.report(source)
     splits = _paper_splits(splits, seed) if protocol == "paper" else _full_splits(splits, seed)
-    return caption_tables(images, splits, source)
+    return caption_tables(images, splits=splits, source=source)
 
 
 def _listed(folder: Path, protocol: str, faults: Faults) -> dict[str, list[ListedImage]]:
     """The images of a folder by split; the protocol "paper" takes all of them as one."""
-    captions = group_captions(read_captions(folder, faults), faults)
+    captions = group_captions(read_captions(folder, faults), faults=faults)
     splits = read_splits(folder, faults) if protocol == "full" else None
     if splits is None:
         splits = {"train": list(captions)}

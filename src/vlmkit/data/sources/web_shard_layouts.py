@@ -119,7 +119,7 @@ def read_samples(shard: Path, faults: Faults) -> Iterator[Sample]:
         shard: a tar archive, compressed or not, in which the files of a sample lie side by side; or a folder.
         faults: gets what is broken in an archive, and the files of a folder that cannot be read.
     """
-    files = _folder_files(shard, faults) if shard.is_dir() else tar_files(shard, _is_wanted, faults)
+    files = _folder_files(shard, faults) if shard.is_dir() else tar_files(shard, wanted=_is_wanted, faults=faults)
     for key, group in groupby(files, key=lambda file: _key_and_suffix(file[0])[0]):
         yield Sample(key, {_key_and_suffix(name)[1]: content for name, content in group})
 

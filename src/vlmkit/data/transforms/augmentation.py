@@ -92,17 +92,17 @@ class ImageAugmentation:
         factors = torch.empty(3, len(pixels), device=pixels.device)
         factors.uniform_(1 - self.color_jitter, 1 + self.color_jitter)
         brightness, contrast, saturation = factors
-        return adjust_colors(pixels, brightness, contrast, saturation)
+        return adjust_colors(pixels, brightness=brightness, contrast=contrast, saturation=saturation)
 
     def _move(self, pixels: Tensor) -> Tensor:
         num_images, device = len(pixels), pixels.device
         flipped = torch.rand(num_images, device=device) < self.flip
         angles = torch.empty(num_images, device=device).uniform_(-self.rotation, self.rotation)
         shifts = torch.randint(-self.crop_padding, self.crop_padding + 1, (num_images, 2), device=device)
-        return move_images(pixels, flipped, angles, shifts)
+        return move_images(pixels, flipped=flipped, angles=angles, shifts=shifts)
 
 
-def adjust_colors(pixels: Tensor, brightness: Tensor, contrast: Tensor, saturation: Tensor) -> Tensor:
+def adjust_colors(pixels: Tensor, *, brightness: Tensor, contrast: Tensor, saturation: Tensor) -> Tensor:
     """Change brightness, then contrast, then saturation, each image by factors of its own.
 
     As torchvision's functions of these names, but without rounding in between.
@@ -119,7 +119,7 @@ def adjust_colors(pixels: Tensor, brightness: Tensor, contrast: Tensor, saturati
     Example:
         >>> grey = torch.full((2, 3, 4, 4), 100.0)
         >>> one = torch.ones(2)
-        >>> adjust_colors(grey, torch.tensor([0.5, 2.0]), one, one)[:, 0, 0, 0]
+        >>> adjust_colors(grey, brightness=torch.tensor([0.5, 2.0]), contrast=one, saturation=one)[:, 0, 0, 0]
         tensor([ 50., 200.])
     """
     brightness, contrast, saturation = (factors.view(-1, 1, 1, 1) for factors in (brightness, contrast, saturation))
@@ -134,7 +134,7 @@ def _grey(pixels: Tensor) -> Tensor:
     return (_GREY[0] * red).add_(green, alpha=_GREY[1]).add_(blue, alpha=_GREY[2])
 
 
-def move_images(pixels: Tensor, flipped: Tensor, angles: Tensor, shifts: Tensor) -> Tensor:
+def move_images(pixels: Tensor, *, flipped: Tensor, angles: Tensor, shifts: Tensor) -> Tensor:
     """Flip, then rotate about the centre, then shift, each image by amounts of its own and all in one sampling.
 
     Beyond its border, an image continues as its mirror image.
@@ -150,7 +150,9 @@ def move_images(pixels: Tensor, flipped: Tensor, angles: Tensor, shifts: Tensor)
 
     Example:
         >>> row = torch.tensor([1.0, 2.0, 3.0]).expand(1, 3, 3, 3)
-        >>> move_images(row, torch.tensor([True]), torch.zeros(1), torch.tensor([[1, 0]])).round()[0, 0, 0]
+        >>> shifts = torch.tensor([[1, 0]])
+        >>> moved = move_images(row, flipped=torch.tensor([True]), angles=torch.zeros(1), shifts=shifts)
+        >>> moved.round()[0, 0, 0]
         tensor([2., 1., 1.])
     """
     height, width = pixels.shape[-2:]

@@ -134,12 +134,12 @@ class DualEncoderModel(VlmkitModel):
             TypeError: If a configuration field is unknown.
             ValueError: If a backbone does not support the configuration.
         """
-        return build_from_pretrained(cls, vision, text, processor=processor, dtype=dtype, **config)
+        return build_from_pretrained(cls, vision=vision, text=text, processor=processor, dtype=dtype, **config)
 
     def load_text_backbone(self, text: str | os.PathLike, dtype: torch.dtype) -> None:
         """Load the weights of a pretrained text model."""
         config = self.config
-        backbone = TextTower.load_backbone(text, config.text_config, config.text_features, dtype=dtype)
+        backbone = TextTower.load_backbone(text, config.text_config, features=config.text_features, dtype=dtype)
         self.text_tower.set_backbone(backbone)
 
     def get_input_embeddings(self) -> nn.Embedding:

@@ -22,8 +22,8 @@ _WHITENING_FLOOR = 1e-3
 def embed_captions(
     text_model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    captions: list[str],
     *,
+    captions: list[str],
     pooling: str = "mean",
     batch_size: int = 256,
 ) -> Tensor:

@@ -9,7 +9,7 @@ from transformers import AutoConfig, PreTrainedConfig, ViTConfig
 from vlmkit.base.configuration import VlmkitConfig
 from vlmkit.cifar100_classes import CIFAR100_CLASSES
 from vlmkit.compat.sub_configs import SubConfigSpec
-from vlmkit.models.paired_cifar.captions import CAPTION_TEMPLATE, check_captions
+from vlmkit.models.paired_cifar.pair_captions import CAPTION_TEMPLATE, check_captions
 from vlmkit.modules.temperature import check_temperature
 
 

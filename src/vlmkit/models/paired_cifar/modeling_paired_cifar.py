@@ -21,8 +21,8 @@ from vlmkit.models.paired_cifar.caption_bank import (
     is_encoder,
     normalize_embeds,
 )
-from vlmkit.models.paired_cifar.captions import pair_captions
 from vlmkit.models.paired_cifar.configuration_paired_cifar import PairedCifarAlignerConfig
+from vlmkit.models.paired_cifar.pair_captions import pair_captions
 from vlmkit.modules.initialization import initialize_xavier
 from vlmkit.modules.temperature import initial_logit_scale, inverse_temperature, new_logit_scale
 from vlmkit.modules.vision_tower import VisionTower
@@ -182,7 +182,7 @@ class PairedCifarAligner(VlmkitModel):
             ValueError: If the width of the encoder is not `config.text_embed_dim`, or two captions have the same
                 embedding.
         """
-        embeds = embed_captions(text_model, tokenizer, self.captions, pooling=pooling, batch_size=batch_size)
+        embeds = embed_captions(text_model, tokenizer, captions=self.captions, pooling=pooling, batch_size=batch_size)
         if embeds.shape[1] != self.config.text_embed_dim:
             raise ValueError(
                 f"{type(text_model).__name__} gives embeddings of width {embeds.shape[1]}, but text_embed_dim is "

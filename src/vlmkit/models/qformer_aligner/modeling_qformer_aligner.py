@@ -221,7 +221,7 @@ class QFormerAligner(VlmkitModel):
             TypeError: If a configuration field is unknown.
             ValueError: If a backbone does not support the configuration.
         """
-        return build_from_pretrained(cls, vision, text, processor=processor, dtype=dtype, **config)
+        return build_from_pretrained(cls, vision=vision, text=text, processor=processor, dtype=dtype, **config)
 
     def load_text_backbone(self, text: str | os.PathLike, dtype: torch.dtype) -> None:
         """Load the weights of a pretrained text encoder into the Q-Former."""
@@ -403,7 +403,9 @@ class QFormerAligner(VlmkitModel):
         self, pixel_values: Tensor | None, vision_features: Tensor | None, **kwargs: Any
     ) -> BaseModelOutputWithPooling:
         """Encode images, or check precomputed features. Cast both to the data type of the Q-Former."""
-        vision = self.vision_tower.get_vision_features(pixel_values, vision_features, training=self.training, **kwargs)
+        vision = self.vision_tower.get_vision_features(
+            pixel_values, vision_features=vision_features, training=self.training, **kwargs
+        )
         vision.last_hidden_state = vision.last_hidden_state.to(self.qformer.query_tokens.dtype)
         return vision
 

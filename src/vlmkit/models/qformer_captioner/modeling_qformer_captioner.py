@@ -141,7 +141,9 @@ class QFormerCaptionerModel(QFormerCaptionerPreTrainedModel, HeadlessModel):
             ValueError: If both or neither kind of images are given, the features have another shape, or features are
                 given while the vision tower is trained.
         """
-        vision = self.vision_tower.get_vision_features(pixel_values, vision_features, training=self.training, **kwargs)
+        vision = self.vision_tower.get_vision_features(
+            pixel_values, vision_features=vision_features, training=self.training, **kwargs
+        )
         features = self.connector(vision.last_hidden_state, output_attentions)
         features.hidden_states = vision.hidden_states
         return features
@@ -280,7 +282,7 @@ class QFormerCaptioner(QFormerCaptionerPreTrainedModel, GenerativeModel, Generat
             ...     vision, text, processor=processor
             ... )  # doctest: +SKIP
         """
-        return build_from_pretrained(cls, vision, text, processor=processor, dtype=dtype, **config)
+        return build_from_pretrained(cls, vision=vision, text=text, processor=processor, dtype=dtype, **config)
 
     def load_text_backbone(self, text: str | os.PathLike, dtype: torch.dtype) -> None:
         """Load a pretrained language model, and generate with the special tokens of the configuration."""

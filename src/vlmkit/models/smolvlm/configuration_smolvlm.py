@@ -41,7 +41,7 @@ def default_num_query_tokens(connector: str) -> int:
     return 64 if connector == "perceiver" else 32
 
 
-def fixed_num_image_tokens(connector: str, fusion: str, num_query_tokens: int) -> int | None:
+def fixed_num_image_tokens(connector: str, *, fusion: str, num_query_tokens: int) -> int | None:
     """Return the number of image tokens of a crop, or `None` if it depends on the size of the crop.
 
     This is the rule that ties the placeholders of the processor to the embeddings of the model.
@@ -52,11 +52,11 @@ def fixed_num_image_tokens(connector: str, fusion: str, num_query_tokens: int) -
         num_query_tokens: Number of queries of a Q-Former or Perceiver.
 
     Example:
-        >>> fixed_num_image_tokens("perceiver", "autoregressive", 64)
+        >>> fixed_num_image_tokens("perceiver", fusion="autoregressive", num_query_tokens=64)
         64
-        >>> fixed_num_image_tokens("mlp", "cross_attention", 64)
+        >>> fixed_num_image_tokens("mlp", fusion="cross_attention", num_query_tokens=64)
         1
-        >>> fixed_num_image_tokens("mlp", "autoregressive", 64) is None
+        >>> fixed_num_image_tokens("mlp", fusion="autoregressive", num_query_tokens=64) is None
         True
     """
     if fusion == "cross_attention":
@@ -72,8 +72,8 @@ class VlmkitSmolVLMConfig(VlmkitConfig):
     whose queries are tokens of the language model.
 
     Args:
-        vision_config: any image backbone of transformers, or of timm as `timm_wrapper`; or [`PrecomputedVisionConfig`], which
-            tells nothing but the width of image tokens that are computed elsewhere. Default: a ViT-B/16.
+        vision_config: Any image backbone of transformers, or of timm as `timm_wrapper`. With
+            [`PrecomputedVisionConfig`], the model has no vision tower and takes `vision_features`. Default: a ViT-B/16.
         text_config: any causal language model of transformers. Default: SmolLM-135M.
         image_token_id: the token that holds an image's places in a text.
         connector: what makes the image's tokens in the language model: `"qformer"` or `"perceiver"` (learned queries,

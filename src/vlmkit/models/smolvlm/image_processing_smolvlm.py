@@ -147,8 +147,8 @@ class VlmkitSmolVLMImageProcessor(_CropsOfImages, TorchvisionBackend):
     pixels, then the whole. Each view is resized, scaled and normalised by itself, then padded with zeros on the right
     and at the bottom to the largest height and width of the call.
 
-    `pixel_attention_mask` is 1 where a view is and 0 where it is padded; without it, all have the fixed height and width of
-    `size`. `crop_sizes`, which is no input of the model, lists for each image the `(height, width)` of its crops.
+    `pixel_attention_mask` is 1 for the pixels of a crop and 0 for padding. Without it, all crops have the fixed height
+    and width of `size`. `crop_sizes` lists the `(height, width)` of the crops of each image; models do not take it.
 
     Args:
         **kwargs: of all image processors, and

@@ -3,7 +3,6 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -172,9 +171,9 @@ class VlmkitSmolVLMModel(VlmkitSmolVLMPreTrainedModel, HeadlessModel):
                 pixel_attention_mask = pixel_values.new_ones(len(pixel_values), height, width)
         vision = self.vision_tower.get_vision_features(
             pixel_values,
-            vision_features,
-            pixel_attention_mask,
-            patch_attention_mask,
+            vision_features=vision_features,
+            pixel_attention_mask=pixel_attention_mask,
+            patch_attention_mask=patch_attention_mask,
             training=self.training,
             **kwargs,
         )
@@ -234,14 +233,17 @@ class VlmkitSmolVLMModel(VlmkitSmolVLMPreTrainedModel, HeadlessModel):
             hook = self._cross_attention_hook(
                 image_token_mask, image_embeds, cross_attention_states, cross_attention_positions, cache
             )
-            decode = partial(self._decode_with_hook, hook)
+            outputs = self._decode_with_hook(
+                hook, inputs_embeds, attention_mask, position_ids, cache, use_cache, **kwargs
+            )
         elif cross_attention_states is not None or cross_attention_positions is not None:
             raise ValueError("`cross_attention_states` must not be passed to a model without cross-attention.")
         else:
-            decode = self._decode
             if image_embeds is not None or inputs_embeds.shape[1] > 1:  # generated tokens are never placeholders
-                inputs_embeds = merge_image_embeds(inputs_embeds, image_token_mask, image_embeds)
-        outputs = decode(inputs_embeds, attention_mask, position_ids, cache, use_cache, **kwargs)
+                inputs_embeds = merge_image_embeds(
+                    inputs_embeds, image_token_mask=image_token_mask, image_embeds=image_embeds
+                )
+            outputs = self._decode(inputs_embeds, attention_mask, position_ids, cache, use_cache, **kwargs)
         return VlmkitSmolVLMModelOutput(**outputs, image_hidden_states=image_embeds)
 
     def get_image_token_mask(self, input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:
@@ -266,7 +268,7 @@ class VlmkitSmolVLMModel(VlmkitSmolVLMPreTrainedModel, HeadlessModel):
         Returns:
             `cross_attention_states (B, blocks, 2, heads, N, D / heads)` and `cross_attention_positions (B, N)`.
         """
-        embeds, positions = group_images_by_text(image_token_mask, image_embeds, first_position)
+        embeds, positions = group_images_by_text(image_token_mask, image_embeds, first_position=first_position)
         blocks: Any = self.cross_attention
         return blocks.cross_attention_states(embeds), positions
 
@@ -387,7 +389,7 @@ class SmolVLM(VlmkitSmolVLMPreTrainedModel, GenerativeModel, GenerationMixin):
             ... )  # doctest: +SKIP
             >>> model = SmolVLM.from_vision_text_pretrained(vision, text, processor=processor)  # doctest: +SKIP
         """
-        model = build_from_pretrained(cls, vision, text, processor=processor, dtype=dtype, **config)
+        model = build_from_pretrained(cls, vision=vision, text=text, processor=processor, dtype=dtype, **config)
         processor.check_model(model)
         return model
 
@@ -435,8 +437,8 @@ class SmolVLM(VlmkitSmolVLMPreTrainedModel, GenerativeModel, GenerationMixin):
         if tower.hidden_size != first.vision_tower.hidden_size:
             raise ValueError(
                 f"The features of `vision` must have the width {first.vision_tower.hidden_size} that the Q-Former in "
-                f"{aligner} was trained on, but {vision} has {tower.hidden_size}. Use the aligner's own image model, or "
-                "train a first stage with this one."
+                f"{aligner} was trained on, but {vision} has {tower.hidden_size}. Use the aligner's own image model, "
+                "or train a first stage with this one."
             )
         # After construction, which initializes all weights.
         tower.set_backbone(
@@ -658,7 +660,7 @@ class SmolVLM(VlmkitSmolVLMPreTrainedModel, GenerativeModel, GenerationMixin):
         num_parts = max(len(part) for part in images.values() if part is not None)
         mask = images["pixel_attention_mask" if images["vision_features"] is None else "patch_attention_mask"]
         sizes = num_image_tokens_per_crop(self.config, image_token_mask, num_parts, mask)
-        is_new = ~cached_images(image_token_mask, sizes, num_cached)
+        is_new = ~cached_images(image_token_mask, num_image_tokens=sizes, num_cached_tokens=num_cached)
         if num_crops is not None:
             counts = torch.stack([part.sum() for part in is_new.split(num_crops.tolist())])
             num_crops = counts[counts > 0]
@@ -732,7 +734,9 @@ def num_image_tokens_per_crop(
     Returns:
         Integers `(C,)`.
     """
-    fixed = fixed_num_image_tokens(config.connector, config.fusion, config.num_query_tokens or 0)
+    fixed = fixed_num_image_tokens(
+        config.connector, fusion=config.fusion, num_query_tokens=config.num_query_tokens or 0
+    )
     if fixed is not None:
         return torch.full((num_crops,), fixed, device=image_token_mask.device)
     areas = torch.ones(num_crops, device=image_token_mask.device) if mask is None else mask.flatten(1).sum(dim=1)

@@ -16,7 +16,7 @@ from transformers.processing_utils import MultiModalData, ProcessingKwargs
 
 from vlmkit.base.image_processors import to_saveable_image_processor
 from vlmkit.base.processing import ImageTextProcessor
-from vlmkit.compat.processing import images_kwargs
+from vlmkit.compat.processor_kwargs import images_kwargs
 from vlmkit.models.qformer_aligner import QFormerAlignerConfig
 from vlmkit.models.smolvlm.chat_template import chat_template as default_chat_template
 from vlmkit.models.smolvlm.configuration_smolvlm import (
@@ -159,7 +159,7 @@ class VlmkitSmolVLMProcessor(ImageTextProcessor):
         num_query_tokens = num_query_tokens or default_num_query_tokens(connector)
         factor = pixel_shuffle_factor if connector == "pixel_shuffle" else 1
         image_processor = to_saveable_image_processor(AutoImageProcessor.from_pretrained(vision))
-        num_image_tokens = fixed_num_image_tokens(connector, fusion, num_query_tokens)
+        num_image_tokens = fixed_num_image_tokens(connector, fusion=fusion, num_query_tokens=num_query_tokens)
         vision_config = load_backbone_config(vision, get_vision_config)
         if images_kwargs:
             statistics: dict[str, Any] = {
@@ -169,7 +169,8 @@ class VlmkitSmolVLMProcessor(ImageTextProcessor):
                 statistics["size_divisor"] = patch * factor
             image_processor = VlmkitSmolVLMImageProcessor(**{**statistics, **images_kwargs})
         elif num_image_tokens is None:
-            num_image_tokens = num_vision_patches(vision_config, *_fixed_size(image_processor)) // factor**2
+            height, width = _fixed_size(image_processor)
+            num_image_tokens = num_vision_patches(vision_config, height=height, width=width) // factor**2
         return cls(
             image_processor,
             AutoTokenizer.from_pretrained(text),
@@ -240,11 +241,13 @@ class VlmkitSmolVLMProcessor(ImageTextProcessor):
         """
         config = model.config
         self.complete_config({"image_token_id": config.image_token_id})
-        expected = fixed_num_image_tokens(config.connector, config.fusion, config.num_query_tokens)
+        expected = fixed_num_image_tokens(
+            config.connector, fusion=config.fusion, num_query_tokens=config.num_query_tokens
+        )
         factor = config.pixel_shuffle_factor if config.connector == "pixel_shuffle" else 1
         if expected is None and self.num_image_tokens is not None:
-            size = _fixed_size(self.image_processor)
-            expected = num_vision_patches(config.vision_config, *size) // factor**2
+            height, width = _fixed_size(self.image_processor)
+            expected = num_vision_patches(config.vision_config, height=height, width=width) // factor**2
         if expected != self.num_image_tokens:
             raise ValueError(
                 f"`num_image_tokens` of the processor must be {expected} for this model, but got "
@@ -270,8 +273,9 @@ class VlmkitSmolVLMProcessor(ImageTextProcessor):
         """Write a conversation, or several, as a text, or as the inputs of the model.
 
         Args:
-            conversation: messages `{"role", "content"}`; a content is a string, or a list of `{"type": "text", "text"}`
-                and `{"type": "image", "image" | "path" | "url"}`; without an image where the model gets `vision_features`.
+            conversation: Messages `{"role", "content"}`. A content is a string, or a list of `{"type": "text", "text"}`
+                and `{"type": "image", "image" | "path" | "url"}`, or `{"type": "image"}` where the model gets
+                `vision_features`.
             *args: see `ProcessorMixin.apply_chat_template`.
             return_labels: whether this is to learn from: the inputs as PyTorch tensors, padded on the right, with
                 `labels (B, T)`, which are -100 everywhere but in what the assistant says and in the end of its turns.

@@ -20,7 +20,8 @@ class QuestionChats(Dataset[dict[str, Any]]):
             or there is no question.
 
     Example:
-        >>> columns = {"questions": [["Red?", "Blue?"]], "answers": [["yes", "no"]], "vision_features": [[[0.0], [1.0]]]}
+        >>> columns = {"questions": [["Red?", "Blue?"]], "answers": [["yes", "no"]]}
+        >>> columns["vision_features"] = [[[0.0], [1.0]]]
         >>> table = datasets.Dataset.from_dict(columns)
         >>> [len(chat["messages"]) for chat in QuestionChats(table)], len(QuestionChats(table, max_turns=1))
         ([4], 2)

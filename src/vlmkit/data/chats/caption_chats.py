@@ -92,5 +92,5 @@ def _check_prompts(prompts: Sequence[str]) -> None:
 
 def _caption_chat(row: dict[str, Any], prompts: Sequence[str], seed: int | str) -> dict[str, Any]:
     """The row's first caption, after the request that the seed draws."""
-    caption = choose_caption(row["image_id"], row["captions"], "first")
+    caption = choose_caption(row["image_id"], options=row["captions"], caption="first")
     return chat_about_row(row, [(random.Random(seed).choice(prompts), caption)])
