@@ -78,7 +78,7 @@ def check_streaming(datasets: Sequence[str], max_steps: int, cache_vision_featur
         raise SystemExit("web is streamed and has no length: give --max_steps")
     if cache_vision_features != "no":
         raise SystemExit(
-            f"web is streamed, and --cache_vision_features {cache_vision_features} needs a table: give --cache_vision_features no"
+            f"--cache_vision_features must be no for web, which is streamed, but got {cache_vision_features}"
         )
 
 

@@ -38,8 +38,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def seen_image(pixel_values: Tensor, image_processor: Any) -> Image.Image:
-    """What a model sees of an image: resized, and without the margins that were cropped.
+def denormalized_image(pixel_values: Tensor, image_processor: Any) -> Image.Image:
+    """Return the image that a processor has prepared, resized and cropped, without its normalization.
 
     Args:
         pixel_values: `(3, H, W)`, as the processor made them.
@@ -49,7 +49,7 @@ def seen_image(pixel_values: Tensor, image_processor: Any) -> Image.Image:
         >>> from transformers import CLIPImageProcessor
         >>> processor = CLIPImageProcessor(size={"shortest_edge": 4}, crop_size={"height": 4, "width": 4})
         >>> wide = processor(Image.new("RGB", (8, 4), "red"), return_tensors="pt")["pixel_values"]
-        >>> seen_image(wide[0], processor).size
+        >>> denormalized_image(wide[0], processor).size
         (4, 4)
     """
     pixels = pixel_values.float().cpu()

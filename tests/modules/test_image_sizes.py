@@ -191,7 +191,9 @@ def test_a_mask_that_is_no_rectangle_at_the_top_left_is_refused(faulty):
 
 @pytest.mark.parametrize("shape", [(2, 32, 48), (1, 32, 32), (2, 3, 32, 32), (2, 2, 2)])
 def test_a_mask_of_another_shape_is_refused(shape):
-    with pytest.raises(ValueError, match=r"must have the shape \(2, 32, 32\) for `pixel_values` of the shape \(2, 3, 32, 32\)"):
+    with pytest.raises(
+        ValueError, match=r"must have the shape \(2, 32, 32\) for `pixel_values` of the shape \(2, 3, 32, 32\)"
+    ):
         tower_of("vit")(torch.rand(2, 3, 32, 32), torch.ones(shape))
 
 

@@ -75,10 +75,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         model = convert(**options)
     except (ImportError, OSError, ValueError) as error:
         parser.exit(status=1, message=f"{error}\n")
-    _tell_how_to_load(type(model).__name__, options["destination"])
+    _print_loading_code(type(model).__name__, options["destination"])
 
 
-def _tell_how_to_load(name: str, folder: str) -> None:
+def _print_loading_code(name: str, folder: str) -> None:
     """Print code for what was written, which is no processor where the checkpoint came without a tokenizer."""
     parts = {"model": "AutoModel"}
     if Path(folder, "processor_config.json").exists():

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, CLIPImageProcessor
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, PILImageResampling
 
-from vlmkit.conversion.files import check_weight_names, empty_destination, is_state_dict, read_torch_file
+from vlmkit.conversion.files import check_destination, check_weight_names, is_state_dict, read_torch_file
 from vlmkit.models.dual_encoder import DualEncoderModel, DualEncoderProcessor
 
 _PREFIX = "projection."
@@ -60,7 +60,7 @@ def convert_dual_encoder(
         ...     text="openai-community/gpt2",
         ... )  # doctest: +SKIP
     """
-    destination = empty_destination(destination)
+    destination = check_destination(destination)
     projection = _read_projection(Path(projection_file))
     model = DualEncoderModel.from_vision_text_pretrained(vision, text)
     _load_projection(model.vision_projection, projection, f"{vision} and {text}")

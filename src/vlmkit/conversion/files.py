@@ -14,7 +14,7 @@ from torch import Tensor
 _MAX_NAMES = 5
 
 
-def empty_destination(destination: str | os.PathLike) -> Path:
+def check_destination(destination: str | os.PathLike) -> Path:
     """The folder to write.
 
     Raises:

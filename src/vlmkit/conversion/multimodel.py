@@ -20,8 +20,8 @@ from transformers import (
 from transformers.image_utils import PILImageResampling
 
 from vlmkit.conversion.files import (
+    check_destination,
     check_weight_names,
-    empty_destination,
     is_state_dict,
     read_safetensors_file,
     read_torch_file,
@@ -91,7 +91,7 @@ def convert_multimodel(
     Example:
         >>> model = convert_multimodel("checkpoint.pth", "captioner")  # doctest: +SKIP
     """
-    source, destination = Path(source), empty_destination(destination)
+    source, destination = Path(source), check_destination(destination)
     weights = _read_weights(source)
     config = _configuration(weights, vision_config=vision_config, text_config=text_config)
     model = QFormerCaptioner(config).eval()

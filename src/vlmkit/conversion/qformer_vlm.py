@@ -24,8 +24,8 @@ from vlmkit.base.modeling import VlmkitModel
 from vlmkit.base.processing import VlmkitProcessor
 from vlmkit.conversion.chat_templates import IMAGE_BEFORE_ANSWER
 from vlmkit.conversion.files import (
+    check_destination,
     check_weight_names,
-    empty_destination,
     is_state_dict,
     read_json_file,
     read_safetensors_file,
@@ -34,7 +34,7 @@ from vlmkit.conversion.files import (
 from vlmkit.conversion.renaming import original_names, renamed_weights
 from vlmkit.models.qformer_aligner import QFormerAligner, QFormerAlignerConfig, QFormerAlignerProcessor
 from vlmkit.models.smolvlm import SmolVLM, VlmkitSmolVLMConfig, VlmkitSmolVLMProcessor
-from vlmkit.models.smolvlm.chat_template import knows_chatml
+from vlmkit.models.smolvlm.chat_template import supports_chatml
 from vlmkit.modules.precomputed_vision import PrecomputedVisionConfig
 from vlmkit.modules.towers import get_vision_config, load_backbone_config
 from vlmkit.modules.vision_tower import VisionTower
@@ -123,7 +123,7 @@ def convert_qformer_vlm(
         ...     vision_model="google/vit-base-patch16-224",
         ... )  # doctest: +SKIP
     """
-    destination, original = empty_destination(destination), _read(Path(source))
+    destination, original = check_destination(destination), _read(Path(source))
     aligner = _aligner(original, vision_model)
     language_model = _language_model(original.folder / "lora_adapter", base_model)
     tokenizer = _tokenizer(base_model)
@@ -270,7 +270,7 @@ def _processor(
     image_processor: BaseImageProcessor, tokenizer: PreTrainedTokenizerBase, num_image_tokens: int
 ) -> VlmkitSmolVLMProcessor:
     """The chat processor, which puts images where the original had them if the tokenizer knows the original's turns."""
-    template = IMAGE_BEFORE_ANSWER if knows_chatml(tokenizer) else None
+    template = IMAGE_BEFORE_ANSWER if supports_chatml(tokenizer) else None
     return VlmkitSmolVLMProcessor(image_processor, tokenizer, num_image_tokens, chat_template=template)
 
 

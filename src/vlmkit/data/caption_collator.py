@@ -7,7 +7,7 @@ from typing import Any, Literal
 from PIL import Image
 from torch import Tensor
 
-from vlmkit.data.columns import image_features, images_of, one_caption_each
+from vlmkit.data.columns import choose_captions, image_features, row_images
 from vlmkit.validation import check_choice
 
 
@@ -52,9 +52,9 @@ class CaptionCollator:
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
         """Collate rows into a batch."""
-        inputs: dict[str, Any] = {"text": one_caption_each(rows, self.caption)}
+        inputs: dict[str, Any] = {"text": choose_captions(rows, self.caption)}
         vision_features = image_features(rows, "vision_features", augmentation=self.augmentation)
         if vision_features is None:
-            inputs["images"] = images_of(rows, self.augmentation)
+            inputs["images"] = row_images(rows, self.augmentation)
         batch = dict(self.processor(**inputs, return_labels=True, return_tensors="pt"))
         return batch if vision_features is None else {**batch, "vision_features": vision_features}

@@ -35,10 +35,10 @@ def required_column(rows: Sequence[dict[str, Any]], name: str) -> list[Any]:
     return values
 
 
-def images_of(
+def row_images(
     rows: Sequence[dict[str, Any]], augmentation: Callable[[Image.Image], Image.Image] | None
 ) -> list[Image.Image]:
-    """The images of the rows in RGB, augmented.
+    """Return the images of rows in RGB, augmented.
 
     Raises:
         ValueError: a row has no image.
@@ -61,8 +61,8 @@ def image_features(rows: Sequence[dict[str, Any]], name: str, *, augmentation: C
     return stack(features)
 
 
-def one_caption_each(rows: Sequence[dict[str, Any]], caption: str) -> list[str]:
-    """One caption of each row.
+def choose_captions(rows: Sequence[dict[str, Any]], caption: str) -> list[str]:
+    """Return one caption of each row.
 
     Args:
         rows: with `image_id` and `captions`.

@@ -12,11 +12,11 @@ from transformers import ProcessorMixin
 
 from vlmkit.data.columns import (
     choose_caption,
+    choose_captions,
     column,
     image_features,
-    images_of,
-    one_caption_each,
     required_column,
+    row_images,
     stack,
 )
 from vlmkit.validation import check_choice
@@ -96,12 +96,12 @@ class ContrastiveCollator:
                 "the rows hold both image_pooled and vision_features; drop the column that the model ignores"
             )
         if not cached:
-            uncached["images"] = images_of(rows, self.augmentation)
+            uncached["images"] = row_images(rows, self.augmentation)
         batch.update(cached)
 
         text_pooled = column(rows, "text_pooled")
         if text_pooled is None:
-            uncached["text"] = one_caption_each(rows, self.caption)
+            uncached["text"] = choose_captions(rows, self.caption)
         else:
             pairs = zip(image_ids, text_pooled, strict=True)
             batch["text_pooled"] = stack(

@@ -7,7 +7,7 @@ import torch
 from datasets.utils import tqdm
 from transformers import PreTrainedModel, ProcessorMixin
 
-from vlmkit.data.chats.chat_collator import stacked_vision_features
+from vlmkit.data.chats.chat_collator import stack_vision_features
 from vlmkit.inference.evaluation_mode import evaluation_mode
 from vlmkit.inference.generation_options import check_generation
 
@@ -97,6 +97,6 @@ def _prompts(processor: ProcessorMixin, chats: Sequence[dict[str, Any]], first_r
         return_dict=True,
         return_tensors="pt",
     )
-    if (vision_features := stacked_vision_features(chats)) is not None:
+    if (vision_features := stack_vision_features(chats)) is not None:
         inputs["vision_features"] = vision_features
     return inputs

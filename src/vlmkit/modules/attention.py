@@ -144,10 +144,10 @@ class _Residual(nn.Module):
         self.norm = nn.LayerNorm(hidden_size, eps=eps)
         self.norm_first = norm == "pre"
 
-    def _enter(self, hidden_states: Tensor) -> Tensor:
+    def _normalize_before(self, hidden_states: Tensor) -> Tensor:
         return self.norm(hidden_states) if self.norm_first else hidden_states
 
-    def _leave(self, hidden_states: Tensor, outputs: Tensor) -> Tensor:
+    def _add_residual(self, hidden_states: Tensor, outputs: Tensor) -> Tensor:
         return hidden_states + outputs if self.norm_first else self.norm(hidden_states + outputs)
 
 
@@ -190,8 +190,10 @@ class AttentionBlock(_Residual):
         output_attentions: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
         """Attend; arguments and results are those of [`Attention.forward`]."""
-        attended, weights = self.attention(self._enter(hidden_states), key_values, attention_mask, output_attentions)
-        return self._leave(hidden_states, self.dropout(attended)), weights
+        attended, weights = self.attention(
+            self._normalize_before(hidden_states), key_values, attention_mask, output_attentions
+        )
+        return self._add_residual(hidden_states, self.dropout(attended)), weights
 
 
 class FeedForwardBlock(_Residual):
@@ -226,7 +228,7 @@ class FeedForwardBlock(_Residual):
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """From `(B, T, D)` to `(B, T, D)`."""
-        return self._leave(hidden_states, self.mlp(self._enter(hidden_states)))
+        return self._add_residual(hidden_states, self.mlp(self._normalize_before(hidden_states)))
 
 
 def _eager_attention(

@@ -15,7 +15,7 @@ def backbone_name(config: PreTrainedConfig) -> str:
     return getattr(config, "architecture", None) or config.model_type
 
 
-def without_pooler(auto_class: Any, config: PreTrainedConfig) -> dict[str, bool]:
+def pooler_keywords(auto_class: Any, config: PreTrainedConfig) -> dict[str, bool]:
     """Leave out the tanh pooling layer of BERT-like models: it would be a randomly initialised layer or a dead one.
 
     Args:
@@ -46,8 +46,8 @@ def restore_timm_initialization(backbone: PreTrainedModel) -> None:
     mark_as_initialized(backbone)
 
 
-def token_width(backbone: PreTrainedModel) -> int:
-    """Width D of the tokens.
+def features_size(backbone: PreTrainedModel) -> int:
+    """Return the size D of the features that a backbone computes.
 
     Raises:
         ValueError: the configuration does not tell it.
@@ -97,7 +97,7 @@ def pretrained_size(backbone: PreTrainedModel) -> tuple[int, int] | None:
     return _pair(getattr(backbone.config, "image_size", None))
 
 
-def keywords_for_size(backbone: PreTrainedModel, size: tuple[int, int]) -> dict[str, Any]:
+def interpolation_keywords(backbone: PreTrainedModel, size: tuple[int, int]) -> dict[str, Any]:
     """The keywords with which a backbone takes images of any size.
 
     Args:

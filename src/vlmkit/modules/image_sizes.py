@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from vlmkit.modules.backbones import backbone_name, keywords_for_size, patch_size, pretrained_size
+from vlmkit.modules.backbones import backbone_name, interpolation_keywords, patch_size, pretrained_size
 
 
 @dataclass
@@ -85,11 +85,11 @@ def encode_by_size(
     Raises:
         ValueError: the mask does not fit, a side is no multiple of the patch, or the backbone refuses a size.
     """
-    canvas = _canvas(pixel_values, pixel_attention_mask)
+    canvas = _padded_size(pixel_values, pixel_attention_mask)
     sizes = image_sizes(pixel_attention_mask)
     if (patch := patch_size(backbone)) is not None:
         _check_multiples(backbone, [*sizes, canvas], patch)
-    keywords = {size: kwargs | keywords_for_size(backbone, size) for size in dict.fromkeys(sizes)}
+    keywords = {size: kwargs | interpolation_keywords(backbone, size) for size in dict.fromkeys(sizes)}
     members = {size: [image for image, other in enumerate(sizes) if other == size] for size in keywords}
     outputs = {
         size: encode(pixel_values[images, :, : size[0], : size[1]], **keywords[size])
@@ -113,7 +113,7 @@ def encode_by_size(
     )
 
 
-def _canvas(pixel_values: Tensor, pixel_attention_mask: Tensor) -> tuple[int, int]:
+def _padded_size(pixel_values: Tensor, pixel_attention_mask: Tensor) -> tuple[int, int]:
     """Height and width of the padded images."""
     expected = (pixel_values.shape[0], *pixel_values.shape[2:])
     if pixel_attention_mask.shape != expected:

@@ -15,7 +15,7 @@ from transformers import (
 )
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from vlmkit.modules.backbones import backbone_name, token_width, without_pooler
+from vlmkit.modules.backbones import backbone_name, features_size, pooler_keywords
 from vlmkit.modules.pooling import POOLINGS, pool_tokens
 from vlmkit.modules.token_embeddings import TokenEmbeddings
 from vlmkit.modules.towers import Tower, get_text_config, load_backbone_config
@@ -47,7 +47,7 @@ class TextTower(Tower):
             backbone = TokenEmbeddings._from_config(config)
         else:
             auto_class = _text_auto_class(config)
-            backbone = auto_class.from_config(config, **without_pooler(auto_class, config))
+            backbone = auto_class.from_config(config, **pooler_keywords(auto_class, config))
             if not isinstance(backbone.get_input_embeddings(), nn.Embedding):
                 raise ValueError(f"{backbone_name(config)} has no table of token embeddings; give a text model")
         super().__init__(backbone, pooling=pooling, frozen=frozen)
@@ -57,7 +57,7 @@ class TextTower(Tower):
         """Width D of the tokens and of the pooled vector."""
         if isinstance(self.backbone, TokenEmbeddings):
             return self.backbone.token_embeddings.embedding_dim
-        return token_width(self.backbone)
+        return features_size(self.backbone)
 
     @classmethod
     def load_backbone(
@@ -79,7 +79,7 @@ class TextTower(Tower):
             backbone = TokenEmbeddings.from_text_pretrained(name_or_path, published, **kwargs)
         else:
             auto_class = _text_auto_class(config)
-            options = {**without_pooler(auto_class, config), **kwargs}
+            options = {**pooler_keywords(auto_class, config), **kwargs}
             backbone = auto_class.from_pretrained(name_or_path, config=published, **options)
         if config.vocab_size > published.vocab_size:
             backbone.resize_token_embeddings(config.vocab_size)

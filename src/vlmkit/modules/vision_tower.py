@@ -12,12 +12,12 @@ from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 
 from vlmkit.modules.backbones import (
     backbone_name,
+    features_size,
     num_prefix_tokens,
     patch_size,
+    pooler_keywords,
     pretrained_size,
     restore_timm_initialization,
-    token_width,
-    without_pooler,
 )
 from vlmkit.modules.image_sizes import VisionTowerOutput, encode_by_size
 from vlmkit.modules.precomputed_vision import PrecomputedVisionConfig
@@ -57,7 +57,7 @@ class VisionTower(Tower):
         layers: Sequence[int] | None = None,
     ):
         check_choice("vision_pooling", pooling, VISION_POOLINGS)
-        backbone = AutoModel.from_config(config, **without_pooler(AutoModel, config))
+        backbone = AutoModel.from_config(config, **pooler_keywords(AutoModel, config))
         if backbone.main_input_name != "pixel_values":
             raise ValueError(f"{backbone_name(config)} is no image model: it takes {backbone.main_input_name}")
         if hasattr(backbone, "timm_model"):
@@ -77,7 +77,7 @@ class VisionTower(Tower):
     @property
     def hidden_size(self) -> int:
         """Width D of the tokens."""
-        return token_width(self.backbone)
+        return features_size(self.backbone)
 
     @property
     def pooled_size(self) -> int:
@@ -94,7 +94,7 @@ class VisionTower(Tower):
     @classmethod
     def load_backbone(cls, name_or_path: str | os.PathLike, config: PreTrainedConfig, **kwargs: Any) -> PreTrainedModel:
         """Load pretrained weights for a tower of this configuration, from a folder or the hub."""
-        return AutoModel.from_pretrained(name_or_path, config=config, **without_pooler(AutoModel, config), **kwargs)
+        return AutoModel.from_pretrained(name_or_path, config=config, **pooler_keywords(AutoModel, config), **kwargs)
 
     def forward(
         self, pixel_values: Tensor, pixel_attention_mask: Tensor | None = None, **kwargs: Any

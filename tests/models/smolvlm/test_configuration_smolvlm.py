@@ -99,7 +99,10 @@ def test_any_other_token_may_be_the_images(token):
     [
         ({"num_cross_attention_heads": 3}, "must divide the width 16, but got 3 heads"),
         ({"qformer_config": TEXT["gpt2"]}, "gpt2 is no text encoder that the Q-Former can start from"),
-        ({"qformer_config": tiny.distilbert_config(n_layers=1)}, "with 1 layers and cross_attention_frequency=2, none"),
+        (
+            {"qformer_config": tiny.distilbert_config(n_layers=1)},
+            "`cross_attention_frequency` must be 1, but got 2",
+        ),
         (
             {"text_config": BertConfig(vocab_size=99)},
             r"'bert' uses bidirectional attention .* Set `text_config\.is_decoder=True`",

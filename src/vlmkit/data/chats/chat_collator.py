@@ -36,12 +36,12 @@ class ChatCollator:
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
         """Collate rows into a batch."""
-        messages, vision_features = required_column(rows, "messages"), stacked_vision_features(rows)
+        messages, vision_features = required_column(rows, "messages"), stack_vision_features(rows)
         batch = dict(self.processor.apply_chat_template(messages, return_labels=True))
         return batch if vision_features is None else {**batch, "vision_features": vision_features}
 
 
-def stacked_vision_features(chats: Sequence[dict[str, Any]]) -> Tensor | None:
+def stack_vision_features(chats: Sequence[dict[str, Any]]) -> Tensor | None:
     """The cached tokens `(I, N, D)` of the images of conversations, in their order; `None` if there are none.
 
     Args:

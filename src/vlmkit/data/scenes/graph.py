@@ -91,7 +91,7 @@ def sample_scene(rng: random.Random, held_out: bool) -> list[SceneObject]:
     else:
         pairs = rng.sample(combinations(held_out=False), count)
     sizes = rng.choices(list(RADII), k=count)
-    places = _sample_places(rng, [RADII[size] for size in sizes])
+    places = _sample_centers(rng, [RADII[size] for size in sizes])
     objects = [
         SceneObject(shape=shape, color=color, size=size, x=x, y=y)
         for (color, shape), size, (x, y) in zip(pairs, sizes, places, strict=True)
@@ -99,7 +99,7 @@ def sample_scene(rng: random.Random, held_out: bool) -> list[SceneObject]:
     return sorted(objects, key=lambda thing: (thing["shape"], thing["color"]))
 
 
-def _sample_places(rng: random.Random, radii: list[int]) -> list[tuple[int, int]]:
+def _sample_centers(rng: random.Random, radii: list[int]) -> list[tuple[int, int]]:
     """Centres of objects whose bounding boxes are disjoint."""
     while True:
         places = list(zip(_sample_axis(rng, radii), _sample_axis(rng, radii), strict=True))

@@ -165,7 +165,7 @@ def _image_ids(split: str, num_images: int) -> list[str]:
 
 def _held_out(table: Dataset, num_validation: int, seed: int) -> dict[str, Dataset]:
     """Divide the training images into those to train on and those to validate with."""
-    digests = _digests(table, "train")
+    digests = _pixel_hashes(table, "train")
     counts = Counter(digests)
     once = [row for row, digest in enumerate(digests) if counts[digest] == 1]
     if not 0 < num_validation <= len(once) or num_validation == len(table):
@@ -180,8 +180,8 @@ def _held_out(table: Dataset, num_validation: int, seed: int) -> dict[str, Datas
 
 def _without_held_out(tables: Mapping[str, Dataset], source: str) -> Dataset:
     """The training images that are in no other split."""
-    held_out = {digest for split in tables if split != "train" for digest in _digests(tables[split], split)}
-    rows = [row for row, digest in enumerate(_digests(tables["train"], "train")) if digest not in held_out]
+    held_out = {digest for split in tables if split != "train" for digest in _pixel_hashes(tables[split], split)}
+    rows = [row for row, digest in enumerate(_pixel_hashes(tables["train"], "train")) if digest not in held_out]
     shared = len(tables["train"]) - len(rows)
     if not shared:
         return tables["train"]
@@ -189,7 +189,7 @@ def _without_held_out(tables: Mapping[str, Dataset], source: str) -> Dataset:
     return tables["train"].select(rows)
 
 
-def _digests(table: Dataset, split: str) -> list[bytes]:
+def _pixel_hashes(table: Dataset, split: str) -> list[bytes]:
     """A fingerprint of each image as it is stored; equal images of one source are stored alike."""
     digests = []
     for row, encoded in enumerate(table.cast_column("image", Image(decode=False))["image"]):

@@ -11,24 +11,24 @@ from vlmkit.images import rgb_images
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
 
 
-def find_image_files(places: Iterable[str | os.PathLike]) -> list[Path]:
-    """Files, of whatever name, and the image files in folders, in the order of their names.
+def find_image_files(paths: Iterable[str | os.PathLike]) -> list[Path]:
+    """List the given files, and the image files of the given folders in the order of their names.
 
     Args:
-        places: files and folders; of a folder, the files that end in .jpg, .jpeg, .png, .bmp or .webp.
+        paths: Files with any name, and folders, of which the files that end in .jpg, .jpeg, .png, .bmp or .webp count.
 
     Raises:
-        FileNotFoundError: a place does not exist.
-        ValueError: there is no image at all.
+        FileNotFoundError: If a path does not exist.
+        ValueError: If there is no image.
     """
-    paths, files = [Path(place) for place in places], []
-    for place in paths:
-        if not place.exists():
-            raise FileNotFoundError(f"{place} does not exist; give image files or folders of them")
-        if place.is_file():
-            files.append(place)
+    paths, files = [Path(path) for path in paths], []
+    for path in paths:
+        if not path.exists():
+            raise FileNotFoundError(f"{path} does not exist; give image files or folders of them")
+        if path.is_file():
+            files.append(path)
         else:
-            files += sorted(file for file in place.iterdir() if file.suffix.lower() in _SUFFIXES)
+            files += sorted(file for file in path.iterdir() if file.suffix.lower() in _SUFFIXES)
     if not files:
         where = ", ".join(map(str, paths)) or "an empty list"
         raise ValueError(f"no image in {where}; files must end in one of {', '.join(sorted(_SUFFIXES))}")

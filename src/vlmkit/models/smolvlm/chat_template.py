@@ -43,7 +43,7 @@ _PLAIN = """
 """
 
 
-def knows_chatml(tokenizer: PreTrainedTokenizerBase) -> bool:
+def supports_chatml(tokenizer: PreTrainedTokenizerBase) -> bool:
     """Whether a tokenizer has the tokens of ChatML, and its texts end as ChatML's turns do."""
     return tokenizer.eos_token == "<|im_end|>" and "<|im_start|>" in tokenizer.get_vocab()
 
@@ -56,5 +56,5 @@ def chat_template(tokenizer: PreTrainedTokenizerBase, image_token: str) -> str:
             Qwen-Instruct), or of any other. Generation stops at the end of text.
         image_token: the placeholder.
     """
-    turns = _CHATML if knows_chatml(tokenizer) else _PLAIN
+    turns = _CHATML if supports_chatml(tokenizer) else _PLAIN
     return (_CONTENT + turns).replace("<image_token>", image_token)

@@ -132,7 +132,7 @@ class _CropsOfImages(ShimMixin, BaseImageProcessor):
     def _padded(self, crops: list[Any]) -> tuple[Any, Any]:
         """One batch of crops of several sizes, and its mask; the backends' own `pad` copies everything three times."""
         height, width = (max(view.shape[axis] for view in crops) for axis in (1, 2))
-        pixels, mask = self._canvas((len(crops), crops[0].shape[0], height, width), crops[0])
+        pixels, mask = self._zeros((len(crops), crops[0].shape[0], height, width), crops[0])
         for row, view in enumerate(crops):
             pixels[row, :, : view.shape[1], : view.shape[2]] = view
             mask[row, : view.shape[1], : view.shape[2]] = 1
@@ -180,7 +180,7 @@ class VlmkitSmolVLMImageProcessor(_CropsOfImages, TorchvisionBackend):
     """
 
     @staticmethod
-    def _canvas(shape: tuple[int, int, int, int], like: Tensor) -> tuple[Tensor, Tensor]:
+    def _zeros(shape: tuple[int, int, int, int], like: Tensor) -> tuple[Tensor, Tensor]:
         return like.new_zeros(shape), like.new_zeros((shape[0], *shape[2:]), dtype=torch.int64)
 
 
@@ -202,7 +202,7 @@ class VlmkitSmolVLMImageProcessorPil(_CropsOfImages, PilBackend):
         return self.normalize(images, image_mean, image_std) if do_normalize else images
 
     @staticmethod
-    def _canvas(shape: tuple[int, int, int, int], like: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _zeros(shape: tuple[int, int, int, int], like: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return np.zeros(shape, like.dtype), np.zeros((shape[0], *shape[2:]), np.int64)
 
 
