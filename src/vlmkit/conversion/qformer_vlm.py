@@ -85,8 +85,8 @@ def convert_qformer_vlm(
     is with its text side. Weights become float32. Replies are sampled as the original's were, unless `generate` is told
     otherwise.
 
-    The token that holds an image's places is the tokenizer's `<image>`; if it has none, or there is no tokenizer, it is
-    the one after all others. In chats, images stand where the original put them, between the question and the answer.
+    The placeholder of image embeddings is the tokenizer's `<image>`, or a new last token if the tokenizer has none or
+    is missing. In chats, images stand where the original put them, between the question and the answer.
 
     Args:
         source: the original's folder: `qformer/config.json`, `qformer/pytorch_model.bin`, `adapter.pt` and

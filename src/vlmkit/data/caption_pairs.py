@@ -34,27 +34,27 @@ class CaptionPairs(Dataset[dict[str, Any]]):
             raise ValueError(f"the table lacks {' and '.join(sorted(missing))}; its columns: {table.column_names}")
         self.table = table
         texts = table.select_columns(["captions", "image_id"]).with_format(None)
-        self._places: list[tuple[int, int]] = []
+        self._positions: list[tuple[int, int]] = []
         self.image_ids: list[str] = []
         for row, record in enumerate(texts):
             for position in range(len(record["captions"])):
-                self._places.append((row, position))
+                self._positions.append((row, position))
                 self.image_ids.append(record["image_id"])
-        if not self._places:
+        if not self._positions:
             raise ValueError("the table holds no caption, so there are no pairs")
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._positions)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]:
         """Items by the batch, as `DataLoader` asks for them; much faster than one by one."""
-        places = [self._places[index] for index in indices]
-        columns = self.table[[row for row, _ in places]]
+        positions = [self._positions[index] for index in indices]
+        columns = self.table[[row for row, _ in positions]]
         items = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
-        for item, (_, position) in zip(items, places, strict=True):
+        for item, (_, position) in zip(items, positions, strict=True):
             for name in {"captions", "text_pooled"} & item.keys():
                 item[name] = item[name][position : position + 1]
         return items

@@ -172,10 +172,10 @@ def require_column(table: Dataset, column: str) -> None:
 
 
 def _processed(processor: ProcessorMixin, images: list[Any]) -> dict[str, Tensor]:
-    """The vision tower's inputs for some images, one view of each.
+    """Return the inputs of the vision tower for some images.
 
     Raises:
-        ValueError: there are several.
+        ValueError: If the processor makes several crops of an image.
     """
     inputs = processor(images=images, return_tensors="pt")
     if (num_crops := len(inputs["pixel_values"])) != len(images):

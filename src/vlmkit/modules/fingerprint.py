@@ -25,10 +25,10 @@ def weights_fingerprint(module: nn.Module, *settings: str, size: int = 16, witho
         size: in bytes; the text has two characters for each.
         without: weights with this in their names do not count.
     """
-    digest = hashlib.blake2b("\0".join(settings).encode(), digest_size=size)
+    content_hash = hashlib.blake2b("\0".join(settings).encode(), digest_size=size)
     for name, tensor in module.state_dict().items():
         if without is not None and without in name:
             continue
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
+        content_hash.update(name.encode())
+        content_hash.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return content_hash.hexdigest()

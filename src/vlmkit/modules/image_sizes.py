@@ -154,7 +154,7 @@ def _padded(
     canvas: tuple[int, int],
     patch: tuple[int, int],
 ) -> Tensor:
-    """Tokens `(b, n, D)` of images of one size in their places of the canvas's grid, zeros beside them: `(b, N, D)`."""
+    """Return the tokens `(b, n, D)` of images of one size on the padded grid, with zeros for padding, `(b, N, D)`."""
     (rows, columns), (all_rows, all_columns) = _grid(size, patch), _grid(canvas, patch)
     prefix, patches = tokens[:, :num_prefix_tokens], tokens[:, num_prefix_tokens:]
     if patches.shape[1] != rows * columns:

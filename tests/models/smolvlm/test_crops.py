@@ -82,7 +82,7 @@ class TestProcessor:
 
     def test_without_images_places_for_vision_features_are_unknown(self):
         processor = design()
-        with pytest.raises(ValueError, match="number of an image's tokens depends on its size; give the images with"):
+        with pytest.raises(ValueError, match="number of image tokens depends on the size of the image"):
             processor(text="<image> a", return_tensors="pt")
         assert places(processor(text=["a dog", "a"], return_tensors="pt")) == [0, 0]
 

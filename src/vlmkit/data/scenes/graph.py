@@ -91,10 +91,10 @@ def sample_scene(rng: random.Random, held_out: bool) -> list[SceneObject]:
     else:
         pairs = rng.sample(combinations(held_out=False), count)
     sizes = rng.choices(list(RADII), k=count)
-    places = _sample_centers(rng, [RADII[size] for size in sizes])
+    centers = _sample_centers(rng, [RADII[size] for size in sizes])
     objects = [
         SceneObject(shape=shape, color=color, size=size, x=x, y=y)
-        for (color, shape), size, (x, y) in zip(pairs, sizes, places, strict=True)
+        for (color, shape), size, (x, y) in zip(pairs, sizes, centers, strict=True)
     ]
     return sorted(objects, key=lambda thing: (thing["shape"], thing["color"]))
 
@@ -102,12 +102,12 @@ def sample_scene(rng: random.Random, held_out: bool) -> list[SceneObject]:
 def _sample_centers(rng: random.Random, radii: list[int]) -> list[tuple[int, int]]:
     """Centres of objects whose bounding boxes are disjoint."""
     while True:
-        places = list(zip(_sample_axis(rng, radii), _sample_axis(rng, radii), strict=True))
+        centers = list(zip(_sample_axis(rng, radii), _sample_axis(rng, radii), strict=True))
         if all(
             max(abs(x1 - x2), abs(y1 - y2)) >= radius1 + radius2 + _MARGIN
-            for ((x1, y1), radius1), ((x2, y2), radius2) in itertools.combinations(zip(places, radii, strict=True), 2)
+            for ((x1, y1), radius1), ((x2, y2), radius2) in itertools.combinations(zip(centers, radii, strict=True), 2)
         ):
-            return places
+            return centers
 
 
 def _sample_axis(rng: random.Random, radii: list[int]) -> list[int]:

@@ -165,9 +165,9 @@ def _image_ids(split: str, num_images: int) -> list[str]:
 
 def _held_out(table: Dataset, num_validation: int, seed: int) -> dict[str, Dataset]:
     """Divide the training images into those to train on and those to validate with."""
-    digests = _pixel_hashes(table, "train")
-    counts = Counter(digests)
-    once = [row for row, digest in enumerate(digests) if counts[digest] == 1]
+    hashes = _pixel_hashes(table, "train")
+    counts = Counter(hashes)
+    once = [row for row, image_hash in enumerate(hashes) if counts[image_hash] == 1]
     if not 0 < num_validation <= len(once) or num_validation == len(table):
         raise ValueError(
             f"num_validation is {num_validation}; it must be at least 0 and leave images to train on, of "
@@ -180,8 +180,10 @@ def _held_out(table: Dataset, num_validation: int, seed: int) -> dict[str, Datas
 
 def _without_held_out(tables: Mapping[str, Dataset], source: str) -> Dataset:
     """The training images that are in no other split."""
-    held_out = {digest for split in tables if split != "train" for digest in _pixel_hashes(tables[split], split)}
-    rows = [row for row, digest in enumerate(_pixel_hashes(tables["train"], "train")) if digest not in held_out]
+    splits = [split for split in tables if split != "train"]
+    held_out = {image_hash for split in splits for image_hash in _pixel_hashes(tables[split], split)}
+    hashes = _pixel_hashes(tables["train"], "train")
+    rows = [row for row, image_hash in enumerate(hashes) if image_hash not in held_out]
     shared = len(tables["train"]) - len(rows)
     if not shared:
         return tables["train"]
@@ -191,13 +193,13 @@ def _without_held_out(tables: Mapping[str, Dataset], source: str) -> Dataset:
 
 def _pixel_hashes(table: Dataset, split: str) -> list[bytes]:
     """A fingerprint of each image as it is stored; equal images of one source are stored alike."""
-    digests = []
+    hashes = []
     for row, encoded in enumerate(table.cast_column("image", Image(decode=False))["image"]):
         if encoded is None:
             raise ValueError(f"split {split}, row {row} has no image; drop such rows")
         content = Path(encoded["path"]).read_bytes() if encoded["bytes"] is None else encoded["bytes"]
-        digests.append(hashlib.blake2b(content).digest())
-    return digests
+        hashes.append(hashlib.blake2b(content).digest())
+    return hashes
 
 
 def _stratified(labels: Sequence[int], rows: Sequence[int], num_drawn: int, seed: int) -> np.ndarray:
@@ -209,6 +211,6 @@ def _stratified(labels: Sequence[int], rows: Sequence[int], num_drawn: int, seed
     _, first, counts = np.unique(classes[by_class], return_index=True, return_counts=True)
     # The k-th row drawn of a class of n stands at (k + 1/2) / n; drawing from below treats all classes alike.
     rank = np.arange(len(rows)) - np.repeat(first, counts)
-    places = (rank + 0.5) / np.bincount(labels)[classes[by_class]]
-    drawn = np.lexsort((rng.random(len(rows)), places))[:num_drawn]
+    positions = (rank + 0.5) / np.bincount(labels)[classes[by_class]]
+    drawn = np.lexsort((rng.random(len(rows)), positions))[:num_drawn]
     return np.sort(shuffled[by_class[drawn]])

@@ -102,8 +102,8 @@ def is_encoder(name: str, *, text_model: PreTrainedModel, pooling: str) -> bool:
 
 def bank_fingerprints(config: PreTrainedConfig) -> Tensor:
     """A fingerprint of each of `BANK_FIELDS`, which is saved with a bank: `(4, 16)` bytes."""
-    digests = [text_fingerprint(str(getattr(config, name)), size=16) for name in BANK_FIELDS]
-    return torch.tensor([list(bytes.fromhex(digest)) for digest in digests], dtype=torch.uint8)
+    hashes = [text_fingerprint(str(getattr(config, name)), size=16) for name in BANK_FIELDS]
+    return torch.tensor([list(bytes.fromhex(value)) for value in hashes], dtype=torch.uint8)
 
 
 def _text_embeds(text_model: PreTrainedModel, inputs: dict[str, Tensor], *, pooling: str) -> Tensor:

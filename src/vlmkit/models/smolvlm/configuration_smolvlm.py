@@ -9,7 +9,7 @@ from vlmkit.base.configuration import VlmkitConfig
 from vlmkit.compat.cache import CACHE_NAME
 from vlmkit.compat.sub_configs import SubConfigSpec
 
-# SmolLM-135M-Instruct, with one more token for the places of an image.
+# SmolLM-135M-Instruct, with one more token, the placeholder.
 _TEXT_DEFAULTS = {
     "hidden_size": 576,
     "intermediate_size": 1536,
@@ -74,25 +74,26 @@ class VlmkitSmolVLMConfig(VlmkitConfig):
     Args:
         vision_config: Any image backbone of transformers, or of timm as `timm_wrapper`. With
             [`PrecomputedVisionConfig`], the model has no vision tower and takes `vision_features`. Default: a ViT-B/16.
-        text_config: any causal language model of transformers. Default: SmolLM-135M.
-        image_token_id: the token that holds an image's places in a text.
-        connector: what makes the image's tokens in the language model: `"qformer"` or `"perceiver"` (learned queries,
-            `num_query_tokens` for every image), `"mlp"` (all patch tokens, none pooled) or `"pixel_shuffle"` (squares
-            of neighbouring patch tokens side by side).
-        fusion: how the language model sees them: `"autoregressive"` (in the places of the text) or `"cross_attention"`
-            (by gated cross-attention between its layers; the text has one place for each image).
-        num_query_tokens: of Q-Former and Perceiver; 32 or 64 if not given.
-        num_cross_attention_heads: heads of their attention to the image. If not given, as many as the Q-Former's text
-            encoder has, or the language model.
-        qformer_config: the text encoder whose layers the Q-Former has: DistilBERT, BERT (MiniLM) or RoBERTa. Default:
-            DistilBERT.
-        cross_attention_frequency: the Q-Former's second layer and every so many layers after it look at the image; with
-            1, all.
-        perceiver_depth: layers of the Perceiver resampler.
-        pixel_shuffle_factor: side of the squares, in patches.
-        cross_layer_interval: with `fusion="cross_attention"`, the language model looks at the images before its first
-            layer and before every so many layers after it.
-        freeze_vision: whether the vision backbone stays as it is. Default: yes.
+        text_config: Any causal language model of transformers. Default: SmolLM-135M.
+        image_token_id: Id of the placeholder token, which image embeddings replace.
+        connector: Module that maps vision features to image embeddings. `"qformer"` and `"perceiver"` return
+            `num_query_tokens` embeddings for each image, `"mlp"` returns one for each patch, and `"pixel_shuffle"` one
+            for each square of neighboring patches.
+        fusion: How the language model reads images. With `"autoregressive"`, image embeddings replace placeholders in
+            the text. With `"cross_attention"`, gated cross-attention between the layers attends to them, and the text
+            has one placeholder for each image.
+        num_query_tokens: Number of image embeddings of the Q-Former and the Perceiver. Default: 32 and 64.
+        num_cross_attention_heads: Number of heads of their attention to the image. Default: that of the Q-Former's
+            text encoder, or of the language model.
+        qformer_config: The text encoder whose layers the Q-Former consists of: DistilBERT, BERT (MiniLM) or RoBERTa.
+            Default: DistilBERT.
+        cross_attention_frequency: The second layer of the Q-Former, and every so many layers after it, attends to the
+            image. With 1, all layers do.
+        perceiver_depth: Number of layers of the Perceiver resampler.
+        pixel_shuffle_factor: Side of the squares, in patches.
+        cross_layer_interval: With `fusion="cross_attention"`, the number of layers of the language model from one
+            cross-attention to the next. The first is before the first layer.
+        freeze_vision: Whether the vision backbone is frozen. Default: `True`.
 
     Raises:
         TypeError: an unknown keyword (the message names the closest field).

@@ -50,7 +50,7 @@ class _CropsOfImages(ShimMixin, BaseImageProcessor):
     do_pad = True
 
     def crop_sizes(self, height: int, width: int, **images_kwargs: Any) -> list[tuple[int, int]]:
-        """Height and width of each view that an image becomes, in pixels.
+        """Height and width of each crop that an image becomes, in pixels.
 
         Args:
             height: of the image, in pixels.
@@ -73,7 +73,7 @@ class _CropsOfImages(ShimMixin, BaseImageProcessor):
         options = self._standardize_kwargs(**{**own, **images_kwargs})
         size = options["size"] if options["do_resize"] else None
         crops = _crops_of(height, width, options["do_image_splitting"], size, options["size_divisor"])
-        return [view.size for view in crops]
+        return [crop.size for crop in crops]
 
     def _standardize_kwargs(self, *, size: Any, size_divisor: int, **kwargs: Any) -> dict[str, Any]:
         """Check what the constructor or a call gets, as well."""
@@ -114,11 +114,11 @@ class _CropsOfImages(ShimMixin, BaseImageProcessor):
         for image in images:
             height, width = image.shape[1:]
             crops = _crops_of(height, width, do_image_splitting, size if do_resize else None, size_divisor)
-            sizes.append([view.size for view in crops])
-            for view in crops:
-                cut = image[:, view.rows, view.columns]
+            sizes.append([crop.size for crop in crops])
+            for crop in crops:
+                cut = image[:, crop.rows, crop.columns]
                 if do_resize:
-                    cut = self.resize(cut, SizeDict(height=view.size[0], width=view.size[1]), resample)
+                    cut = self.resize(cut, SizeDict(height=crop.size[0], width=crop.size[1]), resample)
                 pixels.append(
                     self.rescale_and_normalize(cut, do_rescale, rescale_factor, do_normalize, image_mean, image_std)
                 )
@@ -131,20 +131,20 @@ class _CropsOfImages(ShimMixin, BaseImageProcessor):
 
     def _padded(self, crops: list[Any]) -> tuple[Any, Any]:
         """One batch of crops of several sizes, and its mask; the backends' own `pad` copies everything three times."""
-        height, width = (max(view.shape[axis] for view in crops) for axis in (1, 2))
+        height, width = (max(crop.shape[axis] for crop in crops) for axis in (1, 2))
         pixels, mask = self._zeros((len(crops), crops[0].shape[0], height, width), crops[0])
-        for row, view in enumerate(crops):
-            pixels[row, :, : view.shape[1], : view.shape[2]] = view
-            mask[row, : view.shape[1], : view.shape[2]] = 1
+        for row, crop in enumerate(crops):
+            pixels[row, :, : crop.shape[1], : crop.shape[2]] = crop
+            mask[row, : crop.shape[1], : crop.shape[2]] = 1
         return pixels, mask
 
 
 class VlmkitSmolVLMImageProcessor(_CropsOfImages, TorchvisionBackend):
     """Turns images into crops, and these into `pixel_values (V, 3, H, W)` and `pixel_attention_mask (V, H, W)`.
 
-    The crops of all images follow one another. An image is one view, or with `do_image_splitting` five: its quarters
+    The crops of all images follow one another. An image is one crop, or with `do_image_splitting` five: its quarters
     (top left, top right, bottom left, bottom right; of an odd side, the second half is the longer), cut from its own
-    pixels, then the whole. Each view is resized, scaled and normalised by itself, then padded with zeros on the right
+    pixels, then the whole. Each crop is resized, scaled and normalised by itself, then padded with zeros on the right
     and at the bottom to the largest height and width of the call.
 
     `pixel_attention_mask` is 1 for the pixels of a crop and 0 for padding. Without it, all crops have the fixed height
@@ -152,7 +152,7 @@ class VlmkitSmolVLMImageProcessor(_CropsOfImages, TorchvisionBackend):
 
     Args:
         **kwargs: of all image processors, and
-            `size`: `{"longest_edge": L}` (by default 384) keeps the aspect ratio and reduces a view until its longer
+            `size`: `{"longest_edge": L}` (by default 384) keeps the aspect ratio and reduces a crop until its longer
             side is at most L; with `"shortest_edge": S` it is first enlarged until its shorter side is at least S.
             Sides become the nearest multiples of `size_divisor`. `{"height": H, "width": W}` squashes.
             `size_divisor` (16): the side of the model's patches; for `pixel_shuffle`, times `pixel_shuffle_factor`.
@@ -235,7 +235,7 @@ def _crops_of(height: int, width: int, do_image_splitting: bool, size: SizeDict 
 
 
 def _resized(height: int, width: int, size: SizeDict, divisor: int) -> tuple[int, int]:
-    """The height and width that those of a view become."""
+    """The height and width that those of a crop become."""
     if "height" in size:
         return size.height, size.width
     enlarge = max(1.0, size.get("shortest_edge", 0) / min(height, width))

@@ -1,4 +1,4 @@
-"""Processor of [`SmolVLM`]: images to pixels, conversations to tokens with places for the images."""
+"""Processor of [`SmolVLM`]: prepares images, and tokenizes conversations with placeholders for them."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -306,10 +306,10 @@ class VlmkitSmolVLMProcessor(ImageTextProcessor):
         return inputs
 
     def validate_inputs(self, images: Any = None, text: Any = None, **kwargs: Any) -> None:
-        """Refuse empty lists and texts, more or fewer images than texts have places for, and splitting by who cannot.
+        """Check that images and texts are not empty, and that each text has a placeholder for each of its images.
 
         Raises:
-            ValueError: see above.
+            ValueError: If they do not, or `do_image_splitting` is set and the image processor cannot split images.
         """
         if kwargs.get("do_image_splitting") and not hasattr(self.image_processor, "do_image_splitting"):
             raise ValueError(
@@ -328,15 +328,17 @@ class VlmkitSmolVLMProcessor(ImageTextProcessor):
         super().validate_inputs(images=images, text=text, **kwargs)
 
     def replace_image_token(self, image_inputs: dict[str, Any], image_idx: int, **kwargs: Any) -> str:
-        """The placeholders of an image, view by view.
+        """Return the placeholders of all crops of an image.
 
         Raises:
-            ValueError: without images, the number of their tokens depends on their sizes.
+            ValueError: If their number depends on the size of the image, and there is no image.
         """
         if "crop_sizes" in image_inputs:
             return self.image_token * self._count_image_tokens(image_inputs["crop_sizes"][image_idx])
         if self.num_image_tokens is None:
-            raise ValueError("the number of an image's tokens depends on its size; give the images with the texts")
+            raise ValueError(
+                "The number of image tokens depends on the size of the image. Pass the images together with the texts."
+            )
         return self.image_token * self.num_image_tokens
 
     def _count_image_tokens(self, crop_sizes: Sequence[tuple[int, int]]) -> int:
