@@ -4,7 +4,7 @@ import re
 from typing import Any
 
 import vlmkit
-from vlmkit.base import VlmkitConfig
+from vlmkit.base.configuration import VlmkitConfig
 
 project = "vlmkit"
 author = "The vlmkit authors"
@@ -29,15 +29,27 @@ python_use_unqualified_type_names = True
 html_theme = "furo"
 html_title = f"vlmkit {release}"
 
+_TABLE = re.compile(r"(?:^\|.*\|$\n?)+", re.MULTILINE)
 _CODE = re.compile(r"\[`(?P<reference>[\w.]+)`\]|`(?P<literal>[^`]+)`")
 
 
 def markdown_to_rst(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
-    """Turn the docstrings' [`Name`] into links and their `code` into literals."""
-    text = "\n".join(lines)
-    lines[:] = _CODE.sub(
-        lambda m: f":py:obj:`.{m['reference']}`" if m["reference"] else f"``{m['literal']}``", text
-    ).split("\n")
+    """Turn the docstrings' [`Name`] into links, their `code` into literals, and their tables into list tables."""
+    text = _CODE.sub(
+        lambda m: f":py:obj:`.{m['reference']}`" if m["reference"] else f"``{m['literal']}``", "\n".join(lines)
+    )
+    lines[:] = _TABLE.sub(lambda m: _list_table(m[0]), text).split("\n")
+
+
+def _list_table(table: str) -> str:
+    """Return a Markdown table with a header as a list table."""
+    rows = [[cell.strip() for cell in row.strip().strip("|").split("|")] for row in table.strip().split("\n")]
+    cells = [
+        "   " + ("* - " if column == 0 else "  - ") + cell
+        for row in (rows[0], *rows[2:])
+        for column, cell in enumerate(row)
+    ]
+    return "\n".join([".. list-table::", "   :header-rows: 1", "", *cells, ""])
 
 
 def own_fields_only(app: Any, what: str, name: str, obj: Any, options: Any, signature: str, returns: str) -> Any:

@@ -1,22 +1,22 @@
-"""Write the diagrams of the documentation.
+"""Draw the diagrams of the documentation.
 
     python docs/diagrams/make_diagrams.py
 
-The SVG files in docs/images/diagrams are checked in. A test compares them with what this script draws.
+The files in docs/images/diagrams are checked in, and a test compares them with the output of this script.
 """
 
 from pathlib import Path
 
-import models
 import packages
+
+import models
 
 FOLDER = Path(__file__).parents[1] / "images/diagrams"
 
 
 def drawings() -> dict[str, str]:
     """Return the content of each file by its name."""
-    drawn = {"packages.svg": packages.draw()}
-    return drawn | {f"{name}.svg": draw() for name, draw in models.DRAWINGS.items()}
+    return {"packages.svg": packages.draw(), **{f"{name}.svg": draw() for name, draw in models.DRAWINGS.items()}}
 
 
 if __name__ == "__main__":

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from retrieval_data import DataArguments, DualEncoderTrainingArguments, cache_features, load_tables
 from report import write_report
+from retrieval_data import DataArguments, DualEncoderTrainingArguments, cache_features, load_tables
 from transformers import Trainer, set_seed
 
 from vlmkit import DualEncoderModel, DualEncoderProcessor

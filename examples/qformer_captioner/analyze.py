@@ -20,7 +20,7 @@ from vlmkit.analysis.parameters import component_parameters, parameter_table
 from vlmkit.analysis.token_similarity import discriminative_power, token_similarity
 from vlmkit.analysis.word_heatmaps import WordMap, join_words, word_heatmaps
 from vlmkit.data import decodable_image_files, find_image_files
-from vlmkit.images import rgb_images, seen_image
+from vlmkit.images import denormalized_image, rgb_images
 from vlmkit.training import freeze_lower_blocks, parse_arguments
 
 
@@ -96,7 +96,7 @@ def look(
     ).cpu()
     start = inputs["input_ids"].shape[1]
     words = join_words(processor.tokenizer, caption[0, start:], maps=maps[0, start - 1 : -1])
-    return outputs, words, seen_image(inputs["pixel_values"][0], processor.image_processor), grid
+    return outputs, words, denormalized_image(inputs["pixel_values"][0], processor.image_processor), grid
 
 
 def patch_grid(num_tokens: int, num_layers: int) -> tuple[int, int]:

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from chat_data import ChatDataArguments, load_chat_tables
 from caption_sources import Tables
+from chat_data import ChatDataArguments, load_chat_tables
 from datasets import Dataset
 from scores import score_retrieval
 from transformers import AutoModel, AutoProcessor, PreTrainedModel, ProcessorMixin

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from chat_data import ChatDataArguments, load_chat_tables
 from caption_sources import Tables, cached_tables, check_streaming, data_name
+from chat_data import ChatDataArguments, load_chat_tables
 from peft import PeftModel
 from transformers import ProcessorMixin, Trainer, set_seed
 

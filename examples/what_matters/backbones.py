@@ -27,8 +27,7 @@ from transformers import (
 )
 
 from vlmkit import VlmkitSmolVLMImageProcessor, VlmkitSmolVLMProcessor
-from vlmkit.data import ChatCollator
-from vlmkit.data.chats.conversations import assistant_message, user_message
+from vlmkit.data import ChatCollator, assistant_message, user_message
 from vlmkit.data.scenes.detailed_scenes import (
     DETAILED_SCENE_WORDS,
     PATTERNS,

@@ -86,3 +86,10 @@ def test_an_image_that_cannot_be_had_is_named(processor):
 def test_what_has_no_embedding_is_refused(processor, inputs, message):
     with pytest.raises(ValueError, match=message):
         processor(**inputs)
+
+
+def test_a_text_model_without_tokenizer(tmp_path):
+    tiny.vision_config().save_pretrained(tmp_path)
+    tiny.image_processor().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"`text` must be a model with a tokenizer, but got .*Pass the folder"):
+        DualEncoderProcessor.from_vision_text_pretrained(tmp_path, tmp_path)

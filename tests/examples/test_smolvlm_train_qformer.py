@@ -70,7 +70,7 @@ def test_the_folder_loads_and_holds_what_was_trained(place, trained):
     assert type(processor) is QFormerAlignerProcessor
     name = "ffn.lin1.weight"
     before = DistilBertModel.from_pretrained(place / "text").transformer.layer[0].get_parameter(name)
-    assert not torch.equal(model.qformer.layers[0].feed_forward.feed_forward[0].weight, before)
+    assert not torch.equal(model.qformer.layers[0].feed_forward.mlp.fc1.weight, before)
     assert trained.count("'eval_text_to_image/recall@10'") == 3  # once in each epoch
     assert "'eval_loss'" in trained
 
@@ -235,7 +235,7 @@ def test_coco(place, tmp_path):
             ["--augmentation", "--cache_vision_features", "float16", "--vision", "nowhere"],
             "--augmentation changes images in",
         ),
-        (["--num_cross_attention_heads", 3], "3 heads do not divide a width of 16"),
+        (["--num_cross_attention_heads", 3], "must divide the width 16, but got 3 heads"),
         (["--cross_attention_frequency", 0], "cross_attention_frequency is 0; give 1 or more"),
         (["--temperature", 0], "temperature is 0"),
         (["--new_learning_rate", 0], "the learning rate of 'qformer.query_tokens' is 0.0; give a positive number"),
@@ -243,7 +243,7 @@ def test_coco(place, tmp_path):
         (["--data", "nowhere"], "nowhere"),
         (["--dataset", "scenes"], "drop --data flickr8k, or name the data set that it holds: coco, flickr8k, web"),
         (["--max_images", 4], "4 images in validation are too few for Recall@10; give more"),
-        (["--text", "vision"], "vit is no text encoder that the Q-Former can start from"),
+        (["--text", "vision"], "`text` must be a model with a tokenizer, but got"),
     ],
 )
 def test_what_cannot_be_is_refused(place, flags, message):

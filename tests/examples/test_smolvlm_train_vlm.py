@@ -182,7 +182,7 @@ def test_drawn_scenes(place):
         (["--datasets", "easy_vqa"], "drop --data flickr8k"),
         (["--tasks", "chess"], "--tasks are chess: give captions, questions, or both"),
         (["--datasets", "flickr8k", "--tasks", "questions"], "flickr8k has no questions"),
-        (["--aligner", "lm"], "'llama' model, not of 'vlmkit_qformer_aligner'"),
+        (["--aligner", "lm"], "`model_type` must be 'vlmkit_qformer_aligner', but got 'llama'"),
         (["--aligner", "nowhere"], "couldn't find them"),
         (["--text", "vision"], "tokenizer"),
         (["--lora_rank", 0], "the rank is 0"),

@@ -17,6 +17,26 @@ from vlmkit.base.image_processors import to_saveable_image_processor
 from vlmkit.images import rgb_images
 
 
+def load_tokenizer(text: str | os.PathLike, **special_tokens: Any) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a text model.
+
+    Args:
+        text: Folder or Hub id of the text model.
+        **special_tokens: Special tokens that replace those of the tokenizer, such as `bos_token="<START>"`.
+
+    Raises:
+        OSError: If the checkpoint cannot be found.
+        ValueError: If it has no tokenizer.
+    """
+    try:
+        return AutoTokenizer.from_pretrained(text, **special_tokens)
+    except ValueError as error:  # which names the packages that could convert a tokenizer
+        raise ValueError(
+            f"`text` must be a model with a tokenizer, but got {os.fspath(text)!r}. "
+            "Pass the folder or Hub id of a text model."
+        ) from error
+
+
 class VlmkitProcessor(ShimMixin, ProcessorMixin):
     """Base class of processors, which accept images of any mode.
 
@@ -85,7 +105,7 @@ class ImageTextProcessor(VlmkitProcessor):
             OSError: If a checkpoint, or its preprocessing, cannot be found.
             ValueError: If the tokenizer lacks a token that the processor needs.
         """
-        return cls(AutoImageProcessor.from_pretrained(vision), AutoTokenizer.from_pretrained(text, **special_tokens))
+        return cls(AutoImageProcessor.from_pretrained(vision), load_tokenizer(text, **special_tokens))
 
     def special_token_ids(self) -> dict[str, int]:
         """Return the token ids that a model takes over, such as `{"bos_token_id": 0}`. By default there are none."""

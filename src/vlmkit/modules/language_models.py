@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, Cache, PreTrainedConfig, PreTrainedModel
 
 from vlmkit.compat.auto_classes import model_class
 from vlmkit.compat.cache import CACHE_NAME
@@ -102,10 +102,18 @@ def check_plain_language_model(model: PreTrainedModel) -> None:
     input_ids = torch.arange(4, device=model.device)[None]
     outputs, states = model(input_ids, use_cache=True), model.base_model(input_ids).last_hidden_state
     kind = type(model).__name__
-    if outputs.get(CACHE_NAME) is None:
+    if not _has_keys_and_values(outputs.get(CACHE_NAME)):
         raise ValueError(f"{kind} must have a key/value cache, but returns none. Use a language model with attention.")
     if not torch.allclose(model.get_output_embeddings()(states), outputs.logits, rtol=1e-2, atol=1e-3):
         raise ValueError(
             f"{kind} must compute its logits by a linear head, but it scales or caps them, or has layers before the "
             "head, which would be lost. Use another language model, such as Llama, SmolLM or Qwen."
         )
+
+
+def _has_keys_and_values(cache: Cache | None) -> bool:
+    """Return whether a cache holds keys and values. That of Mamba only holds states, and has no sequence length."""
+    try:
+        return cache is not None and cache.get_seq_length() > 0
+    except ValueError:
+        return False

@@ -35,10 +35,10 @@ class DualEncoderOutput(ModelOutput):
 
     Args:
         loss: scalar, float32; given when images and texts are pairs and `return_loss` is set.
-        logits_per_image: `(I, T)` similarities of every image with every text, divided by the temperature.
-        logits_per_text: `(T, I)`, the same transposed.
+        logits_per_image: `(I, B)` similarities of every image with every text, divided by the temperature.
+        logits_per_text: `(B, I)`, the same transposed.
         image_embeds: `(I, D)`, unit length.
-        text_embeds: `(T, D)`, unit length.
+        text_embeds: `(B, D)`, unit length.
     """
 
     loss: Tensor | None = None
@@ -200,13 +200,13 @@ class DualEncoderModel(VlmkitModel):
 
         Args:
             pixel_values: `(I, 3, H, W)`.
-            input_ids: `(T, L)`, padded on either side.
-            attention_mask: `(T, L)`, 1 for tokens and 0 for padding. Defaults to ones.
+            input_ids: `(B, T)`, padded on either side.
+            attention_mask: `(B, T)`, 1 for tokens and 0 for padding. Defaults to ones.
             image_pooled: `(I, D_vision)`, precomputed pooled outputs of the vision tower in place of `pixel_values`.
-            text_pooled: `(T, D_text)`, precomputed pooled outputs of the text tower in place of `input_ids`.
+            text_pooled: `(B, D_text)`, precomputed pooled outputs of the text tower in place of `input_ids`.
             group_ids: `(I,)`, integers that are equal for equal images. Captions of one image are not negatives of each
                 other.
-            return_loss: Whether to compute the loss. In evaluation mode, it is omitted if I and T differ, as in
+            return_loss: Whether to compute the loss. In evaluation mode, it is omitted if I and B differ, as in
                 zero-shot classification.
             token_type_ids: Ignored. Tokenizers of BERT return them, and a caption is a single segment.
             **kwargs: Keywords that every transformers model accepts, passed to both backbones.

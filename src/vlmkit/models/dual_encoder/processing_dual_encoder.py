@@ -12,7 +12,7 @@ class DualEncoderProcessorKwargs(ProcessingKwargs, total=False):  # type: ignore
 
 
 class DualEncoderProcessor(ImageTextProcessor):
-    """Turns images into `pixel_values (I, 3, H, W)` and texts into `input_ids`, `attention_mask` `(T, L)`.
+    """Turns images into `pixel_values (I, 3, H, W)` and texts into `input_ids`, `attention_mask` `(B, T)`.
 
     Texts are padded to the longest and cut at 77 tokens unless the call says otherwise.
 

@@ -61,10 +61,10 @@ class QFormerAlignerOutput(ModelOutput):
     Args:
         loss: Scalar, float32, the weighted sum of the losses below. Returned if images and texts are pairs and
             `return_loss` is set.
-        logits_per_image: `(I, T)`, cosine similarities of images and texts, divided by the temperature.
-        logits_per_text: `(T, I)`, the transpose of `logits_per_image`.
+        logits_per_image: `(I, B)`, cosine similarities of images and texts, divided by the temperature.
+        logits_per_text: `(B, I)`, the transpose of `logits_per_image`.
         image_embeds: `(I, D)`, unit length.
-        text_embeds: `(T, D)`, unit length.
+        text_embeds: `(B, D)`, unit length.
         contrastive_loss: Scalar. Like the next two, returned if its weight in the configuration is positive.
         matching_loss: Scalar.
         captioning_loss: Scalar.
@@ -343,12 +343,12 @@ class QFormerAligner(VlmkitModel):
 
         Args:
             pixel_values: `(I, 3, H, W)`.
-            input_ids: `(T, L)`, padded on either side.
-            attention_mask: `(T, L)`, 1 for tokens and 0 for padding. Defaults to ones.
+            input_ids: `(B, T)`, padded on either side.
+            attention_mask: `(B, T)`, 1 for tokens and 0 for padding. Defaults to ones.
             vision_features: `(I, N, D_vision)`, precomputed features of the vision tower in place of `pixel_values`.
             group_ids: `(I,)`, integers that are equal for equal images. Captions of one image are not negatives of each
                 other.
-            return_loss: Whether to compute the losses. In evaluation mode, they are omitted if I and T differ.
+            return_loss: Whether to compute the losses. In evaluation mode, they are omitted if I and B differ.
             **kwargs: Keywords that every transformers model accepts, passed to the vision backbone.
 
         Raises:

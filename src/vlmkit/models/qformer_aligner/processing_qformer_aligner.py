@@ -14,7 +14,7 @@ class QFormerAlignerProcessorKwargs(ProcessingKwargs, total=False):  # type: ign
 
 
 class QFormerAlignerProcessor(ImageTextProcessor):
-    """Turns images into `pixel_values (I, 3, H, W)` and texts into `input_ids`, `attention_mask` `(T, L)`.
+    """Turns images into `pixel_values (I, 3, H, W)` and texts into `input_ids`, `attention_mask` `(B, T)`.
 
     Texts are padded to the longest and cut at 64 tokens unless the call says otherwise.
 

@@ -7,7 +7,6 @@ from typing import Any
 from transformers import (
     AddedToken,
     AutoImageProcessor,
-    AutoTokenizer,
     BaseImageProcessor,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -15,7 +14,7 @@ from transformers import (
 from transformers.processing_utils import MultiModalData, ProcessingKwargs
 
 from vlmkit.base.image_processors import to_saveable_image_processor
-from vlmkit.base.processing import ImageTextProcessor
+from vlmkit.base.processing import ImageTextProcessor, load_tokenizer
 from vlmkit.compat.processor_kwargs import images_kwargs
 from vlmkit.models.qformer_aligner import QFormerAlignerConfig
 from vlmkit.models.smolvlm.chat_template import chat_template as default_chat_template
@@ -173,7 +172,7 @@ class VlmkitSmolVLMProcessor(ImageTextProcessor):
             num_image_tokens = num_vision_patches(vision_config, height=height, width=width) // factor**2
         return cls(
             image_processor,
-            AutoTokenizer.from_pretrained(text),
+            load_tokenizer(text),
             num_image_tokens,
             connector=connector,
             fusion=fusion,
@@ -199,7 +198,7 @@ class VlmkitSmolVLMProcessor(ImageTextProcessor):
         num_queries = QFormerAlignerConfig.from_pretrained(aligner).num_query_tokens
         return cls(
             AutoImageProcessor.from_pretrained(aligner),
-            AutoTokenizer.from_pretrained(text),
+            load_tokenizer(text),
             num_queries,
             connector="qformer",
             fusion="autoregressive",
