@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from tests import tiny
-from vlmkit.images import rgb_images, seen_image, to_rgb
+from vlmkit.images import denormalized_image, rgb_images, to_rgb
 
 RED, GREEN = (254, 0, 0), (0, 255, 1)
 
@@ -128,7 +128,7 @@ def test_what_a_model_sees_is_the_cropped_image(do_normalize):
     processor.do_normalize = do_normalize
     wide = Image.new("RGB", (96, 32), "red")
     wide.paste("blue", (32, 0, 64, 32))  # all that the crop leaves
-    seen = seen_image(processor(wide, return_tensors="pt")["pixel_values"][0], processor)
+    seen = denormalized_image(processor(wide, return_tensors="pt")["pixel_values"][0], processor)
     assert seen.size == (32, 32)
     assert set(pixels(seen)) == {(0, 0, 255)}
 

@@ -277,7 +277,7 @@ def test_every_recipe_begins_low_and_ends_split_with_dora(place, recipe):
         ({"image_folder": "images"}, "drop --image_folder images"),
         ({"datasets": ["flickr8k"], "tasks": ["questions"]}, "flickr8k has no questions"),
         ({"push_to_hub": True}, "--push_to_hub needs a name: give --hub_model_id"),
-        ({"num_query_tokens": 0}, "num_query_tokens is 0"),
+        ({"num_query_tokens": 0}, "`num_query_tokens` must be at least 1, but got 0"),
         ({"text_mode": "dora"}, "an adapter is of one kind"),
         ({"text_mode": "half"}, "invalid choice: 'half'"),
         ({"resolution": 384}, "there is no setting 'resolution'"),

@@ -20,6 +20,7 @@ from transformers import (
     SmolLM3Config,
 )
 
+from vlmkit.compat.cache import CACHE_NAME
 from vlmkit.modules.gated_cross_attention import (
     GatedCrossAttention,
     check_forwards_keywords,
@@ -127,7 +128,8 @@ def test_token_by_token_is_all_at_once(name):
     model, (ids, images, sees) = build(name), inputs()
     cache, steps = DynamicCache(config=model.language_model.config), []
     for start, end in [(0, 3), *((t, t + 1) for t in range(3, TOKENS))]:
-        steps.append(model(ids[:, start:end], images, sees[:, :, start:end], past_key_values=cache, use_cache=True))
+        options = {CACHE_NAME: cache, "use_cache": True}
+        steps.append(model(ids[:, start:end], images, sees[:, :, start:end], **options))
     torch.testing.assert_close(torch.cat(steps, dim=1), model(ids, images, sees), atol=1e-4, rtol=1e-4)
 
 

@@ -326,7 +326,7 @@ def _smolvlm(
     base = language_model.generation_config
     model.generation_config = GenerationConfig(
         **{name: getattr(base, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")},
-        suppress_tokens=[image_token_id],  # a place without an image
+        suppress_tokens=[image_token_id],  # a placeholder without an image
         do_sample=True,
         temperature=0.7,
         top_p=0.9,

@@ -88,7 +88,7 @@ def predicted_captions(
         both on the device of `image_embeds`.
 
     Raises:
-        ValueError: k is out of range, or [`pair_metrics`] would check_keywords the embeddings.
+        ValueError: If `k` is out of range, or the embeddings are not valid for [`pair_metrics`].
 
     Example:
         >>> ids, similarities = predicted_captions(torch.tensor([[0.6, 0.8]]), torch.eye(2), k=2)

@@ -186,12 +186,11 @@ def _linear_layers(model: PreTrainedModel, part: str) -> dict[str, nn.Module]:
     Raises:
         ValueError: there are none.
     """
-    backbone, head = model.get_submodule(part), model.get_output_embeddings()
+    backbone = model.get_submodule(part)
     layers = {
         f"{part}.{name}": layer
         for name, layer in backbone.named_modules()
         if isinstance(layer, nn.Linear | Conv1D)
-        and layer is not head
         and not (part == _VISION and set(name.split(".")) & set(_POOLING_HEADS))
     }
     if not layers:

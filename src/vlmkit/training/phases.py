@@ -37,12 +37,12 @@ def phase_status(output_dir: str | Path) -> PhaseStatus:
     folder = Path(output_dir)
     # Trainer writes this file last, and only then deletes an older checkpoint.
     whole = [file.parent for file in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*/{TRAINER_STATE_NAME}")]
-    checkpoint = str(max(whole, key=lambda place: int(place.name.rpartition("-")[2]))) if whole else None
+    checkpoint = str(max(whole, key=lambda path: int(path.name.rpartition("-")[2]))) if whole else None
     return PhaseStatus((folder / "train_results.json").is_file(), checkpoint)
 
 
 def check_phases(output_dirs: Sequence[str | Path], resume: bool) -> list[PhaseStatus]:
-    """Look how far each phase has come, and check_keywords to begin anew what has begun.
+    """Return how far each phase has come, and check that no phase that has begun starts from the beginning.
 
     Args:
         output_dirs: a folder for each phase; see [`phase_status`].

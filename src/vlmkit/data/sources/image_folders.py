@@ -21,8 +21,8 @@ def find_image_files(paths: Iterable[str | os.PathLike]) -> list[Path]:
         FileNotFoundError: If a path does not exist.
         ValueError: If there is no image.
     """
-    paths, files = [Path(path) for path in paths], []
-    for path in paths:
+    given, files = [Path(path) for path in paths], []
+    for path in given:
         if not path.exists():
             raise FileNotFoundError(f"{path} does not exist; give image files or folders of them")
         if path.is_file():
@@ -30,7 +30,7 @@ def find_image_files(paths: Iterable[str | os.PathLike]) -> list[Path]:
         else:
             files += sorted(file for file in path.iterdir() if file.suffix.lower() in _SUFFIXES)
     if not files:
-        where = ", ".join(map(str, paths)) or "an empty list"
+        where = ", ".join(map(str, given)) or "an empty list"
         raise ValueError(f"no image in {where}; files must end in one of {', '.join(sorted(_SUFFIXES))}")
     return files
 

@@ -32,7 +32,7 @@ class VlmkitSmolVLMImageProcessorKwargs(ImagesKwargs, total=False):  # type: ign
     size_divisor: int
 
 
-class _CropsOfImages(ShimMixin, BaseImageProcessor):
+class _CropImageProcessor(ShimMixin, BaseImageProcessor):
     """What both backends have in common: which crops an image has, their sizes, and the batch of them."""
 
     valid_kwargs = VlmkitSmolVLMImageProcessorKwargs
@@ -72,7 +72,7 @@ class _CropsOfImages(ShimMixin, BaseImageProcessor):
         own = {name: getattr(self, name) for name in self.valid_kwargs.__annotations__}
         options = self._standardize_kwargs(**{**own, **images_kwargs})
         size = options["size"] if options["do_resize"] else None
-        crops = _crops_of(height, width, options["do_image_splitting"], size, options["size_divisor"])
+        crops = _split(height, width, options["do_image_splitting"], size, options["size_divisor"])
         return [crop.size for crop in crops]
 
     def _standardize_kwargs(self, *, size: Any, size_divisor: int, **kwargs: Any) -> dict[str, Any]:
@@ -113,7 +113,7 @@ class _CropsOfImages(ShimMixin, BaseImageProcessor):
         pixels, sizes = [], []
         for image in images:
             height, width = image.shape[1:]
-            crops = _crops_of(height, width, do_image_splitting, size if do_resize else None, size_divisor)
+            crops = _split(height, width, do_image_splitting, size if do_resize else None, size_divisor)
             sizes.append([crop.size for crop in crops])
             for crop in crops:
                 cut = image[:, crop.rows, crop.columns]
@@ -139,8 +139,8 @@ class _CropsOfImages(ShimMixin, BaseImageProcessor):
         return pixels, mask
 
 
-class VlmkitSmolVLMImageProcessor(_CropsOfImages, TorchvisionBackend):
-    """Turns images into crops, and these into `pixel_values (V, 3, H, W)` and `pixel_attention_mask (V, H, W)`.
+class VlmkitSmolVLMImageProcessor(_CropImageProcessor, TorchvisionBackend):
+    """Turns images into crops, and these into `pixel_values (C, 3, H, W)` and `pixel_attention_mask (C, H, W)`.
 
     The crops of all images follow one another. An image is one crop, or with `do_image_splitting` five: its quarters
     (top left, top right, bottom left, bottom right; of an odd side, the second half is the longer), cut from its own
@@ -184,7 +184,7 @@ class VlmkitSmolVLMImageProcessor(_CropsOfImages, TorchvisionBackend):
         return like.new_zeros(shape), like.new_zeros((shape[0], *shape[2:]), dtype=torch.int64)
 
 
-class VlmkitSmolVLMImageProcessorPil(_CropsOfImages, PilBackend):
+class VlmkitSmolVLMImageProcessorPil(_CropImageProcessor, PilBackend):
     """[`VlmkitSmolVLMImageProcessor`] by PIL and NumPy, without torchvision; pixels differ by a level of 255 or two."""
 
     def rescale_and_normalize(
@@ -214,7 +214,7 @@ class _Crop(NamedTuple):
     size: tuple[int, int]
 
 
-def _crops_of(height: int, width: int, do_image_splitting: bool, size: SizeDict | None, divisor: int) -> list[_Crop]:
+def _split(height: int, width: int, do_image_splitting: bool, size: SizeDict | None, divisor: int) -> list[_Crop]:
     """The crops of an image, in order; without a `size` they are not resized."""
     if min(height, width) < 1:
         raise ValueError(f"an image of {height}x{width} pixels (height x width) is empty; drop it")
@@ -230,11 +230,11 @@ def _crops_of(height: int, width: int, do_image_splitting: bool, size: SizeDict 
     crops = []
     for rows, columns in parts:
         own_size = rows.stop - rows.start, columns.stop - columns.start
-        crops.append(_Crop(rows, columns, _resized(*own_size, size, divisor) if size else own_size))
+        crops.append(_Crop(rows, columns, _target_size(*own_size, size, divisor) if size else own_size))
     return crops
 
 
-def _resized(height: int, width: int, size: SizeDict, divisor: int) -> tuple[int, int]:
+def _target_size(height: int, width: int, size: SizeDict, divisor: int) -> tuple[int, int]:
     """The height and width that those of a crop become."""
     if "height" in size:
         return size.height, size.width

@@ -162,7 +162,8 @@ class VlmkitSmolVLMModel(VlmkitSmolVLMPreTrainedModel, HeadlessModel):
 
         Raises:
             ValueError: If both or neither kind of images are given, the features have another shape, features are given
-                while the vision tower is trained, or the vision tower or connector does not support the image size.
+                while the vision tower is trained, `num_crops` does not fit, or the vision tower or connector does not
+                support the image size.
         """
         pixel_values, pixel_attention_mask, num_crops = _flatten_crops(pixel_values, pixel_attention_mask, num_crops)
         if pixel_values is not None and pixel_attention_mask is None and self.config.connector == "pixel_shuffle":
@@ -181,8 +182,10 @@ class VlmkitSmolVLMModel(VlmkitSmolVLMPreTrainedModel, HeadlessModel):
         embeds, mask = self.connector(vision_features, vision.patch_attention_mask)
         if mask is not None:
             embeds = [crop[valid] for crop, valid in zip(embeds, mask, strict=True)]
-        if num_crops is not None and self.cross_attention is None:
-            embeds = _join_crops(embeds, num_crops)
+        if num_crops is not None:
+            counts = _crop_counts(num_crops, len(embeds))
+            if self.cross_attention is None:
+                embeds = _join_crops(embeds, counts)
         return BaseModelOutputWithPooling(
             last_hidden_state=vision_features,
             pooler_output=embeds,
@@ -619,7 +622,7 @@ class SmolVLM(VlmkitSmolVLMPreTrainedModel, GenerativeModel, GenerationMixin):
                 kwargs |= encoder_outputs_argument(features)
         else:
             if features is None and has_images:
-                features = self.get_image_features(**images, return_dict=True)
+                features = self.get_image_features(**images, num_crops=num_crops, return_dict=True)
             kwargs |= self._cross_attention_arguments(input_ids, features, kwargs)
         return super().generate(inputs, generation_config, *args, **cache_argument(cache), **kwargs)
 
@@ -662,7 +665,7 @@ class SmolVLM(VlmkitSmolVLMPreTrainedModel, GenerativeModel, GenerationMixin):
         sizes = num_image_tokens_per_crop(self.config, image_token_mask, num_parts, mask)
         is_new = ~cached_images(image_token_mask, num_image_tokens=sizes, num_cached_tokens=num_cached)
         if num_crops is not None:
-            counts = torch.stack([part.sum() for part in is_new.split(num_crops.tolist())])
+            counts = torch.stack([part.sum() for part in is_new.split(_crop_counts(num_crops, num_parts))])
             num_crops = counts[counts > 0]
         return {name: part if part is None else part[is_new] for name, part in images.items()}, num_crops
 
@@ -751,22 +754,30 @@ def _flatten_crops(
         pixel_attention_mask = torch.cat(list(pixel_attention_mask))  # a server passes one mask per image
     if pixel_values is None or pixel_values.ndim == 4:
         return pixel_values, pixel_attention_mask, num_crops
-    num_crops = torch.full((len(pixel_values),), pixel_values.shape[1])
+    counts = torch.full((len(pixel_values),), pixel_values.shape[1])
+    if num_crops is not None and num_crops.tolist() != counts.tolist():
+        raise ValueError(
+            f"`num_crops` must be {counts.tolist()} for `pixel_values` of the shape {tuple(pixel_values.shape)}, but "
+            f"got {num_crops.tolist()}. Omit it for `pixel_values` of five dimensions."
+        )
     if pixel_attention_mask is not None and pixel_attention_mask.ndim == 4:
         pixel_attention_mask = pixel_attention_mask.flatten(0, 1)
-    return pixel_values.flatten(0, 1), pixel_attention_mask, num_crops
+    return pixel_values.flatten(0, 1), pixel_attention_mask, counts
 
 
-def _join_crops(embeds: ImageEmbeds, num_crops: Tensor | None) -> ImageEmbeds:
-    """Concatenate the embeddings of the crops of each image."""
-    if num_crops is None:
-        return embeds
+def _crop_counts(num_crops: Tensor, total: int) -> list[int]:
+    """Return the number of crops of each image as integers that add up to the number of all crops."""
     counts = num_crops.tolist()
-    if sum(counts) != len(embeds):
+    if sum(counts) != total or min(counts, default=1) < 1:
         raise ValueError(
-            f"`num_crops` must add up to the number of crops {len(embeds)}, but got {counts}. Pass it as the processor "
-            "returned it."
+            f"`num_crops` must be at least 1 for each image and add up to the number of crops {total}, but got "
+            f"{counts}. Pass it as the processor returned it."
         )
+    return counts
+
+
+def _join_crops(embeds: ImageEmbeds, counts: list[int]) -> ImageEmbeds:
+    """Concatenate the embeddings of the crops of each image."""
     if isinstance(embeds, Tensor) and len(set(counts)) == 1:
         return embeds.reshape(len(counts), -1, embeds.shape[-1])
     parts, start = [], 0

@@ -151,11 +151,17 @@ class VlmkitSmolVLMProcessor(ImageTextProcessor):
 
         Raises:
             OSError: If a checkpoint, or its preprocessing, cannot be found.
-            ValueError: If the design is unknown, or as the constructors raise.
+            ValueError: If the design is unknown, `num_query_tokens` is less than 1, or as the constructors raise.
         """
         check_choice("connector", connector, CONNECTORS)
         check_choice("fusion", fusion, FUSIONS)
-        num_query_tokens = num_query_tokens or default_num_query_tokens(connector)
+        if num_query_tokens is None:
+            num_query_tokens = default_num_query_tokens(connector)
+        elif num_query_tokens < 1:
+            raise ValueError(
+                f"`num_query_tokens` must be at least 1, but got {num_query_tokens}. "
+                "Leave it out to use the default of the connector."
+            )
         factor = pixel_shuffle_factor if connector == "pixel_shuffle" else 1
         image_processor = to_saveable_image_processor(AutoImageProcessor.from_pretrained(vision))
         num_image_tokens = fixed_num_image_tokens(connector, fusion=fusion, num_query_tokens=num_query_tokens)
