@@ -45,7 +45,7 @@ class ModelArguments:
     text: str = field(metadata={"help": "folder or hub id of a causal language model"})
     connector: Literal["qformer", "perceiver", "mlp", "pixel_shuffle"] = "perceiver"
     fusion: Literal["autoregressive", "cross_attention"] = "autoregressive"
-    num_query_tokens: int | None = field(default=None, metadata={"help": "number of image embeddings of qformer or perceiver"})
+    num_query_tokens: int | None = field(default=None, metadata={"help": "queries of qformer or perceiver"})
     perceiver_depth: int = 3
     pixel_shuffle_factor: int = 2
     cross_layer_interval: int = 4
