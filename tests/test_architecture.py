@@ -12,7 +12,7 @@ import vlmkit
 ROOT = Path(__file__).parent.parent
 SOURCE = Path(vlmkit.__file__).parent
 MAX_BODY_LINES = 50
-MAX_LINES = 650
+MAX_LINES = 400
 MAX_MODELING_LINES = 800  # a model is read from top to bottom, so its file is not cut
 FORBIDDEN = {"benchmarks", "docs", "examples", "tests"}
 
