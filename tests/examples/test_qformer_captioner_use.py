@@ -164,7 +164,9 @@ def test_pictures_show_what_the_model_saw(place, tmp_path, monkeypatch):
     drawn = []
     draw = caption_plots.similarity_figure
     monkeypatch.setattr(
-        caption_plots, "similarity_figure", lambda image, *rest: drawn.append(image) or draw(image, *rest)
+        caption_plots,
+        "similarity_figure",
+        lambda image, *rest, **options: drawn.append(image) or draw(image, *rest, **options),
     )
     run(place, "analyze.py", "--model", "run", "--images", tmp_path / "wide.png", "--output_dir", tmp_path)
     assert [image.size for image in drawn] == [(32, 32)]

@@ -128,7 +128,7 @@ def test_processes_share_a_stream(place):
         (["--max_steps", -1], "give --max_steps"),
         (
             ["--cache_vision_features", "float16"],
-            "--cache_vision_features float16 needs a table: give --cache_vision_features no",
+            "--cache_vision_features must be no for web, which is streamed, but got float16",
         ),
         (["--max_images", 3], "drop --max_images 3, and give --max_steps"),
     ],
