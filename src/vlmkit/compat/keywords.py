@@ -1,4 +1,4 @@
-"""Keywords that transformers itself accepts.
+"""Keywords that transformers itself accepts, and those that inference servers pass through its models.
 
 Needed by every supported release: transformers silently accepts unknown keywords, and offers no public list of its own.
 """
@@ -23,6 +23,9 @@ _CONFIG_KEYWORDS = {
     "transformers_weights",
     "use_cache",
 }
+
+# vLLM and SGLang call the headless model with these, and read them in their own attention function.
+SERVER_KEYWORDS = frozenset({"attention_instances", "forward_batch"})
 
 
 def config_keywords() -> set[str]:

@@ -18,6 +18,7 @@ from vlmkit.base.generation import GenerativeModel, HeadlessModel
 from vlmkit.base.modeling import VlmkitModel
 from vlmkit.compat.cache import accepts_cache, cache_argument, cache_output
 from vlmkit.compat.encoder_outputs import encoder_outputs_argument, pop_encoder_outputs
+from vlmkit.compat.keywords import SERVER_KEYWORDS
 from vlmkit.models.qformer_aligner import QFormerAligner
 from vlmkit.models.smolvlm.configuration_smolvlm import CONNECTORS, VlmkitSmolVLMConfig, fixed_num_image_tokens
 from vlmkit.modules.connectors import MLPConnector, PerceiverConnector, PixelShuffleConnector, QFormerConnector
@@ -215,11 +216,14 @@ class VlmkitSmolVLMModel(VlmkitSmolVLMPreTrainedModel, HeadlessModel):
     ) -> VlmkitSmolVLMModelOutput:
         """Run texts with images through the decoder.
 
-        The arguments are those of [`SmolVLM.forward`] without `labels` and `logits_to_keep`.
+        The arguments are those of [`SmolVLM.forward`] without `labels` and `logits_to_keep`. Those that inference
+        servers pass to their attention layers are accepted as well.
 
         Raises:
+            TypeError: If an argument is unknown. The message suggests the most similar one.
             ValueError: As [`SmolVLM.forward`] raises.
         """
+        self.check_forward_arguments(set(kwargs) - SERVER_KEYWORDS)
         image_token_mask = self.get_image_token_mask(input_ids, inputs_embeds)
         if inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
