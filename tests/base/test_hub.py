@@ -121,3 +121,30 @@ def test_a_model_saved_in_the_current_folder_is_called_after_it(tmp_path, monkey
     monkeypatch.chdir(tmp_path / "mine")
     DualEncoderModel(tiny.dual_encoder_config()).save_pretrained(".")
     assert "\n# mine\n" in Path("README.md").read_text()
+
+
+def test_only_the_main_process_writes_card_and_shim(tmp_path):
+    DualEncoderModel(tiny.dual_encoder_config()).save_pretrained(tmp_path, is_main_process=False)
+    tiny.dual_encoder_config().save_pretrained(tmp_path, is_main_process=False)
+    assert not [path for path in tmp_path.iterdir() if path.name in ("README.md", "vlmkit_shim.py")]
+
+
+def test_no_source_file_is_copied_into_a_folder(tmp_path):
+    config = tiny.dual_encoder_config()
+    config.register_for_auto_class()
+    config.save_pretrained(tmp_path)
+    assert [path.name for path in tmp_path.glob("*.py")] == ["vlmkit_shim.py"]
+    assert json.loads((tmp_path / "config.json").read_text())["auto_map"] == config.shim_map
+
+
+def test_metrics_are_in_the_card_and_in_its_header(tmp_path):
+    model = DualEncoderModel(tiny.dual_encoder_config())
+    model.describe(metrics={"recall@1": 0.123456})
+    model.save_pretrained(tmp_path / "mine")
+    card = ModelCard((tmp_path / "mine/README.md").read_text())
+    [result] = card.data.eval_results
+    assert (card.data.model_name, result.metric_type, result.metric_value) == ("mine", "recall@1", 0.1235)
+    assert result.dataset_name == "unknown"
+    assert "| recall@1 | 0.1235 |" in card.text
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    assert f"| of these trained | {trained:,} |" in card.text

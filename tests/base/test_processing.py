@@ -7,6 +7,7 @@ from PIL import Image
 from tests import tiny
 
 from vlmkit import DualEncoderProcessor
+from vlmkit.base.processing import load_tokenizer
 
 
 @pytest.fixture
@@ -93,3 +94,24 @@ def test_a_text_model_without_tokenizer(tmp_path):
     tiny.image_processor().save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"`text` must be a model with a tokenizer, but got .*Pass the folder"):
         DualEncoderProcessor.from_vision_text_pretrained(tmp_path, tmp_path)
+
+
+class TestLoadTokenizer:
+    def test_special_tokens_replace_those_of_the_folder(self, tmp_path):
+        tiny.tokenizer(pad_token="<pad>").save_pretrained(tmp_path)
+        assert load_tokenizer(tmp_path).get_vocab() == tiny.tokenizer(pad_token="<pad>").get_vocab()
+        tokenizer = load_tokenizer(tmp_path, bos_token="<START>")
+        assert tokenizer.bos_token_id == len(tiny.tokenizer(pad_token="<pad>"))
+        assert (tokenizer.pad_token, tokenizer.eos_token) == ("<pad>", "<eos>")
+
+    def test_a_missing_folder_is_named(self, tmp_path):
+        with pytest.raises(OSError, match="nowhere"):
+            load_tokenizer(tmp_path / "nowhere")
+
+
+def test_a_processor_determines_nothing_of_a_model_by_default(processor):
+    assert processor.special_token_ids() == {}
+    fields = {"loss": "sigmoid"}
+    completed = processor.complete_config(fields)
+    assert completed == fields
+    assert completed is not fields
