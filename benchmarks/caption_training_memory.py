@@ -2,10 +2,10 @@
 
     python benchmarks/caption_training_memory.py
 
-Small models of equal parts with a frozen vision encoder: steps of the two alternate, ours also on image tokens computed
-beforehand; medians and ratios are printed. Then the tensors that are alive after one forward pass with attention maps
-and after 50 more are counted, once as training calls the model and once keeping a map of each pass, as the original
-does.
+Small models of equal parts with a frozen vision encoder: steps of the two alternate, ours also on vision features
+computed beforehand; medians and ratios are printed. Then the tensors that are alive after one forward pass with
+attention maps and after 50 more are counted, once as training calls the model and once keeping a map of each pass, as
+the original does.
 """
 
 import gc
@@ -147,7 +147,7 @@ def main() -> None:
 
     print(f"vlmkit {ours.num_parameters() / 1e6:.1f}M parameters, BLIP-2 {theirs.num_parameters() / 1e6:.1f}M")
     for name, durations in seconds.items():
-        print(f"{name:22}{arguments.batch_size / statistics.median(durations):8.1f} samples a second")
+        print(f"{name:24}{arguments.batch_size / statistics.median(durations):8.1f} samples a second")
     for name in ("vlmkit", "vlmkit, vision features"):
         ratio = statistics.median(b / a for a, b in zip(seconds[name], seconds["BLIP-2"], strict=True))
         print(f"speed ratio {name} / BLIP-2: {ratio:.2f} (median over pairs of steps)")

@@ -38,7 +38,7 @@ def drawn_pairs(num_images: int, image_size: int) -> ImagePairs:
     noise = np.random.default_rng(0).integers(0, 256, (num_images, image_size, image_size, 3), dtype=np.uint8)
     columns = {"image": [Image.fromarray(pixels) for pixels in noise], "label": [row % 2 for row in range(num_images)]}
     types = {"image": datasets.Image(), "label": datasets.ClassLabel(num_classes=2)}
-    return ImagePairs(datasets.Dataset.from_dict(columns, datasets.Features(types)), image_size)
+    return ImagePairs(datasets.Dataset.from_dict(columns, datasets.Features(types)), image_size=image_size)
 
 
 def pil_batches(pairs: ImagePairs, processor: PairedCifarAlignerProcessor) -> Callable[[list[int]], torch.Tensor]:

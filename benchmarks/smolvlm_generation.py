@@ -73,12 +73,12 @@ def build_theirs(ours: VlmkitSmolVLMConfig) -> SmolVLMForConditionalGeneration:
 
 
 def build_prompts(config: VlmkitSmolVLMConfig, num_image_tokens: int, arguments: Arguments) -> dict[str, Tensor]:
-    """Texts of random tokens with an image's places in the middle, for the largest batch."""
+    """Texts of random tokens with the image tokens in the middle, for the largest batch."""
     shape = max(arguments.batch_sizes), arguments.prompt_length
     text = torch.randint(config.text_config.eos_token_id + 1, config.image_token_id, shape)
-    places = torch.full((len(text), num_image_tokens), config.image_token_id)
+    image_tokens = torch.full((len(text), num_image_tokens), config.image_token_id)
     middle = arguments.prompt_length // 2
-    input_ids = torch.cat([text[:, :middle], places, text[:, middle:]], dim=1)
+    input_ids = torch.cat([text[:, :middle], image_tokens, text[:, middle:]], dim=1)
     return {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids)}
 
 

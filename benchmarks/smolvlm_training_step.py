@@ -4,9 +4,9 @@
 
 The original's sizes and recipe, random weights: LoRA in all linear layers of the language model, Q-Former and adapter
 trained whole, AdamW, clipped gradients. In each of its steps, the original runs the frozen vision tower image by image
-and computes the scores of all positions; it runs on our model's own modules. Ours takes image tokens that were computed
-beforehand, once and not counted here, and scores only positions with a label. Each measurement has a process of its
-own, and the sides take turns; the script stops unless both have the same loss. Needs 7 GB of memory.
+and computes the scores of all positions; it runs on our model's own modules. Ours takes vision features that were
+computed beforehand, once and not counted here, and scores only positions with a label. Each measurement has a process
+of its own, and the sides take turns; the script stops unless both have the same loss. Needs 7 GB of memory.
 
 On a GPU, samples per second, peak memory and model FLOP utilisation of both stages follow, for several batch sizes.
 """
@@ -32,7 +32,7 @@ from vlmkit import QFormerAligner, QFormerAlignerConfig, SmolVLM, VlmkitSmolVLMC
 from vlmkit.training import adapt_backbones
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-_PREFIX_LENGTH, _NUM_LABELS = 36, 20  # with 32 places of an image between them: 88 positions
+_PREFIX_LENGTH, _NUM_LABELS = 36, 20  # with 32 image tokens between them: 88 positions
 _CAPTION_LENGTH = 20  # of stage 1
 _MB = 1e6
 
@@ -72,7 +72,7 @@ def build_adapted(num_layers: int | None) -> nn.Module:
 
 
 def build_batch(config: VlmkitSmolVLMConfig, batch_size: int) -> dict[str, Tensor]:
-    """Texts of a prefix, the image's places, and the assistant's part, on which alone there are labels."""
+    """Texts of a prefix, the image tokens, and the assistant's part, on which alone there are labels."""
     length = _PREFIX_LENGTH + config.num_query_tokens + _NUM_LABELS
     input_ids = torch.randint(config.text_config.eos_token_id + 1, config.image_token_id, (batch_size, length))
     input_ids[:, _PREFIX_LENGTH:-_NUM_LABELS] = config.image_token_id
@@ -210,7 +210,7 @@ def report(measured: dict[str, list[dict[str, float]]]) -> None:
 
 
 def report_stages(arguments: Arguments) -> None:
-    """Samples per second of both stages on image tokens; FLOPs are those of all matrix products of a step."""
+    """Samples per second of both stages on vision features; FLOPs are those of all matrix products of a step."""
     config = model_config(arguments.num_layers)
     num_tokens = 1 + (config.vision_config.image_size // config.vision_config.patch_size) ** 2
     print(f"\n{'':10}{'batch':>8}{'samples a second':>20}{'peak MB':>12}{'MFU':>8}")

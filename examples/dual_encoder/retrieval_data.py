@@ -1,4 +1,4 @@
-"""What the scripts share: arguments, data, cached features, and what is shown of a model."""
+"""Arguments, data, cached features and printed metrics that the scripts share."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field

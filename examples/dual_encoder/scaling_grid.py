@@ -146,13 +146,13 @@ def cell_name(
     data_args: DataArguments,
     training_args: DualEncoderTrainingArguments,
 ) -> str:
-    """A readable file name, and a digest of all that the result depends on."""
+    """Return a readable file name, which ends in a hash of everything that the result depends on."""
     recipe = ("learning_rate", "weight_decay", "num_train_epochs", "max_steps", "per_device_train_batch_size")
     settings = [vision, text, seed, grid.cutoffs, data_args.data, data_args.protocol]
     settings += [getattr(training_args, name) for name in recipe]
-    digest = text_fingerprint(json.dumps(settings), size=4)
+    fingerprint = text_fingerprint(json.dumps(settings), size=4)
     short = "--".join(f"{kind}{Path(place).name}" for kind, place in map(_split_kind, (vision, text)))
-    return f"{short}--{data_args.protocol}--{seed}--{digest}"
+    return f"{short}--{data_args.protocol}--{seed}--{fingerprint}"
 
 
 if __name__ == "__main__":

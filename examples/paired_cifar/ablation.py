@@ -124,7 +124,7 @@ def main() -> None:
     results = []
     for name, arguments in runs:
         seed = arguments[-1].seed
-        path = folder / f"{name.strip('+ ').replace(' ', '_')}-{seed}-{digest(arguments)}.json"
+        path = folder / f"{name.strip('+ ').replace(' ', '_')}-{seed}-{fingerprint(arguments)}.json"
         if not path.exists():
             print(f"{name}, seed {seed}", flush=True)
             result = {"row": name, "seed": seed, **run_row(arguments, pairs, text, banks)}
@@ -152,8 +152,8 @@ def rows() -> list[tuple[str, tuple[Any, ...]]]:
     return runs
 
 
-def digest(arguments: tuple[Any, ...]) -> str:
-    """A fingerprint of all that a result depends on."""
+def fingerprint(arguments: tuple[Any, ...]) -> str:
+    """Hash everything that a result depends on."""
     _, *parts, training_args = arguments
     names = RECIPE
     settings = [*map(vars, parts), {name: str(getattr(training_args, name)) for name in names}]

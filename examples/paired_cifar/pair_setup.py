@@ -1,4 +1,4 @@
-"""What the scripts share: arguments, data, model, and the numbers that are shown of it."""
+"""Arguments, data, model and printed metrics that the scripts share."""
 
 import json
 import os
@@ -136,7 +136,7 @@ def load_pairs(arguments: DataArguments) -> dict[str, ImagePairs]:
         "redraw": True,
     }
     return {
-        split: ImagePairs(table, arguments.image_size, **(training if split == "train" else {}))
+        split: ImagePairs(table, image_size=arguments.image_size, **(training if split == "train" else {}))
         for split, table in tables.items()
     }
 

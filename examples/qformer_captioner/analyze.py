@@ -104,7 +104,8 @@ def patch_grid(num_tokens: int, num_layers: int) -> tuple[int, int]:
     side = math.isqrt(num_tokens // num_layers)
     if side * side * num_layers != num_tokens:
         raise SystemExit(
-            f"{num_tokens} image tokens of {num_layers} layers form no square: this script cannot draw them"
+            f"The number of patches must be a square, but got {num_tokens} vision features of {num_layers} layers. "
+            "Use a vision tower without other tokens and with square images."
         )
     return side, side
 

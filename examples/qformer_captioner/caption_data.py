@@ -1,4 +1,4 @@
-"""What the scripts share: data and settings of training."""
+"""Data and training arguments that the scripts share."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field

@@ -45,7 +45,7 @@ def main() -> None:
     table = cache_vision_features(model.get_encoder("image"), processor, evaluation_split(tables))
     references = list(table["captions"])
 
-    # Every image gets the tokens of the next: no image keeps its own.
+    # Every image gets the vision features of the next one, so that no image keeps its own.
     order = [*range(1, len(table)), 0]
     shuffled = table.select(order)
     predictions = {

@@ -51,7 +51,7 @@ class PhaseArguments:
     )
     caption: Literal["first", "all"] = field(default="first", metadata={"help": "of each image"})
     cache_vision_features: Literal["float16", "float32"] | None = field(
-        default=None, metadata={"help": "run the frozen vision tower once, and keep its tokens on disk"}
+        default=None, metadata={"help": "run the frozen vision tower once, and keep its features on disk"}
     )
     num_beams: int = field(default=3, metadata={"help": "of the captions that are scored in the end"})
     max_new_tokens: int = 30
@@ -100,7 +100,7 @@ def new_model(arguments: ModelArguments) -> tuple[QFormerCaptioner, QFormerCapti
 
 
 def cached(model: PreTrainedModel, processor: ProcessorMixin, tables: DatasetDict, dtype: str) -> DatasetDict:
-    """Tables with the tokens of the frozen vision tower in place of images."""
+    """Replace the images of tables with the features of the frozen vision tower."""
     return DatasetDict(
         {
             name: cache_vision_features(model.get_encoder("image"), processor, table, dtype=dtype)

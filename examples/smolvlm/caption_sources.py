@@ -1,4 +1,4 @@
-"""What the scripts share: images and captions, and their cached tokens."""
+"""Images and captions that the scripts share, and their cached vision features."""
 
 from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
@@ -44,10 +44,10 @@ class DataArguments(SourceArguments):
 
 
 def check_source(datasets: Sequence[str], source: SourceArguments) -> None:
-    """Refuse flags that do not go together with the data sets.
+    """Check that the flags fit the data sets.
 
     Raises:
-        SystemExit: a flag is missing, or is of no use.
+        SystemExit: If a flag is missing or has no effect.
     """
     held = [name for name in DATA_KINDS if name in datasets]
     if len(held) > 1:
@@ -67,10 +67,10 @@ def check_source(datasets: Sequence[str], source: SourceArguments) -> None:
 
 
 def check_streaming(datasets: Sequence[str], max_steps: int, cache_vision_features: str) -> None:
-    """Refuse a training on web that needs a table.
+    """Check that training does not need a table where the data set web is streamed.
 
     Raises:
-        SystemExit: it shall go on for epochs, or keep the tokens of all images.
+        SystemExit: If training runs for epochs, or caches the vision features of all images.
     """
     if "web" not in datasets:
         return
@@ -146,7 +146,7 @@ def data_name(dataset: str, data: str | None) -> str:
 
 
 def cached_tables(model: PreTrainedModel, processor: ProcessorMixin, tables: Tables, dtype: str) -> Tables:
-    """Tables with the tokens of the frozen vision tower in place of images."""
+    """Replace the images of tables with the features of the frozen vision tower."""
     return {
         name: cache_vision_features(model.get_encoder("image"), processor, table, dtype=dtype)
         for name, table in tables.items()

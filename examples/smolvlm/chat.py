@@ -79,7 +79,7 @@ class Chat:
         ).to(self.model.device, self.model.dtype)
         self.forget_other_than(inputs["input_ids"])
         streamer = TextStreamer(self.processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
-        self.seen = self.model.generate(**inputs, past_key_values=self.cache, streamer=streamer, **generation)
+        self.seen = self.model.generate(**inputs, cache=self.cache, streamer=streamer, **generation)
         answer = self.processor.decode(self.seen[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         self.messages.append(assistant_message(answer.strip() or "..."))  # a turn without text is refused
         return answer

@@ -60,7 +60,7 @@ class RunArguments:
         default="random", metadata={"help": "of each image, which comes once in an epoch"}
     )
     cache_vision_features: Literal["float16", "float32", "no"] = field(
-        default="no", metadata={"help": "run the vision tower once, and keep its tokens on disk"}
+        default="no", metadata={"help": "run the vision tower once, and keep its features on disk"}
     )
     augmentation: bool = field(default=False, metadata={"help": "shift, enlarge and recolour images in training"})
     resume: bool = field(default=False, metadata={"help": "go on with a run that was killed"})

@@ -48,7 +48,7 @@ class ModelArguments:
     lora_dropout: float = 0.1
     use_dora: bool = False
     cache_vision_features: Literal["float16", "float32", "no"] = field(
-        default="float16", metadata={"help": "run the vision tower once, and keep its tokens on disk"}
+        default="float16", metadata={"help": "run the vision tower once, and keep its features on disk"}
     )
     resume: bool = field(default=False, metadata={"help": "go on with a run that was killed"})
 

@@ -146,8 +146,8 @@ def cell(
     design: Design, seed: int, folder: Path, backbones: dict[str, str], task: Task, arguments: AblationArguments
 ) -> dict[str, Any]:
     """The result of a design and a seed, computed or read; studies that share it read the same."""
-    digest = text_fingerprint(json.dumps([dataclasses.asdict(design), task.recipe]), size=6)
-    path = folder / "cells" / f"{digest}--{seed}.json"
+    fingerprint = text_fingerprint(json.dumps([dataclasses.asdict(design), task.recipe]), size=6)
+    path = folder / "cells" / f"{fingerprint}--{seed}.json"
     if not path.exists():
         result = run_cell(design, seed, folder, backbones, task, arguments)
         unfinished = path.with_suffix(".tmp")
@@ -238,7 +238,7 @@ def training_arguments(folder: Path, seed: int, arguments: AblationArguments) ->
 
 
 def mean_image_tokens(processor: ProcessorMixin, chats: Chats, count: int = 50) -> float:
-    """What an image takes of the language model's context, on the average of some images."""
+    """Compute the mean number of image tokens in a conversation, over the first conversations."""
     rows = range(min(count, len(chats)))
     texts = [
         processor.apply_chat_template([chats[row]["messages"]], tokenize=True, return_dict=True)["input_ids"][0]

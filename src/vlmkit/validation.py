@@ -27,3 +27,18 @@ def check_choice(name: str, value: Any, choices: Iterable[Any]) -> None:
         names = [choice for choice in choices if isinstance(choice, str)]
         hint = did_you_mean(value, names) if isinstance(value, str) else ""
         raise ValueError(f"{name} is {value!r}; choose one of {', '.join(map(repr, choices))}{hint}")
+
+
+def check_at_least(name: str, value: int | None, minimum: int = 1) -> None:
+    """Check that a number, unless it is `None`, is not smaller than its minimum.
+
+    Raises:
+        ValueError: If it is.
+
+    Example:
+        >>> check_at_least("batch_size", 0)
+        Traceback (most recent call last):
+        ValueError: `batch_size` must be at least 1, but got 0.
+    """
+    if value is not None and value < minimum:
+        raise ValueError(f"`{name}` must be at least {minimum}, but got {value}.")

@@ -90,7 +90,7 @@ class TestCaptionGallery:
             (0, [], None, 4, r"\[0, 0\] images, captions and references"),
             (2, ["a"], None, 4, r"\[2, 1\] images"),
             (1, ["a"], ["a", "b"], 4, r"\[1, 1, 2\] images"),
-            (1, ["a"], None, 0, "columns is 0"),
+            (1, ["a"], None, 0, "`columns` must be at least 1, but got 0"),
         ],
     )
     def test_errors(self, count, captions, references, columns, message):

@@ -68,7 +68,7 @@ class TestHeatOverlay:
             (np.ones((2, 4, 4)), None, 4, r"3 images, maps \(2, 4, 4\) and 3 titles do not fit"),
             (np.ones((3, 4)), None, 4, r"maps \(3, 4\)"),
             (np.ones((3, 4, 4)), ["a"], 4, "and 1 titles"),
-            (np.ones((3, 4, 4)), None, 0, "columns is 0"),
+            (np.ones((3, 4, 4)), None, 0, "`columns` must be at least 1, but got 0"),
         ],
     )
     def test_errors(self, maps, titles, columns, message):

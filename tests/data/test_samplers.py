@@ -26,7 +26,7 @@ def is_unique(batch: list[int], groups: list) -> bool:
 @pytest.mark.parametrize("name", GROUPS)
 def test_every_index_once_no_group_twice_and_fewest_batches(name, batch_size):
     groups = GROUPS[name]
-    sampler = UniqueGroupBatchSampler(groups, batch_size)
+    sampler = UniqueGroupBatchSampler(groups, batch_size=batch_size)
     for epoch in range(3):
         sampler.set_epoch(epoch)
         batches = list(sampler)
@@ -39,7 +39,7 @@ def test_every_index_once_no_group_twice_and_fewest_batches(name, batch_size):
 @pytest.mark.parametrize("batch_size", [1, 3, 8, 50])
 @pytest.mark.parametrize("name", GROUPS)
 def test_drop_last_keeps_full_batches_only(name, batch_size):
-    sampler = UniqueGroupBatchSampler(GROUPS[name], batch_size, drop_last=True)
+    sampler = UniqueGroupBatchSampler(GROUPS[name], batch_size=batch_size, drop_last=True)
     for epoch in range(3):
         sampler.set_epoch(epoch)
         batches = list(sampler)
@@ -49,10 +49,10 @@ def test_drop_last_keeps_full_batches_only(name, batch_size):
 
 def test_order_depends_on_seed_and_epoch_only():
     groups = GROUPS["five captions each"]
-    sampler = UniqueGroupBatchSampler(groups, 8, seed=1)
+    sampler = UniqueGroupBatchSampler(groups, batch_size=8, seed=1)
     first = list(sampler)
-    assert list(sampler) == first == list(UniqueGroupBatchSampler(groups, 8, seed=1))
-    assert list(UniqueGroupBatchSampler(groups, 8, seed=2)) != first
+    assert list(sampler) == first == list(UniqueGroupBatchSampler(groups, batch_size=8, seed=1))
+    assert list(UniqueGroupBatchSampler(groups, batch_size=8, seed=2)) != first
     sampler.set_epoch(1)
     assert list(sampler) != first
     sampler.set_epoch(0)
@@ -61,13 +61,13 @@ def test_order_depends_on_seed_and_epoch_only():
 
 @pytest.mark.parametrize("batch_size", [0, -1])
 def test_batch_size_must_be_positive(batch_size):
-    with pytest.raises(ValueError, match=f"batch_size is {batch_size}; it must be at least 1"):
-        UniqueGroupBatchSampler(["a"], batch_size)
+    with pytest.raises(ValueError, match=f"`batch_size` must be at least 1, but got {batch_size}"):
+        UniqueGroupBatchSampler(["a"], batch_size=batch_size)
 
 
 def test_in_a_data_loader():
     groups = GROUPS["uneven"]
-    loader = DataLoader(range(len(groups)), batch_sampler=UniqueGroupBatchSampler(groups, 4))
+    loader = DataLoader(range(len(groups)), batch_sampler=UniqueGroupBatchSampler(groups, batch_size=4))
     batches = [batch.tolist() for batch in loader]
     assert len(loader) == len(batches)
     assert all(is_unique(batch, groups) for batch in batches)
@@ -78,7 +78,7 @@ def test_in_a_data_loader():
 @pytest.mark.parametrize("name", ["five captions each", "uneven", "one large", "all different"])
 def test_two_processes_of_accelerate(name, batch_size, even_batches):
     groups = GROUPS[name]
-    sampler = UniqueGroupBatchSampler(groups, batch_size)
+    sampler = UniqueGroupBatchSampler(groups, batch_size=batch_size)
     shards = [BatchSamplerShard(sampler, 2, process, even_batches=even_batches) for process in (0, 1)]
     batches = [list(shard) for shard in shards]
     assert all(is_unique(batch, groups) for process in batches for batch in process)
@@ -91,7 +91,7 @@ def test_two_processes_of_accelerate(name, batch_size, even_batches):
 @pytest.mark.parametrize("num_processes", [1, 2])
 def test_accelerate_passes_the_epoch_on(num_processes):
     groups = GROUPS["five captions each"]
-    sampler = UniqueGroupBatchSampler(groups, 8)
+    sampler = UniqueGroupBatchSampler(groups, batch_size=8)
     whole = DataLoader(range(len(groups)), batch_sampler=sampler)
     loader = prepare_data_loader(whole, num_processes=num_processes, process_index=0)
     loader.set_epoch(5)

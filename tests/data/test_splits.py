@@ -20,7 +20,7 @@ def test_no_split_has_more_rows_than_asked_for(count, sizes):
 
 @pytest.mark.parametrize("count", [0, -1])
 def test_no_rows_are_refused(count):
-    with pytest.raises(ValueError, match=f"count is {count}; give 1 or more, or None for all rows"):
+    with pytest.raises(ValueError, match=f"`count` must be at least 1, but got {count}"):
         take_rows(TABLES, count)
 
 

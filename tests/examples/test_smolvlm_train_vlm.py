@@ -185,7 +185,7 @@ def test_drawn_scenes(place):
         (["--aligner", "lm"], "`model_type` must be 'vlmkit_qformer_aligner', but got 'llama'"),
         (["--aligner", "nowhere"], "couldn't find them"),
         (["--text", "vision"], "tokenizer"),
-        (["--lora_rank", 0], "the rank is 0"),
+        (["--lora_rank", 0], "`rank` must be at least 1, but got 0"),
         (["--qformer_learning_rate", 0], "the learning rate of"),
         (["--cache_vision_features", "int8"], "invalid choice: 'int8'"),
     ],

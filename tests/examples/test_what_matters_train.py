@@ -208,7 +208,7 @@ def test_a_phase_that_diverges_ends_the_run_and_keeps_the_one_before(place):
 
 
 @pytest.mark.parametrize(
-    ("design", "places"),
+    ("design", "num_image_tokens"),
     [
         ({"connector": "mlp", "fusion": "cross_attention", "size": {"longest_edge": 48}}, 1),
         (
@@ -218,14 +218,14 @@ def test_a_phase_that_diverges_ends_the_run_and_keeps_the_one_before(place):
     ],
     ids=["cross_attention", "pixel_shuffle"],
 )
-def test_other_designs(place, design, places):
+def test_other_designs(place, design, num_image_tokens):
     name = design["connector"]
     write_recipe(place / f"{name}.yaml", **design, datasets=["detailed_scenes"], data=None, max_images=2, max_steps=1)
     printed = run(place, f"{name}.yaml", "--output_dir", name)  # one phase, in the folder itself
     assert printed.count("detailed_scenes: ") == 4
     config, processor = SmolVLM.from_pretrained(place / name).config, AutoProcessor.from_pretrained(place / name)
     assert (config.connector, config.fusion) == (name, design.get("fusion", "autoregressive"))
-    assert processor.num_image_tokens == places
+    assert processor.num_image_tokens == num_image_tokens
     assert processor.image_processor.size_divisor == (32 if name == "pixel_shuffle" else 16)
 
 

@@ -110,5 +110,5 @@ def test_a_table_without_images(table, model, processor):
 
 @pytest.mark.parametrize("batch_size", [0, -1])
 def test_a_batch_size_that_is_none(table, model, processor, batch_size):
-    with pytest.raises(ValueError, match=f"batch_size is {batch_size}; give 1 or more"):
+    with pytest.raises(ValueError, match=f"`batch_size` must be at least 1, but got {batch_size}"):
         caption_table(model, processor, table, batch_size=batch_size)

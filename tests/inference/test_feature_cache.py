@@ -140,7 +140,7 @@ def test_the_default_place_is_the_datasets_cache(model, processor, tmp_path, mon
 )
 def test_a_missing_column_is_named(encode, column, model, processor):
     tower = model.vision_tower if column == "image" else model.text_tower
-    with pytest.raises(ValueError, match=f"no column '{column}', only"):
+    with pytest.raises(ValueError, match=f"the table lacks {column}; its columns: "):
         encode(tower, processor, make_table().remove_columns(column))
 
 
@@ -246,7 +246,7 @@ def test_tokens_that_need_a_mask_are_refused(size, model, tmp_path):
 
 
 @pytest.mark.parametrize("encode", [cache_image_features, cache_vision_features])
-def test_several_views_of_an_image_are_refused(encode, model, tmp_path):
+def test_several_crops_of_an_image_are_refused(encode, model, tmp_path):
     processor = crops_processor(do_image_splitting=True)
     message = "makes 5 crops of an image, and a row has room for one; set its do_image_splitting=False"
     with pytest.raises(ValueError, match=message):

@@ -64,7 +64,7 @@ def test_the_model_keeps_its_mode(model):
 
 def test_what_cannot_be_replied_to_is_refused(model):
     processor = tiny.smolvlm_processor()
-    with pytest.raises(ValueError, match="batch_size is 0"):
+    with pytest.raises(ValueError, match="`batch_size` must be at least 1, but got 0"):
         reply_to_chats(model, processor, chats(), batch_size=0)
     with pytest.raises(ValueError, match="num_return_sequences is 2"):
         reply_to_chats(model, processor, chats(), num_return_sequences=2)

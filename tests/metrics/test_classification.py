@@ -181,7 +181,7 @@ class TestPairMetrics:
             ({"num_classes": 1}, "num_classes is 1; pairs need at least 2"),
             ({"cutoffs": (1, 5)}, r"k=5 is outside 1\.\.4"),
             ({"cutoffs": (0,)}, r"k=0 is outside 1\.\.4"),
-            ({"chunk_size": 0}, "chunk_size is 0"),
+            ({"chunk_size": 0}, "`chunk_size` must be at least 1, but got 0"),
             ({"image_embeds": torch.ones(2, 3)}, "image_embeds have width 3 and caption_embeds 4"),
             ({"image_embeds": torch.full((2, 4), np.nan)}, "2 rows of image_embeds, from row 0 on, are not finite"),
             ({"caption_embeds": torch.full((4, 4), np.inf)}, "4 rows of caption_embeds"),
@@ -222,7 +222,7 @@ class TestPredictedCaptions:
         [
             ({"k": 4}, r"k=4 is outside 1\.\.3"),
             ({"k": 0}, r"k=0 is outside 1\.\.3"),
-            ({"chunk_size": 0}, "chunk_size is 0"),
+            ({"chunk_size": 0}, "`chunk_size` must be at least 1, but got 0"),
             ({"image_embeds": torch.ones(2, 4)}, "width 4 and caption_embeds 3"),
         ],
     )

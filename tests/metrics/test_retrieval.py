@@ -219,7 +219,7 @@ class TestRetrievalMetrics:
             ({"image_embeds": torch.full((3, 3), 1e30)}, "3 rows of image_embeds, from row 0 on"),
             ({"cutoffs": (1, 5)}, "k=5 is outside 1..3.*evaluate on more candidates"),
             ({"cutoffs": (0,)}, "k=0 is outside 1..3"),
-            ({"chunk_size": 0}, "chunk_size is 0"),
+            ({"chunk_size": 0}, "`chunk_size` must be at least 1, but got 0"),
             ({"text_embeds": torch.ones(4, 3)}, "3 images and 4 texts are no pairs"),
             ({"image_groups": torch.arange(3)}, "belong together"),
             ({"text_groups": torch.arange(3)}, "belong together"),

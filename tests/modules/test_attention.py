@@ -116,8 +116,8 @@ class TestAttention:
         x, others = tokens(3), tokens(7)
         torch.testing.assert_close(ours(x, ours.key_values(others))[0], theirs(x, others, others)[0])
 
-    def test_heads_that_do_not_divide_the_width_are_refused(self):
-        with pytest.raises(ValueError, match="must divide the width 16, but got 3 heads"):
+    def test_heads_that_do_not_divide_the_width_are_rejected(self):
+        with pytest.raises(ValueError, match=r"must divide the width 16, but got 3 heads\. Choose a divisor"):
             Attention(config(), hidden_size=WIDTH, num_heads=3)
 
 
@@ -190,12 +190,12 @@ class TestBlocks:
         assert 0.3 < (added == 0).float().mean() < 0.7
         torch.testing.assert_close(block.eval()(x)[0], block(x)[0], rtol=0, atol=0)
 
-    def test_an_unknown_norm_is_refused(self):
+    def test_an_unknown_norm_is_rejected(self):
         for make in (lambda norm: AttentionBlock(config(), hidden_size=WIDTH, num_heads=HEADS, norm=norm, eps=1e-6),
                      lambda norm: FeedForwardBlock(WIDTH, intermediate_size=24, norm=norm, eps=1e-6)):  # fmt: skip
             with pytest.raises(ValueError, match=r"norm is 'prae'; choose one of 'pre', 'post', did you mean 'pre'\?"):
                 make("prae")
 
-    def test_heads_that_do_not_divide_the_width_are_refused(self):
+    def test_heads_that_do_not_divide_the_width_are_rejected(self):
         with pytest.raises(ValueError, match="must divide the width 16, but got 5 heads"):
             AttentionBlock(config(), hidden_size=WIDTH, num_heads=5, norm="pre", eps=1e-6)

@@ -93,7 +93,7 @@ class TestEveryConnector:
         torch.testing.assert_close(embeds, made(tokens)[0])
         assert made(tokens)[1] is None
 
-    def test_every_image_is_read_by_itself(self, make):
+    def test_images_do_not_depend_on_each_other(self, make):
         made, tokens = make(), torch.randn(2, 16, 24)
         embeds, _ = made(tokens)
         assert embeds.shape == (2, {mlp: 16, pixel_shuffle: 4}.get(make, 3), 20)
@@ -118,7 +118,7 @@ class TestEveryConnector:
         assert embeds.isfinite().all()
         assert embed_mask is None or embed_mask.dtype == torch.bool
 
-    def test_a_mask_of_more_tokens_is_refused(self, make):
+    def test_a_mask_of_more_tokens_is_rejected(self, make):
         with pytest.raises(
             ValueError,
             match=r"describes 4 x 4 patches, but there are only 12 vision|must contain 4 x 4 patches, but got 12",
@@ -204,22 +204,22 @@ class TestPixelShuffleConnector:
         ("num_tokens", "factor", "message"),
         [
             (197, 2, "must contain 14 x 14 patches, but got 197 tokens. Remove class"),
-            (49, 2, "A grid of 7 x 7 patches is not divisible by `pixel_shuffle_factor`=2"),
+            (49, 2, "A grid of 7 x 7 patches is not divisible by `pixel_shuffle_factor`=2. Choose another factor"),
             (4, 4, "A grid of 2 x 2 patches is not divisible by `pixel_shuffle_factor`=4"),
         ],
     )
-    def test_tokens_that_form_no_squares_are_refused(self, num_tokens, factor, message):
+    def test_tokens_that_do_not_fill_blocks_are_rejected(self, num_tokens, factor, message):
         with pytest.raises(ValueError, match=message):
             pixel_shuffle(factor)(torch.randn(1, num_tokens, 24))
 
-    def test_a_mask_that_does_not_fit_is_refused(self):
+    def test_a_mask_that_does_not_fit_is_rejected(self):
         with pytest.raises(ValueError, match=r"must contain 4 x 4 patches, but got 17 tokens\. Remove class"):
             pixel_shuffle()(torch.randn(1, 17, 24), torch.ones(1, 4, 4, dtype=torch.bool))
         with pytest.raises(ValueError, match="A grid of 4 x 3 patches is not divisible by `pixel_shuffle_factor`=2"):
             pixel_shuffle()(torch.randn(1, 12, 24), torch.ones(1, 4, 3, dtype=torch.bool))
 
-    def test_a_factor_below_one_is_refused(self):
-        with pytest.raises(ValueError, match="`pixel_shuffle_factor` must be at least 1, but got 0"):
+    def test_a_factor_below_one_is_rejected(self):
+        with pytest.raises(ValueError, match="`factor` must be at least 1, but got 0"):
             pixel_shuffle(0)
 
 
@@ -241,7 +241,7 @@ class TestQFormerConnector:
         assert connector(vision_size=24).vision_projection.weight.shape == (16, 24)
         assert connector(vision_size=16)(torch.randn(2, 5, 16))[0].shape == (2, 3, 20)
 
-    def test_every_image_is_read_by_itself_whatever_its_number_of_tokens(self):
+    def test_images_with_different_numbers_of_tokens_do_not_depend_on_each_other(self):
         made = connector()
         small, large = torch.randn(2, 5, 24), torch.randn(1, 9, 24)
         torch.testing.assert_close(made(small)[0][1:], made(small[1:])[0])
@@ -268,7 +268,7 @@ class TestQFormerConnector:
         made(torch.randn(2, 5, 24))[0].sum().backward()
         assert all(parameter.grad is not None for parameter in made.parameters())
 
-    def test_heads_that_do_not_divide_the_width_are_refused(self):
+    def test_heads_that_do_not_divide_the_width_are_rejected(self):
         with pytest.raises(ValueError, match="must divide the width 16, but got 5 heads"):
             connector(num_cross_attention_heads=5)
 

@@ -103,7 +103,7 @@ def test_new_blocks_leave_the_language_model_as_it_is(name):
 
 
 @every_model
-def test_a_position_depends_on_the_images_that_it_sees(name):
+def test_a_position_depends_on_its_visible_images(name):
     model, (ids, images, sees) = build(name), inputs()
     other = images.clone()
     other[:, 2:] += 1  # the second image
@@ -115,7 +115,7 @@ def test_a_position_depends_on_the_images_that_it_sees(name):
 
 
 @every_model
-def test_a_text_without_images_is_the_language_models(name):
+def test_a_text_without_images_gives_the_logits_of_the_language_model(name):
     model, (ids, images, sees) = build(name), inputs()
     sees[0] = False
     outputs = model(ids, images, sees)
@@ -153,7 +153,7 @@ def test_one_block_by_hand():
 
 
 @pytest.mark.parametrize(("interval", "places"), [(1, [0, 1, 2]), (2, [0, 2]), (3, [0])])
-def test_where_blocks_stand(interval, places):
+def test_positions_of_the_blocks(interval, places):
     model, (ids, images, sees) = build(interval=interval), inputs()
     entered, order = model.cross_attention.blocks, []
     for row, block in enumerate(entered):
@@ -178,7 +178,7 @@ def test_keys_and_values_are_one_tensor_with_the_texts_in_front():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_eager_is_sdpa_and_neither_is_nan_where_nothing_is_seen(dtype):
+def test_eager_equals_sdpa_and_neither_is_nan_without_visible_images(dtype):
     (ids, images, sees), outputs = inputs(), []
     sees[0] = False
     for implementation in ("eager", "sdpa"):
@@ -231,7 +231,7 @@ def test_checkpointing_changes_no_gradient(name, use_reentrant):
 @pytest.mark.parametrize(
     "copied", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))], ids=["copied", "pickled"]
 )
-def test_a_copy_looks_through_its_own_blocks(name, copied):
+def test_a_copy_uses_its_own_blocks(name, copied):
     model, (ids, images, sees) = build(name), inputs()
     twin, before = copied(model), model(ids, images, sees)
     assert torch.equal(twin(ids, images, sees), before)
@@ -311,13 +311,13 @@ def test_peft_trains_its_copy_and_puts_it_back():
 
 
 @pytest.mark.parametrize("config", [*CONFIGS.values(), *OTHERS], ids=lambda config: config.model_type)
-def test_decoders_that_hand_keywords_on(config):
+def test_decoders_that_forward_keywords_are_accepted(config):
     decoder = AutoModelForCausalLM.from_config(config).base_model
     register_cross_attention_hooks(decoder)
     check_forwards_keywords(decoder)
 
 
-def test_a_decoder_that_does_not_is_refused():
+def test_a_decoder_that_does_not_forward_keywords_is_rejected():
     decoder = AutoModelForCausalLM.from_config(tiny.gpt_neo_config()).base_model
     register_cross_attention_hooks(decoder)
     with pytest.raises(

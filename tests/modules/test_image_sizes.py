@@ -169,7 +169,7 @@ def test_the_rest_of_a_pretrained_size_is_dropped_as_the_backbone_drops_it():
 
 
 @pytest.mark.parametrize("dtype", [torch.bool, torch.int64, torch.float32])
-def test_sizes_are_read_off_the_mask(dtype):
+def test_sizes_follow_from_the_mask(dtype):
     mask = padded([(3, 4), (1, 5), (6, 1), (6, 5)], (6, 5))[1]
     assert image_sizes(mask.to(dtype)) == [(3, 4), (1, 5), (6, 1), (6, 5)]
 
@@ -184,13 +184,13 @@ def test_sizes_are_read_off_the_mask(dtype):
         [[1, 0, 1], [1, 0, 1]],  # in two parts
     ],
 )
-def test_a_mask_that_is_no_rectangle_at_the_top_left_is_refused(faulty):
+def test_a_mask_that_is_not_a_rectangle_at_the_top_left_is_rejected(faulty):
     with pytest.raises(ValueError, match=r"no rectangle in the top left corner for image 1; pad images on the right"):
         image_sizes(torch.tensor([[[1, 1, 1], [1, 1, 1]], faulty]))
 
 
 @pytest.mark.parametrize("shape", [(2, 32, 48), (1, 32, 32), (2, 3, 32, 32), (2, 2, 2)])
-def test_a_mask_of_another_shape_is_refused(shape):
+def test_a_mask_of_another_shape_is_rejected(shape):
     with pytest.raises(
         ValueError, match=r"must have the shape \(2, 32, 32\) for `pixel_values` of the shape \(2, 3, 32, 32\)"
     ):
@@ -199,14 +199,14 @@ def test_a_mask_of_another_shape_is_refused(shape):
 
 @pytest.mark.parametrize("name", ["vit", "siglip", "timm-vit", "timm-cnn"])
 @pytest.mark.parametrize(("size", "canvas"), [((40, 32), (64, 64)), ((32, 40), (64, 64)), ((32, 32), (64, 72))])
-def test_a_side_that_is_no_multiple_of_the_patch_is_refused(name, size, canvas):
+def test_a_side_that_is_not_a_multiple_of_the_patch_is_rejected(name, size, canvas):
     patch, side = PATCH.get(name, 16), size if canvas == (64, 64) else canvas
     message = f"a token of {patch} x {patch} pixels, of which an image of {side[0]} x {side[1]} is no multiple; resize"
     with pytest.raises(ValueError, match=message):
         tower_of(name)(*padded([size], canvas))
 
 
-def test_a_stride_that_no_configuration_tells_is_measured_and_checked():
+def test_a_stride_missing_in_the_configuration_is_measured_and_checked():
     tower = tower_of("resnet")  # with a stride of 8 in all
     with pytest.raises(ValueError, match=r"resnet makes a token of 8 x 8 pixels, of which .* 32 x 36 is no multiple"):
         tower(*padded([(32, 32), (32, 36)], (32, 64)))

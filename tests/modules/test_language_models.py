@@ -51,7 +51,7 @@ def test_plain_ones_pass(config):
     ],
     ids=lambda value: getattr(value, "model_type", ""),
 )
-def test_others_are_refused(config, message):
+def test_others_are_rejected(config, message):
     torch.manual_seed(0)
     with pytest.raises(ValueError, match=message):
         check_plain_language_model(AutoModelForCausalLM.from_config(config).eval())

@@ -151,12 +151,12 @@ def test_weights_are_without_biases():
 @pytest.mark.parametrize(
     ("sizes", "message"),
     [
-        ((0, 1, HEADS), "num_latents is 0; an image needs at least 1 token"),
-        ((LATENTS, 0, HEADS), "depth is 0; at least 1 layer has to look at the image"),
+        ((0, 1, HEADS), "`num_latents` must be at least 1, but got 0"),
+        ((LATENTS, 0, HEADS), "`depth` must be at least 1, but got 0"),
         ((LATENTS, 1, 5), "must divide the width 16, but got 5 heads"),
     ],
 )
-def test_sizes_that_cannot_be_are_refused(sizes, message):
+def test_invalid_sizes_are_rejected(sizes, message):
     num_latents, depth, num_heads = sizes
     with pytest.raises(ValueError, match=message):
         PerceiverResampler(

@@ -19,7 +19,7 @@ TOKENS = torch.tensor([[[1.0], [2.0], [4.0], [8.0]]])
         ("last", [0, 0, 0, 0], 0.0),
     ],
 )
-def test_reads_attended_tokens_only(pooling, mask, expected):
+def test_pools_attended_tokens_only(pooling, mask, expected):
     pooled = pool_tokens(TOKENS, torch.tensor([mask]), pooling=pooling)
     assert pooled.shape == (1, 1)
     assert pooled.item() == pytest.approx(expected)

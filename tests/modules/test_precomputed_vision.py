@@ -40,6 +40,6 @@ def test_loads_through_the_auto_classes(tmp_path):
     assert type(AutoConfig.from_pretrained(tmp_path)) is PrecomputedVisionConfig
 
 
-def test_a_wrong_type_is_refused():
+def test_a_wrong_type_is_rejected():
     with pytest.raises(StrictDataclassFieldValidationError, match="hidden_size"):
         PrecomputedVisionConfig(hidden_size="24")

@@ -18,7 +18,7 @@ def parameter(temperature: float) -> torch.nn.Parameter:
 
 @pytest.mark.parametrize("learned", [False, True])
 @pytest.mark.parametrize("temperature", [0, -0.07, float("-inf")])
-def test_a_temperature_that_is_not_positive_is_refused(temperature, learned):
+def test_a_temperature_that_is_not_positive_is_rejected(temperature, learned):
     with pytest.raises(ValueError, match=f"temperature is {temperature}; .*positive number"):
         check_temperature(temperature, learned)
 

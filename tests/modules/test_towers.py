@@ -163,7 +163,7 @@ def test_layers_of_timms_vits_are_maps_without_prefix_tokens(prefix_tokens):
 
 
 @pytest.mark.parametrize("layer", [3, -4, 12])
-def test_a_layer_that_the_backbone_does_not_have_is_refused(layer):
+def test_a_layer_that_the_backbone_does_not_have_is_rejected(layer):
     with pytest.raises(ValueError, match=f"vit has no hidden states {layer}; it has 3, from 0"):
         VisionTower(tiny.vision_config(), layers=[0, layer])
     of_timm = VisionTower(VISION["timm-vit"], layers=[40 + layer])  # whose configuration tells no depth
@@ -172,7 +172,7 @@ def test_a_layer_that_the_backbone_does_not_have_is_refused(layer):
 
 
 @pytest.mark.parametrize("name", ["resnet", "timm-cnn", "timm-swin"])
-def test_layers_of_a_feature_pyramid_are_refused(name):
+def test_layers_of_a_feature_pyramid_are_rejected(name):
     tower = VisionTower(VISION[name], layers=[0, -1])
     with pytest.raises(
         ValueError, match=r"the layers of \w+ differ in shape: layer 0 gives .*; take layers of one shape"
@@ -180,7 +180,7 @@ def test_layers_of_a_feature_pyramid_are_refused(name):
         tower(pixels(name))
 
 
-def test_pooling_that_the_backbone_does_not_have_is_refused():
+def test_pooling_that_the_backbone_does_not_have_is_rejected():
     with pytest.raises(ValueError, match="'cls', but resnet10t has no class token; choose 'mean' or 'pooler'"):
         VisionTower(VISION["timm-cnn"], pooling="cls")
     with pytest.raises(ValueError, match="'pooler', but vit returns no pooled output; choose 'cls'"):
@@ -194,7 +194,7 @@ def test_a_text_model_is_no_vision_tower():
         VisionTower(tiny.text_config())
 
 
-def test_a_config_that_is_no_backbone_is_refused():
+def test_a_config_of_another_kind_of_model_is_rejected():
     with pytest.raises(ValueError, match=r"vlmkit_dual_encoder.*AutoModel"):
         VisionTower(type("Odd", (tiny.vision_config().__class__,), {"model_type": "vlmkit_dual_encoder"})())
 
@@ -248,20 +248,20 @@ def test_only_the_tables_of_gpt2_are_built():
     assert sum(p.numel() for p in tables.parameters()) == 39_383_808
 
 
-def test_reads_the_tables_out_of_a_language_model_with_a_head(tmp_path):
+def test_loads_the_tables_of_a_language_model_with_a_head(tmp_path):
     model = GPT2LMHeadModel(tiny.text_config())
     model.save_pretrained(tmp_path)  # its keys start with "transformer."
     tables = TokenEmbeddings.from_text_pretrained(tmp_path, tiny.text_config())
     assert torch.equal(tables.token_embeddings.weight, model.transformer.wte.weight)
 
 
-def test_a_checkpoint_without_tables_is_refused(tmp_path):
+def test_a_checkpoint_without_tables_is_rejected(tmp_path):
     AutoModel.from_config(tiny.vision_config()).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"holds no weights for .*token_embeddings"):
         TokenEmbeddings.from_text_pretrained(tmp_path, tiny.text_config())
 
 
-def test_too_many_tokens_are_refused():
+def test_too_many_tokens_are_rejected():
     with pytest.raises(ValueError, match="65 tokens exceed the 64 learned positions"):
         TextTower(tiny.text_config(), features="token_embeddings")(torch.ones(1, 65, dtype=torch.long))
 
@@ -290,7 +290,7 @@ def test_a_frozen_tower_takes_no_gradient_and_keeps_its_statistics():
     assert all(torch.equal(before[name], buffer) for name, buffer in tower.named_buffers())
 
 
-def test_unknown_options_are_refused():
+def test_unknown_options_are_rejected():
     with pytest.raises(ValueError, match="text_features is 'embeddings'"):
         TextTower(tiny.text_config(), features="embeddings")
     with pytest.raises(ValueError, match="text_pooling is 'max'"):

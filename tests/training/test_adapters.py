@@ -115,7 +115,7 @@ def test_an_adapter_for_another_base_is_refused(sizes, tmp_path):
 def test_what_is_no_adapter_or_has_no_connector_is_refused(tmp_path):
     with pytest.raises(OSError, match=f"there is no adapter in {tmp_path}"):
         load_lora(new_model(), tmp_path)
-    with pytest.raises(ValueError, match="the rank is 0"):
+    with pytest.raises(ValueError, match="`rank` must be at least 1, but got 0"):
         adapt_backbones(new_model(), rank=0)
     with pytest.raises(ValueError, match="DualEncoderModel has no connector"):
         adapt_backbones(DualEncoderModel(tiny.dual_encoder_config()))

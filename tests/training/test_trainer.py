@@ -134,7 +134,7 @@ def test_it_saves_the_processor_and_both_reload(table, tmp_path):
 def test_a_batch_sampler_of_ours_works_in_a_trainer(table, tmp_path):
     class UniqueImagesTrainer(Trainer):
         def get_train_dataloader(self):
-            sampler = UniqueGroupBatchSampler(self.train_dataset.image_ids, self.args.train_batch_size)
+            sampler = UniqueGroupBatchSampler(self.train_dataset.image_ids, batch_size=self.args.train_batch_size)
             loader = torch.utils.data.DataLoader(
                 self.train_dataset, batch_sampler=sampler, collate_fn=self.data_collator
             )

@@ -39,11 +39,26 @@ def class_attention(
     _check_attentions(attentions, grid, num_prefix_tokens)
     if not -len(attentions) <= layer < len(attentions):
         raise ValueError(f"layer is {layer}; there are {len(attentions)} layers, from 0")
-    heads = attentions[layer].detach()[:, :, 0]
-    if head is not None and not 0 <= head < heads.shape[1]:
-        raise ValueError(f"head is {head}; choose one of 0..{heads.shape[1] - 1}")
-    weights = heads.mean(dim=1) if head is None else heads[:, head]
+    weights = select_head(attentions[layer].detach()[:, :, 0], head)
     return weights[:, num_prefix_tokens:].unflatten(1, grid)
+
+
+def select_head(attention: Tensor, head: int | None, *, name: str = "head") -> Tensor:
+    """Return one head `(B, ...)` of attention probabilities `(B, H, ...)`, or the mean of all heads.
+
+    Args:
+        attention: attention probabilities, heads in dimension 1.
+        head: index of the head; `None` for the mean.
+        name: name of the argument that holds the index, for the error.
+
+    Raises:
+        ValueError: If the head does not exist.
+    """
+    if head is None:
+        return attention.mean(dim=1)
+    if not 0 <= head < attention.shape[1]:
+        raise ValueError(f"{name} is {head}; choose one of 0..{attention.shape[1] - 1}")
+    return attention[:, head]
 
 
 def attention_rollout(attentions: Sequence[Tensor], grid: tuple[int, int], *, num_prefix_tokens: int = 1) -> Tensor:

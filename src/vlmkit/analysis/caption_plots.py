@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 from PIL import Image
 
-from vlmkit.analysis.figure_style import BLUE, GREY, HEAT, lay_over, picture_rows
+from vlmkit.analysis.figure_style import BLUE, GREY, HEAT, create_image_rows, draw_heat_map
 from vlmkit.images import to_rgb
 
 # Of a text under the middle of a picture. A dollar sign is a dollar sign, not the beginning of a formula.
@@ -56,7 +56,9 @@ def caption_gallery(
     written = [_wrapped(caption) for caption in captions]
     compared = [_wrapped(reference) for reference in references or [""] * len(images)]
     num_lines = [len(texts[0].splitlines() + texts[1].splitlines()) for texts in zip(written, compared, strict=True)]
-    figure, cells = picture_rows(images, columns=columns, side=2.2, below=[0.2 + _LINE * lines for lines in num_lines])
+    figure, cells = create_image_rows(
+        images, columns=columns, side=2.2, below=[0.2 + _LINE * lines for lines in num_lines]
+    )
     for axes, image, caption, reference in zip(cells, images, written, compared, strict=True):
         axes.imshow(to_rgb(image), interpolation="bicubic")
         below = axes.annotate(caption, (0.5, 0), (0, -4), xycoords="axes fraction", fontsize=8, **_BELOW)
@@ -93,10 +95,10 @@ def word_heatmap_figure(image: Image.Image, words: Sequence[tuple[str, ArrayLike
         if heat_map.ndim != 2 or heat_map.size == 0 or not np.isfinite(heat_map).all() or heat_map.min() < 0:
             raise ValueError(f"the map of {name!r}, {heat_map.shape}, must be (h, w), finite and nowhere negative")
     panels = [image] * (1 + len(words))
-    figure, cells = picture_rows(panels, columns=columns, side=1.5, above=0.25, below=[0.25] * len(panels))
+    figure, cells = create_image_rows(panels, columns=columns, side=1.5, above=0.25, below=[0.25] * len(panels))
     cells[0].imshow(to_rgb(image), interpolation="bicubic")
     for axes, name, heat_map in zip(cells[1:], names, maps, strict=True):
-        lay_over(axes, image=image, heat_map=heat_map, norm=Normalize(0, heat_map.max()))
+        draw_heat_map(axes, image=image, heat_map=heat_map, norm=Normalize(0, heat_map.max()))
         axes.set_title(name if len(name) <= 18 else f"{name[:17]}…", fontsize=9, pad=4, parse_math=False)
         peak = f"up to {heat_map.max() * heat_map.size:.1f} times"
         axes.annotate(peak, (0.5, 0), (0, -3), xycoords="axes fraction", fontsize=7, color=GREY, **_BELOW)
@@ -147,7 +149,7 @@ def similarity_figure(
     chart.set_ylabel("cosine", fontsize=8)
     norm = Normalize(min(map(np.min, maps)), max(map(np.max, maps)))
     for axes, values in zip(panels, maps, strict=True):
-        lay_over(axes, image=image, heat_map=values.reshape(grid), norm=norm)
+        draw_heat_map(axes, image=image, heat_map=values.reshape(grid), norm=norm)
         axes.set_axis_off()
     titles = ("global token\nand each query", "global token\nand each patch", "mean of queries\nand each patch")
     for axes, title in zip((chart, *panels), titles, strict=True):

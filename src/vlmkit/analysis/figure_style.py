@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from vlmkit.images import to_rgb
+from vlmkit.validation import check_at_least
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart.
 BLUE, VERMILION, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#666666"
@@ -39,14 +40,14 @@ def draw_cells(axes: Axes, values: np.ndarray, *, texts: np.ndarray, fontsize: f
     axes.spines[:].set_visible(False)
 
 
-def lay_over(axes: Axes, *, image: Image.Image, heat_map: np.ndarray, norm: Normalize) -> None:
+def draw_heat_map(axes: Axes, *, image: Image.Image, heat_map: np.ndarray, norm: Normalize) -> None:
     """A heat map `(h, w)`, smooth, over its image in grey."""
     extent = (0, image.width, image.height, 0)
     axes.imshow(to_rgb(image).convert("L"), cmap="gray", vmin=0, vmax=255, extent=extent, interpolation="bicubic")
     axes.imshow(heat_map, norm=norm, extent=extent, interpolation="bicubic", **HEAT)
 
 
-def picture_rows(
+def create_image_rows(
     images: Sequence[Image.Image], *, columns: int, side: float, below: Sequence[float], above: float = 0.1
 ) -> tuple[Figure, list[Axes]]:
     """A figure with empty axes of each image's shape, all images of a row on one line; lengths are in inches.
@@ -63,8 +64,7 @@ def picture_rows(
     Raises:
         ValueError: columns is not positive.
     """
-    if columns < 1:
-        raise ValueError(f"columns is {columns}; put at least 1 image in a row")
+    check_at_least("columns", columns)
     columns = min(columns, len(images))
     gap = 0.15 * side
     sizes = [side * np.array(image.size) / max(image.size) for image in images]

@@ -17,8 +17,9 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter
 from PIL import Image
 
-from vlmkit.analysis.figure_style import GREEN, GREY, SERIES, VERMILION, draw_cells, lay_over
+from vlmkit.analysis.figure_style import GREEN, GREY, SERIES, VERMILION, draw_cells, draw_heat_map
 from vlmkit.images import to_rgb
+from vlmkit.validation import check_at_least
 
 _MARKERS = "os^Dv"
 
@@ -56,7 +57,7 @@ def heat_overlay(
     for (upper, lower), image, heat, title in zip(cells, images, maps, titles, strict=True):
         upper.imshow(to_rgb(image))
         upper.set_title(title, fontsize=8)
-        lay_over(lower, image=image, heat_map=heat, norm=Normalize(heat.min(), heat.max()))
+        draw_heat_map(lower, image=image, heat_map=heat, norm=Normalize(heat.min(), heat.max()))
         lower.set_xlabel(f"{heat.min():.2g} to {heat.max():.2g}", fontsize=7, color=GREY)
     return figure
 
@@ -224,8 +225,7 @@ def _image_grid(
     images: Sequence[Image.Image], columns: int, rows_per_image: int, text_height: float = 0.25
 ) -> tuple[Figure, list[list[Axes]]]:
     """A figure with `rows_per_image` empty axes below each other for each image, `text_height` inches apart."""
-    if columns < 1:
-        raise ValueError(f"columns is {columns}; put at least 1 image in a row")
+    check_at_least("columns", columns)
     columns = min(columns, len(images))
     rows = -(-len(images) // columns) * rows_per_image
     width = 2.2

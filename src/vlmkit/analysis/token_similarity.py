@@ -8,12 +8,12 @@ from torch import Tensor
 
 
 class TokenSimilarity(NamedTuple):
-    """Cosine similarities of query tokens and image tokens.
+    """Cosine similarities of query tokens and vision tokens.
 
     Args:
         global_to_query: `(B, Q)`, of the global token with each query.
-        global_to_image: `(B, N)`, of the global token with each image token.
-        query_to_image: `(B, N)`, the mean over the queries of their cosines with each image token.
+        global_to_image: `(B, N)`, of the global token with each vision token.
+        query_to_image: `(B, N)`, the mean over the queries of their cosines with each vision token.
     """
 
     global_to_query: Tensor
@@ -23,11 +23,11 @@ class TokenSimilarity(NamedTuple):
 
 @torch.no_grad()
 def token_similarity(query_embeds: Tensor, image_embeds: Tensor) -> TokenSimilarity:
-    """Compare the global token, the queries and the image tokens by their cosines.
+    """Compare the global token, the queries and the vision tokens by their cosines.
 
     Args:
         query_embeds: `(B, 1 + Q, D)` output of the Q-Former, the global token first.
-        image_embeds: `(B, N, D)` image tokens, projected to the width of the queries.
+        image_embeds: `(B, N, D)` vision tokens, projected to the width of the queries.
 
     Raises:
         ValueError: the shapes do not fit each other, or there is no query beside the global token.
@@ -42,7 +42,7 @@ def token_similarity(query_embeds: Tensor, image_embeds: Tensor) -> TokenSimilar
     if len(queries) != 3 or len(patches) != 3 or queries[::2] != patches[::2] or queries[1] < 2:
         raise ValueError(
             f"query_embeds {queries} must be (images, 1 + queries, width), at least one query, and image_embeds "
-            f"{patches} (images, image tokens, width), of the same images and width"
+            f"{patches} (images, vision tokens, width), of the same images and width"
         )
     tokens, image_units = _unit(query_embeds), _unit(image_embeds)
     global_unit, query_units = tokens[:, :1], tokens[:, 1:]

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from vlmkit.analysis.attention_maps import select_head
+
 
 class WordMap(NamedTuple):
     """A word and where the model looked for it.
@@ -40,7 +42,7 @@ def word_heatmaps(
     Args:
         cross_attentions: `(B, H, T, M)` attention probabilities of T text tokens to M query tokens, a global token
             included.
-        query_attentions: `(B, H', M, N)` attention probabilities of the query tokens to the image tokens, one tensor
+        query_attentions: `(B, H', M, N)` attention probabilities of the query tokens to the vision tokens, one tensor
             for each block. N is h * w, or a multiple if the patches of several vision layers follow one another; these
             are added up.
         grid: rows h and columns w of patches.
@@ -67,8 +69,8 @@ def word_heatmaps(
         raise ValueError(f"layer is {layer}; query_attentions has {len(query_attentions)} blocks, from 0")
     of_block = query_attentions[layer]
     _check_shapes(cross_attentions, of_block, grid)
-    text_to_queries = _one_head(cross_attentions, head, "head")
-    queries_to_tokens = _one_head(of_block, query_head, "query_head")
+    text_to_queries = select_head(cross_attentions.detach().float(), head)
+    queries_to_tokens = select_head(of_block.detach().float(), query_head, name="query_head")
     # Vision layers are added up first: it is the smaller of the two tensors.
     queries_to_patches = queries_to_tokens.unflatten(2, (-1, grid[0] * grid[1])).sum(dim=2)
     return (text_to_queries @ queries_to_patches).unflatten(2, grid)
@@ -120,26 +122,16 @@ def _decode(tokenizer: PreTrainedTokenizerBase, token_ids: list[int]) -> str:
     return str(tokenizer.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
 
-def _one_head(attention: Tensor, head: int | None, name: str) -> Tensor:
-    """`(B, H, R, C)` to `(B, R, C)`."""
-    attention = attention.detach().float()
-    if head is None:
-        return attention.mean(dim=1)
-    if not 0 <= head < attention.shape[1]:
-        raise ValueError(f"{name} is {head}; choose one of 0..{attention.shape[1] - 1}")
-    return attention[:, head]
-
-
 def _check_shapes(cross_attentions: Tensor, query_attention: Tensor, grid: tuple[int, int]) -> None:
     text, queries = tuple(cross_attentions.shape), tuple(query_attention.shape)
     if len(text) != 4 or len(queries) != 4 or text[0] != queries[0] or text[3] != queries[2]:
         raise ValueError(
             f"cross_attentions {text} must be (images, heads, text tokens, query tokens) and query_attentions "
-            f"{queries} (images, heads, query tokens, image tokens), of the same images and query tokens"
+            f"{queries} (images, heads, query tokens, vision tokens), of the same images and query tokens"
         )
     num_patches = grid[0] * grid[1]
     if min(grid) < 1 or queries[3] == 0 or queries[3] % num_patches:
         raise ValueError(
-            f"query_attentions {queries} have {queries[3]} image tokens; a grid of {grid[0]} x {grid[1]} needs "
+            f"query_attentions {queries} have {queries[3]} vision tokens; a grid of {grid[0]} x {grid[1]} needs "
             f"{num_patches} or a multiple of it, without a class token"
         )

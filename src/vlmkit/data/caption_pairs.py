@@ -5,6 +5,8 @@ from typing import Any
 import datasets
 from torch.utils.data import Dataset
 
+from vlmkit.data.table_checks import check_columns
+
 
 class CaptionPairs(Dataset[dict[str, Any]]):
     """A view of a table with one item per image and caption, so that an epoch meets every caption once.
@@ -29,9 +31,7 @@ class CaptionPairs(Dataset[dict[str, Any]]):
     """
 
     def __init__(self, table: datasets.Dataset):
-        missing = {"captions", "image_id"} - set(table.column_names)
-        if missing:
-            raise ValueError(f"the table lacks {' and '.join(sorted(missing))}; its columns: {table.column_names}")
+        check_columns(table, "captions", "image_id")
         self.table = table
         texts = table.select_columns(["captions", "image_id"]).with_format(None)
         self._positions: list[tuple[int, int]] = []

@@ -10,14 +10,14 @@ from PIL import Image
 from torch import Tensor
 from transformers import ProcessorMixin
 
-from vlmkit.data.columns import (
+from vlmkit.data.batch_columns import (
     choose_caption,
     choose_captions,
-    column,
-    image_features,
-    required_column,
-    row_images,
-    stack,
+    get_cached_features,
+    get_column,
+    get_required_column,
+    get_rgb_images,
+    stack_features,
 )
 from vlmkit.validation import check_choice
 
@@ -82,12 +82,12 @@ class ContrastiveCollator:
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
         """Collate rows into a batch."""
-        image_ids = required_column(rows, "image_id")
+        image_ids = get_required_column(rows, "image_id")
         batch = {"group_ids": torch.tensor([group_id(image_id) for image_id in image_ids])}
         uncached: dict[str, list[Any]] = {}
 
         features = {
-            name: image_features(rows, name, augmentation=self.augmentation)
+            name: get_cached_features(rows, name, augmentation=self.augmentation)
             for name in ("image_pooled", "vision_features")
         }
         cached = {name: feature for name, feature in features.items() if feature is not None}
@@ -96,15 +96,15 @@ class ContrastiveCollator:
                 "the rows hold both image_pooled and vision_features; drop the column that the model ignores"
             )
         if not cached:
-            uncached["images"] = row_images(rows, self.augmentation)
+            uncached["images"] = get_rgb_images(rows, self.augmentation)
         batch.update(cached)
 
-        text_pooled = column(rows, "text_pooled")
+        text_pooled = get_column(rows, "text_pooled")
         if text_pooled is None:
             uncached["text"] = choose_captions(rows, self.caption)
         else:
             pairs = zip(image_ids, text_pooled, strict=True)
-            batch["text_pooled"] = stack(
+            batch["text_pooled"] = stack_features(
                 [choose_caption(image_id, options=options, caption=self.caption) for image_id, options in pairs]
             )
 

@@ -6,6 +6,8 @@ from collections.abc import Hashable, Iterator, Sequence
 
 from torch.utils.data import Sampler
 
+from vlmkit.validation import check_at_least
+
 
 class UniqueGroupBatchSampler(Sampler[list[int]]):
     """Draws batches with at most one index of each group, in as few batches as possible.
@@ -32,9 +34,8 @@ class UniqueGroupBatchSampler(Sampler[list[int]]):
         ([2, 2], False)
     """
 
-    def __init__(self, groups: Sequence[Hashable], batch_size: int, seed: int = 0, drop_last: bool = False):
-        if batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
+    def __init__(self, groups: Sequence[Hashable], *, batch_size: int, seed: int = 0, drop_last: bool = False):
+        check_at_least("batch_size", batch_size)
         self._members: dict[Hashable, list[int]] = {}
         for index, group in enumerate(groups):
             self._members.setdefault(group, []).append(index)

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 
 from datasets import Dataset, DatasetDict
 
+from vlmkit.validation import check_at_least
+
 
 def take_rows(tables: Mapping[str, Dataset], count: int | None) -> DatasetDict:
     """The first rows of each split.
@@ -22,8 +24,7 @@ def take_rows(tables: Mapping[str, Dataset], count: int | None) -> DatasetDict:
     """
     if count is None:
         return DatasetDict(tables)
-    if count < 1:
-        raise ValueError(f"count is {count}; give 1 or more, or None for all rows")
+    check_at_least("count", count)
     return DatasetDict({name: table.select(range(min(count, len(table)))) for name, table in tables.items()})
 
 

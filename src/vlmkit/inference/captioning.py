@@ -7,9 +7,10 @@ from datasets import Dataset
 from datasets.utils import tqdm
 from transformers import PreTrainedModel, ProcessorMixin
 
-from vlmkit.data.columns import stack
+from vlmkit.data.batch_columns import stack_features
+from vlmkit.data.table_checks import check_has_images
 from vlmkit.inference.evaluation_mode import evaluation_mode
-from vlmkit.inference.generation_options import check_generation
+from vlmkit.inference.generation_options import check_generation_options
 
 
 @torch.no_grad()
@@ -29,7 +30,7 @@ def caption_table(
     Args:
         model: a captioning model; it runs where its weights are, in evaluation mode, and keeps its mode.
         processor: the model's.
-        table: rows with an `image`, or its cached tokens `vision_features`.
+        table: rows with an `image`, or its cached `vision_features`.
         prompt: the beginning of every caption, which is part of what is returned.
         batch_size: images per call of `generate`.
         **generation: passed to `generate`, such as `max_new_tokens` or `num_beams`.
@@ -41,9 +42,8 @@ def caption_table(
         ValueError: the table has neither column, `batch_size` is below 1, or several captions per image are asked for.
     """
     cached = "vision_features" in table.column_names
-    if not cached and "image" not in table.column_names:
-        raise ValueError(f"the table has neither 'image' nor 'vision_features', only {table.column_names}")
-    check_generation(batch_size, generation=generation, limit="a row gets one caption")
+    check_has_images(table)
+    check_generation_options(batch_size, generation=generation, limit="a row gets one caption")
     column = table.select_columns("vision_features" if cached else "image")
     captions: list[str] = []
     with evaluation_mode(model):
@@ -52,7 +52,7 @@ def caption_table(
             texts = [prompt] * len(next(iter(images.values())))
             if cached:
                 inputs = processor(text=texts, return_tensors="pt")
-                inputs["vision_features"] = stack(images["vision_features"])
+                inputs["vision_features"] = stack_features(images["vision_features"])
             else:
                 inputs = processor(images=images["image"], text=texts, return_tensors="pt")
             written = model.generate(**inputs.to(model.device, model.dtype), **generation)

@@ -9,9 +9,9 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedModel, ProcessorMixin
 
-from vlmkit.data.columns import stack
+from vlmkit.data.batch_columns import stack_features
 from vlmkit.inference.evaluation_mode import evaluation_mode
-from vlmkit.inference.feature_cache import cache_image_features, cache_text_features, require_column
+from vlmkit.inference.feature_cache import cache_image_features, cache_text_features, check_can_encode
 
 
 class TableEmbeddings(NamedTuple):
@@ -54,7 +54,7 @@ def embed_table(
             not have.
     """
     for name in ("captions", "vision_features" if "vision_features" in table.column_names else "image"):
-        require_column(table, name)
+        check_can_encode(table, name)
     with evaluation_mode(model):
         if cache_dir is None:
             image_embeds, text_embeds = _from_rows(model, processor, table, batch_size)
@@ -77,7 +77,7 @@ def _from_rows(
         texts = list(chain.from_iterable(rows["captions"]))
         if cached:
             inputs = processor(text=texts, return_tensors="pt")
-            inputs["vision_features"] = stack(rows["vision_features"])
+            inputs["vision_features"] = stack_features(rows["vision_features"])
         else:
             inputs = processor(images=rows["image"], text=texts, return_tensors="pt")
         outputs = model(**inputs.to(model.device, model.dtype), return_loss=False)

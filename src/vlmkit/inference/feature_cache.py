@@ -1,6 +1,6 @@
 """Frozen features, computed once per tower and kept on disk.
 
-A frozen tower gives the same tokens and the same pooled vector for the same image in every epoch and in every
+A frozen tower gives the same vision features and the same pooled vector for the same image in every epoch and in every
 combination with another tower, so it runs once. A table's features lie in one Arrow file, named after all that they
 depend on: the tower's weights and configuration, the preprocessing, and the data. The file gets its name when it is
 complete. An interrupted run leaves nothing, a killed one a file `tmp...`, which can be deleted.
@@ -18,6 +18,7 @@ from torch import Tensor
 from transformers import ProcessorMixin
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from vlmkit.data.table_checks import check_columns
 from vlmkit.inference.evaluation_mode import evaluation_mode
 from vlmkit.modules.fingerprint import text_fingerprint, weights_fingerprint
 from vlmkit.modules.text_tower import TextTower
@@ -52,11 +53,11 @@ def cache_image_features(
     Raises:
         ValueError: the table has no column `image` or no rows, or the processor makes several crops of an image.
     """
-    require_column(table, "image")
-    file = _image_file(cache_dir, "image", vision_tower, processor, table)
+    check_can_encode(table, "image")
+    file = _get_image_cache_file(cache_dir, "image", vision_tower, processor, table)
 
     def encode(batch: dict[str, list]) -> dict[str, Any]:
-        outputs = _run(vision_tower, _processed(processor, batch["image"]))
+        outputs = _run_tower(vision_tower, _process_images(processor, batch["image"]))
         return {"image_pooled": _on_cpu(outputs.pooler_output).numpy()}
 
     features = Features({"image_pooled": List(Value("float32"))})
@@ -72,7 +73,7 @@ def cache_vision_features(
     cache_dir: str | Path | None = None,
     dtype: Literal["float32", "float16"] = "float32",
 ) -> Dataset:
-    """Replace a table's `image` column by `vision_features`, all tokens that the vision tower returns.
+    """Replace a table's `image` column by `vision_features`, the vision tower's output for every token.
 
     The file holds images * N * D * 4 bytes, or half of that in float16: for 80,000 images of 49 tokens of width 768,
     12 GB or 6 GB.
@@ -95,22 +96,22 @@ def cache_vision_features(
             size.
     """
     check_choice("dtype", dtype, ("float32", "float16"))
-    require_column(table, "image")
+    check_can_encode(table, "image")
     settings = (str(vision_tower.layers), str(vision_tower.prefix_tokens), dtype)
-    file = _image_file(cache_dir, "image tokens", vision_tower, processor, table, *settings)
+    file = _get_image_cache_file(cache_dir, "vision features", vision_tower, processor, table, *settings)
 
     def encode(batch: dict[str, list]) -> dict[str, Any]:
-        inputs = _processed(processor, batch["image"])
+        inputs = _process_images(processor, batch["image"])
         if "pixel_attention_mask" in inputs:
             raise ValueError(
                 f"The image processor must return images of one size, but {type(processor.image_processor).__name__} "
                 "returns a pixel_attention_mask. Set its size to a square, such as {'height': 224, 'width': 224}, or "
                 "give the model the images themselves."
             )
-        tokens = _on_cpu(_run(vision_tower, inputs).last_hidden_state)
-        if dtype == "float16" and (largest := tokens.abs().max()) > torch.finfo(torch.float16).max:
-            raise ValueError(f"the tokens reach {largest:g}, too large for float16; use dtype='float32'")
-        return {"vision_features": tokens.numpy().astype(dtype)}
+        values = _on_cpu(_run_tower(vision_tower, inputs).last_hidden_state)
+        if dtype == "float16" and (largest := values.abs().max()) > torch.finfo(torch.float16).max:
+            raise ValueError(f"the vision features reach {largest:g}, too large for float16; use dtype='float32'")
+        return {"vision_features": values.numpy().astype(dtype)}
 
     if file.exists():
         features = Dataset.from_file(str(file)).features
@@ -144,14 +145,16 @@ def cache_text_features(
     Raises:
         ValueError: the table has no column `captions` or no rows.
     """
-    require_column(table, "captions")
+    check_can_encode(table, "captions")
     rows = table.select_columns("captions")
     # The tokens themselves stand for both the captions and the preprocessing.
     tokens = [processor(text=captions)["input_ids"] for captions in rows["captions"]]
-    file = _file(cache_dir, "text", _tower_fingerprint(text_tower), json.dumps(tokens))
+    file = _get_cache_file(cache_dir, "text", _tower_fingerprint(text_tower), json.dumps(tokens))
 
     def encode(batch: dict[str, list]) -> dict[str, Any]:
-        outputs = _run(text_tower, processor(text=list(chain.from_iterable(batch["captions"])), return_tensors="pt"))
+        outputs = _run_tower(
+            text_tower, processor(text=list(chain.from_iterable(batch["captions"])), return_tensors="pt")
+        )
         sizes = [len(captions) for captions in batch["captions"]]
         return {"text_pooled": [block.numpy() for block in _on_cpu(outputs.pooler_output).split(sizes)]}
 
@@ -159,19 +162,18 @@ def cache_text_features(
     return _join(table, _encode(rows, encode, features, file, batch_size, "Encoding captions"))
 
 
-def require_column(table: Dataset, column: str) -> None:
-    """Refuse a table that lacks a column, or has no rows.
+def check_can_encode(table: Dataset, column: str) -> None:
+    """Check that a table has rows and a column to encode.
 
     Raises:
-        ValueError: see above.
+        ValueError: If it lacks the column or has no rows.
     """
-    if column not in table.column_names:
-        raise ValueError(f"the table has no column {column!r}, only {table.column_names}")
+    check_columns(table, column)
     if len(table) == 0:
         raise ValueError("the table has no rows, so there is nothing to encode")
 
 
-def _processed(processor: ProcessorMixin, images: list[Any]) -> dict[str, Tensor]:
+def _process_images(processor: ProcessorMixin, images: list[Any]) -> dict[str, Tensor]:
     """Return the inputs of the vision tower for some images.
 
     Raises:
@@ -187,7 +189,7 @@ def _processed(processor: ProcessorMixin, images: list[Any]) -> dict[str, Tensor
 
 
 @torch.no_grad()
-def _run(tower: Tower, inputs: dict[str, Tensor]) -> BaseModelOutputWithPooling:
+def _run_tower(tower: Tower, inputs: dict[str, Tensor]) -> BaseModelOutputWithPooling:
     names = [name for name in ("pixel_values", "pixel_attention_mask", "input_ids", "attention_mask") if name in inputs]
     on_device = {name: inputs[name].to(tower.backbone.device) for name in names}
     if "pixel_values" in on_device:  # convolutions are faster with the channels last
@@ -201,14 +203,14 @@ def _on_cpu(features: Tensor) -> Tensor:
     return features.float().cpu()
 
 
-def _image_file(
+def _get_image_cache_file(
     cache_dir: str | Path | None, kind: str, tower: VisionTower, processor: ProcessorMixin, table: Dataset, *more: str
 ) -> Path:
     preprocessing = processor.image_processor.to_json_string()
-    return _file(cache_dir, kind, _tower_fingerprint(tower), preprocessing, table._fingerprint, *more)
+    return _get_cache_file(cache_dir, kind, _tower_fingerprint(tower), preprocessing, table._fingerprint, *more)
 
 
-def _file(cache_dir: str | Path | None, *parts: str) -> Path:
+def _get_cache_file(cache_dir: str | Path | None, *parts: str) -> Path:
     """The file named after all that its features depend on."""
     folder = Path(cache_dir) if cache_dir is not None else Path(config.HF_DATASETS_CACHE) / "vlmkit"
     folder.mkdir(parents=True, exist_ok=True)

@@ -3,9 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
+from vlmkit.validation import check_at_least
 
-def check_generation(batch_size: int, *, generation: Mapping[str, Any], limit: str) -> None:
-    """Refuse batches without rows, and several texts for a row.
+
+def check_generation_options(batch_size: int, *, generation: Mapping[str, Any], limit: str) -> None:
+    """Check that batches have rows, and that each row gets one text.
 
     Args:
         batch_size: rows per call of `generate`.
@@ -15,7 +17,6 @@ def check_generation(batch_size: int, *, generation: Mapping[str, Any], limit: s
     Raises:
         ValueError: see above.
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}; give 1 or more")
+    check_at_least("batch_size", batch_size)
     if (count := generation.get("num_return_sequences", 1)) != 1:
         raise ValueError(f"num_return_sequences is {count}; {limit}")

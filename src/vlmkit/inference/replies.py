@@ -9,7 +9,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 
 from vlmkit.data.chats.chat_collator import stack_vision_features
 from vlmkit.inference.evaluation_mode import evaluation_mode
-from vlmkit.inference.generation_options import check_generation
+from vlmkit.inference.generation_options import check_generation_options
 
 
 @torch.no_grad()
@@ -38,12 +38,12 @@ def reply_to_chats(
         ValueError: `batch_size` is below 1, several replies per conversation are asked for, a conversation has no
             messages, does not end with the user, or has more or fewer images than image parts.
     """
-    check_generation(batch_size, generation=generation, limit="a conversation gets one reply")
+    check_generation_options(batch_size, generation=generation, limit="a conversation gets one reply")
     replies: list[str] = []
     with evaluation_mode(model):
         for start in tqdm(range(0, len(chats), batch_size), desc="Replying", unit="batch", delay=2):
             batch = [chats[row] for row in range(start, min(start + batch_size, len(chats)))]
-            inputs = _prompts(processor, batch, first_row=start).to(model.device, model.dtype)
+            inputs = _prepare_prompts(processor, batch, first_row=start).to(model.device, model.dtype)
             written = model.generate(**inputs, **generation)[:, inputs["input_ids"].shape[1] :]
             replies += [text.strip() for text in processor.batch_decode(written, skip_special_tokens=True)]
     return replies
@@ -83,7 +83,7 @@ def first_replies(
     return [(question, reply, answer) for (question, answer), reply in zip(texts, replies, strict=True)]
 
 
-def _prompts(processor: ProcessorMixin, chats: Sequence[dict[str, Any]], first_row: int) -> Any:
+def _prepare_prompts(processor: ProcessorMixin, chats: Sequence[dict[str, Any]], first_row: int) -> Any:
     """The inputs of `generate` for a batch of conversations."""
     for row, chat in enumerate(chats, start=first_row):
         if not chat.get("messages"):

@@ -12,7 +12,7 @@ from vlmkit.metrics.bleu import bleu
 from vlmkit.metrics.caption_tokenizer import tokenize
 from vlmkit.metrics.cider import cider
 from vlmkit.metrics.inputs import check_list, check_strings
-from vlmkit.metrics.ngrams import Words, caption_ngrams
+from vlmkit.metrics.ngrams import Words, count_ngrams
 from vlmkit.metrics.rouge import rouge_l
 from vlmkit.validation import check_choice
 
@@ -68,7 +68,7 @@ def caption_metrics(
         )
     predicted, wanted = _words(predictions, references, tokenizer)
     _check_words(wanted, references)
-    ngrams = caption_ngrams(predicted, wanted)
+    ngrams = count_ngrams(predicted, wanted)
     metrics = {f"bleu_{order}": score for order, score in enumerate(bleu(ngrams), start=1)}
     metrics["rouge_l"] = float(np.mean([rouge_l(*captions) for captions in zip(predicted, wanted, strict=True)]))
     metrics["cider"] = cider(ngrams)
@@ -76,20 +76,20 @@ def caption_metrics(
 
 
 def _check_captions(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> None:
-    check_list("predictions", predictions, _ADVICE)
-    check_list("references", references, _ADVICE)
+    check_list("predictions", predictions, advice=_ADVICE)
+    check_list("references", references, advice=_ADVICE)
     if len(predictions) == 0 or len(predictions) != len(references):
         raise ValueError(
             f"{len(predictions)} predictions and {len(references)} lists of references; give one of each per image, "
             "for at least one image"
         )
-    check_strings("predictions", predictions, "caption")
+    check_strings("predictions", predictions, kind="caption")
     for image, captions in enumerate(references):
         name = f"references[{image}]"
-        check_list(name, captions, _ADVICE)
+        check_list(name, captions, advice=_ADVICE)
         if len(captions) == 0:
             raise ValueError(f"{name} is empty; give the image a reference or leave it out")
-        check_strings(name, captions, "caption")
+        check_strings(name, captions, kind="caption")
 
 
 def _words(

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 from transformers import EvalPrediction
 
-from vlmkit.metrics.inputs import Array, check_cutoffs, checked_embeds, checked_integers
-from vlmkit.metrics.ranking import Matches, ranks_by_chunk
+from vlmkit.metrics.inputs import Array, check_cutoffs, validate_embeds, validate_integers
+from vlmkit.metrics.ranking import Matches, rank_matches_by_chunk
+from vlmkit.validation import check_at_least
 
 
 @torch.no_grad()
@@ -55,8 +56,8 @@ def pair_metrics(
         >>> scores["top@1"], scores["top@4"], scores["left_accuracy"], scores["swapped_rate"]
         (0.5, 1.0, 0.5, 0.5)
     """
-    images, captions = _checked_sides(image_embeds, caption_embeds, chunk_size)
-    own = _checked_caption_ids(caption_ids, num_classes).to(images.device)
+    images, captions = _validate_sides(image_embeds, caption_embeds, chunk_size)
+    own = _validate_caption_ids(caption_ids, num_classes).to(images.device)
     if len(captions) != num_classes**2 or len(own) != len(images):
         raise ValueError(
             f"{len(captions)} caption_embeds and {len(own)} caption_ids do not fit {num_classes} classes and "
@@ -66,7 +67,7 @@ def pair_metrics(
     check_cutoffs(cutoffs, len(captions))
     rows = torch.arange(len(own), device=own.device)
     matches = Matches(own, starts=rows, ends=rows + 1)
-    ranks = torch.cat([*ranks_by_chunk(images, captions, matches=matches, chunk_size=chunk_size)])[:, 0]
+    ranks = torch.cat([*rank_matches_by_chunk(images, captions, matches=matches, chunk_size=chunk_size)])[:, 0]
     predicted, _ = _most_similar(images, captions, 1, chunk_size)
     return _rank_summary(ranks, cutoffs) | _side_summary(own, predicted[:, 0], num_classes)
 
@@ -95,7 +96,7 @@ def predicted_captions(
         >>> ids.tolist(), similarities.shape
         ([[1, 0]], torch.Size([1, 2]))
     """
-    images, captions = _checked_sides(image_embeds, caption_embeds, chunk_size)
+    images, captions = _validate_sides(image_embeds, caption_embeds, chunk_size)
     check_cutoffs([k], len(captions))
     return _most_similar(images, captions, k, chunk_size)
 
@@ -123,7 +124,7 @@ def pair_chance(caption_ids: Array, *, num_classes: int, cutoffs: Sequence[int] 
         >>> chance["uniform/top@100"], chance["same_class/top@100"]
         (0.01, 0.5)
     """
-    own = _checked_caption_ids(caption_ids, num_classes)
+    own = _validate_caption_ids(caption_ids, num_classes)
     check_cutoffs(cutoffs, num_classes**2)
     same_share = (own // num_classes == own % num_classes).double().mean().item()
     num_others = num_classes**2 - num_classes
@@ -150,7 +151,8 @@ def compute_pair_metrics(
         cutoffs: values of k, each from 1 to C².
 
     Raises:
-        ValueError: the predictions are several arrays, there are no `label_ids`, or [`pair_metrics`] refuses them.
+        ValueError: the predictions are several arrays, there are no `label_ids`, or they are not valid for
+            [`pair_metrics`].
 
     Example:
         >>> bank = np.eye(4, dtype=np.float32)
@@ -176,7 +178,9 @@ def compute_pair_metrics(
 
 def _most_similar(images: Tensor, captions: Tensor, k: int, chunk_size: int) -> tuple[Tensor, Tensor]:
     """Rows `(B, k)` of the captions most similar to each image, and their similarities `(B, k)`."""
-    scores = images.new_empty(min(chunk_size, len(images)), len(captions))  # allocated once, see `ranks_by_chunk`
+    scores = images.new_empty(
+        min(chunk_size, len(images)), len(captions)
+    )  # allocated once, see `rank_matches_by_chunk`
     best = [torch.mm(chunk, captions.T, out=scores[: len(chunk)]).topk(k, dim=1) for chunk in images.split(chunk_size)]
     return torch.cat([chunk.indices for chunk in best]), torch.cat([chunk.values for chunk in best])
 
@@ -201,20 +205,19 @@ def _side_summary(own: Tensor, predicted: Tensor, num_classes: int) -> dict[str,
     }
 
 
-def _checked_sides(image_embeds: Array, caption_embeds: Array, chunk_size: int) -> tuple[Tensor, Tensor]:
-    images = checked_embeds("image_embeds", image_embeds)
-    captions = checked_embeds("caption_embeds", caption_embeds).to(images.device)
+def _validate_sides(image_embeds: Array, caption_embeds: Array, chunk_size: int) -> tuple[Tensor, Tensor]:
+    images = validate_embeds("image_embeds", image_embeds)
+    captions = validate_embeds("caption_embeds", caption_embeds).to(images.device)
     if images.shape[1] != captions.shape[1]:
         raise ValueError(
             f"image_embeds have width {images.shape[1]} and caption_embeds {captions.shape[1]}; project the images to "
             "the width of the captions"
         )
-    if chunk_size < 1:
-        raise ValueError(f"chunk_size is {chunk_size}; compare at least 1 image at a time")
+    check_at_least("chunk_size", chunk_size)
     return images, captions
 
 
-def _checked_caption_ids(caption_ids: Array, num_classes: int) -> Tensor:
+def _validate_caption_ids(caption_ids: Array, num_classes: int) -> Tensor:
     if num_classes < 2:
         raise ValueError(f"num_classes is {num_classes}; pairs need at least 2 classes")
-    return checked_integers("caption_ids", caption_ids, num_classes**2)
+    return validate_integers("caption_ids", caption_ids, bound=num_classes**2)

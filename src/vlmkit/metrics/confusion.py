@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from vlmkit.metrics.inputs import Array, checked_integers
+from vlmkit.metrics.inputs import Array, validate_integers
 from vlmkit.validation import did_you_mean
 
 
@@ -27,8 +27,8 @@ def confusion_matrix(true_labels: Array, predicted_labels: Array, *, num_classes
         >>> confusion_matrix(torch.tensor([0, 1, 1]), torch.tensor([0, 1, 0]), num_classes=2).tolist()
         [[1, 0], [1, 1]]
     """
-    truth = checked_integers("true_labels", true_labels, num_classes)
-    predicted = checked_integers("predicted_labels", predicted_labels, num_classes)
+    truth = validate_integers("true_labels", true_labels, bound=num_classes)
+    predicted = validate_integers("predicted_labels", predicted_labels, bound=num_classes)
     if len(truth) != len(predicted):
         raise ValueError(f"{len(truth)} true_labels and {len(predicted)} predicted_labels must be as many")
     return (num_classes * truth + predicted).bincount(minlength=num_classes**2).view(num_classes, num_classes)
@@ -54,7 +54,7 @@ def merge_classes(confusion: Array, *, class_names: Sequence[str], superclasses:
         >>> merge_classes(confusion, class_names=["oak", "pine", "bus"], superclasses=superclasses).tolist()
         [[14, 0], [1, 9]]
     """
-    counts = _checked_confusion(confusion, class_names)
+    counts = _validate_confusion(confusion, class_names)
     rows = {name: row for row, name in enumerate(class_names)}
     membership = torch.zeros(len(class_names), len(superclasses), dtype=torch.int64)
     for column, (superclass, members) in enumerate(superclasses.items()):
@@ -86,7 +86,7 @@ def frequent_confusions(confusion: Array, class_names: Sequence[str], *, limit: 
         >>> frequent_confusions(torch.tensor([[5, 2], [3, 6]]), ["oak", "pine"])
         [('pine', 'oak', 3), ('oak', 'pine', 2)]
     """
-    counts = _checked_confusion(confusion, class_names)
+    counts = _validate_confusion(confusion, class_names)
     errors = [
         (class_names[row], class_names[column], int(counts[row, column]))
         for row, column in counts.nonzero().tolist()
@@ -95,7 +95,7 @@ def frequent_confusions(confusion: Array, class_names: Sequence[str], *, limit: 
     return sorted(errors, key=lambda error: -error[2])[:limit]
 
 
-def _checked_confusion(confusion: Array, class_names: Sequence[str]) -> Tensor:
+def _validate_confusion(confusion: Array, class_names: Sequence[str]) -> Tensor:
     """Counts `(C, C)` as int64 on the CPU."""
     counts = torch.as_tensor(confusion).cpu()
     if counts.shape != (len(class_names), len(class_names)) or counts.is_floating_point():

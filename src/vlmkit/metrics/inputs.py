@@ -11,7 +11,7 @@ from torch import Tensor
 Array: TypeAlias = Tensor | np.ndarray
 
 
-def checked_integers(name: str, values: Array, bound: int) -> Tensor:
+def validate_integers(name: str, values: Array, *, bound: int) -> Tensor:
     """Integers `(N,)` from 0 to `bound` - 1, as int64 on the CPU."""
     tensor = torch.as_tensor(values).cpu()
     if tensor.ndim != 1 or len(tensor) == 0 or tensor.is_floating_point():
@@ -25,7 +25,7 @@ def checked_integers(name: str, values: Array, bound: int) -> Tensor:
     return tensor.long()
 
 
-def checked_embeds(name: str, embeds: Array) -> Tensor:
+def validate_embeds(name: str, embeds: Array) -> Tensor:
     """Embeddings `(rows, D)` as float32, finite, without gradient."""
     tensor = torch.as_tensor(embeds).detach().float()
     if tensor.ndim != 2 or tensor.numel() == 0:
@@ -50,13 +50,13 @@ def check_cutoffs(cutoffs: Sequence[int], num_candidates: int) -> None:
             )
 
 
-def check_list(name: str, values: object, advice: str) -> None:
+def check_list(name: str, values: object, *, advice: str) -> None:
     """Check that something is a list, and neither a string nor a dictionary."""
     if isinstance(values, str | Mapping) or not isinstance(values, Collection):
         raise TypeError(f"{name} is {reprlib.repr(values)}, not a list; {advice}")
 
 
-def check_strings(name: str, values: Sequence[str], kind: str) -> None:
+def check_strings(name: str, values: Sequence[str], *, kind: str) -> None:
     """Check that a list holds strings, which are of some kind, such as captions."""
     for index, value in enumerate(values):
         if not isinstance(value, str):

@@ -40,11 +40,11 @@ class CaptionNgrams(NamedTuple):
     tables: list[NgramTable]
 
 
-def caption_ngrams(predictions: Sequence[Words], references: Sequence[Sequence[Words]]) -> CaptionNgrams:
+def count_ngrams(predictions: Sequence[Words], references: Sequence[Sequence[Words]]) -> CaptionNgrams:
     """Count the n-grams of up to `MAX_WORDS` words in `I` predictions and in the references of each.
 
     Example:
-        >>> ngrams = caption_ngrams([["a", "dog"]], [[["a", "dog", "runs"], ["a", "cat"]]])
+        >>> ngrams = count_ngrams([["a", "dog"]], [[["a", "dog", "runs"], ["a", "cat"]]])
         >>> ngrams.tables[0].matches  # of "a dog runs", "a cat": "a" and "dog" are predicted, "runs" and "cat" are not
         array([ 0,  1, -1,  0, -1])
     """

@@ -24,7 +24,7 @@ class Matches(NamedTuple):
         return self.candidates[positions.minimum(ends - 1)], positions >= ends
 
 
-def matches_by_group(query_groups: Tensor, candidate_groups: Tensor) -> Matches:
+def match_by_group(query_groups: Tensor, candidate_groups: Tensor) -> Matches:
     """Candidates `(C,)` that share the group of a query `(Q,)`.
 
     Raises:
@@ -39,15 +39,17 @@ def matches_by_group(query_groups: Tensor, candidate_groups: Tensor) -> Matches:
     return Matches(candidates, starts, ends)
 
 
-def matches_by_relevance(relevant: Tensor) -> Matches:
+def match_by_relevance(relevant: Tensor) -> Matches:
     """Candidates that are true in a query's row of `(Q, C)` booleans; each row needs one."""
     ends = relevant.sum(dim=1).cumsum(dim=0)
     starts = torch.cat([ends.new_zeros(1), ends[:-1]])
     return Matches(relevant.nonzero()[:, 1], starts, ends)
 
 
-def ranks_by_chunk(queries: Tensor, candidates: Tensor, *, matches: Matches, chunk_size: int) -> Iterator[Tensor]:
-    """[`match_ranks`] of one chunk of queries after the other."""
+def rank_matches_by_chunk(
+    queries: Tensor, candidates: Tensor, *, matches: Matches, chunk_size: int
+) -> Iterator[Tensor]:
+    """[`rank_matches`] of one chunk of queries after the other."""
     # Allocated once: blocks of this size, freed between the small results, would leave holes that add up to gigabytes.
     buffers = queries.new_empty(2, min(chunk_size, len(queries)), len(candidates))
     rounding = torch.finfo(torch.float32).eps * queries.shape[1] ** 0.5
@@ -59,10 +61,10 @@ def ranks_by_chunk(queries: Tensor, candidates: Tensor, *, matches: Matches, chu
         indices, filler = matches.padded(chunk)
         # BLAS may add in another order at another place, and equal embeddings still have to tie.
         tolerance = rounding * query_norms[chunk, None] * candidate_norms[indices]
-        yield match_ranks(scores, scratch=scratch, matches=indices, filler=filler, tolerance=tolerance)
+        yield rank_matches(scores, scratch=scratch, matches=indices, filler=filler, tolerance=tolerance)
 
 
-def match_ranks(
+def rank_matches(
     scores: Tensor, *, scratch: Tensor, matches: Tensor, filler: Tensor, tolerance: Tensor | float = 0.0
 ) -> Tensor:
     """Ranks of each query's matches among all candidates, ties against the match.

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 from transformers import EvalPrediction
 
-from vlmkit.metrics.inputs import Array, check_cutoffs, checked_embeds
-from vlmkit.metrics.ranking import Matches, match_ranks, matches_by_group, matches_by_relevance, ranks_by_chunk
+from vlmkit.metrics.inputs import Array, check_cutoffs, validate_embeds
+from vlmkit.metrics.ranking import Matches, match_by_group, match_by_relevance, rank_matches, rank_matches_by_chunk
+from vlmkit.validation import check_at_least
 
 
 @torch.no_grad()
@@ -57,22 +58,21 @@ def retrieval_metrics(
         >>> scores["image_to_text/recall@1"], scores["text_to_image/recall@1"]
         (1.0, 0.6666666666666666)
     """
-    images = checked_embeds("image_embeds", image_embeds)
-    texts = checked_embeds("text_embeds", text_embeds).to(images.device)
+    images = validate_embeds("image_embeds", image_embeds)
+    texts = validate_embeds("text_embeds", text_embeds).to(images.device)
     if images.shape[1] != texts.shape[1]:
         raise ValueError(
             f"image_embeds have width {images.shape[1]} and text_embeds {texts.shape[1]}; project both to one width"
         )
     check_cutoffs(cutoffs, min(len(images), len(texts)))
-    if chunk_size < 1:
-        raise ValueError(f"chunk_size is {chunk_size}; rank at least 1 query at a time")
+    check_at_least("chunk_size", chunk_size)
     texts_of_image, images_of_text = _matches(images, texts, image_groups, text_groups, relevant)
     metrics = {}
     for direction, queries, candidates, matches in (
         ("image_to_text", images, texts, texts_of_image),
         ("text_to_image", texts, images, images_of_text),
     ):
-        summary = _summary(ranks_by_chunk(queries, candidates, matches=matches, chunk_size=chunk_size), cutoffs)
+        summary = _summary(rank_matches_by_chunk(queries, candidates, matches=matches, chunk_size=chunk_size), cutoffs)
         metrics.update({f"{direction}/{name}": value for name, value in summary.items()})
     return metrics
 
@@ -104,12 +104,12 @@ def recall_at_k(similarity: Array, *, query_groups: Array, candidate_groups: Arr
             f"similarity {tuple(scores.shape)} must be a matrix (queries, candidates) of finite numbers, not empty"
         )
     check_cutoffs([k], scores.shape[1])
-    matches = matches_by_group(
-        _checked_groups("query_groups", query_groups, scores),
-        _checked_groups("candidate_groups", candidate_groups, scores.T),
+    matches = match_by_group(
+        _validate_groups("query_groups", query_groups, scores),
+        _validate_groups("candidate_groups", candidate_groups, scores.T),
     )
     indices, filler = matches.padded(slice(None))
-    ranks = match_ranks(scores, scratch=torch.empty_like(scores), matches=indices, filler=filler)
+    ranks = rank_matches(scores, scratch=torch.empty_like(scores), matches=indices, filler=filler)
     return (ranks[:, 0] <= k).double().mean().item()
 
 
@@ -159,7 +159,7 @@ def compute_retrieval_metrics(prediction: EvalPrediction, cutoffs: Sequence[int]
 
     Raises:
         ValueError: the predictions are not two arrays, `label_ids` is empty (give `TrainingArguments`
-            `label_names=["group_ids"]`), or [`retrieval_metrics`] refuses them.
+            `label_names=["group_ids"]`), or they are not valid for [`retrieval_metrics`].
 
     Example:
         >>> embeds = np.eye(4, dtype=np.float32)
@@ -181,9 +181,9 @@ def compute_retrieval_metrics(prediction: EvalPrediction, cutoffs: Sequence[int]
             f"{len(image_embeds)} image_embeds, {len(text_embeds)} text_embeds and {len(groups)} label_ids must be as "
             "many: one row of each per pair"
         )
-    image_groups, take_rows = np.unique(groups, return_index=True)
+    image_groups, first_indices = np.unique(groups, return_index=True)
     metrics = retrieval_metrics(
-        image_embeds[take_rows], text_embeds, image_groups=image_groups, text_groups=groups, cutoffs=cutoffs
+        image_embeds[first_indices], text_embeds, image_groups=image_groups, text_groups=groups, cutoffs=cutoffs
     )
     for k in cutoffs:
         metrics[f"mean_recall@{k}"] = (metrics[f"image_to_text/recall@{k}"] + metrics[f"text_to_image/recall@{k}"]) / 2
@@ -216,8 +216,8 @@ def _matches(
     if relevant is not None:
         if image_groups is not None:
             raise ValueError("relevant and groups both say what matches; give one of them")
-        matrix = _checked_relevance(relevant, images, texts)
-        return matches_by_relevance(matrix), matches_by_relevance(matrix.T)
+        matrix = _validate_relevance(relevant, images, texts)
+        return match_by_relevance(matrix), match_by_relevance(matrix.T)
     if image_groups is None or text_groups is None:
         if len(images) != len(texts):
             raise ValueError(
@@ -225,12 +225,12 @@ def _matches(
                 "relevant"
             )
         image_groups = text_groups = torch.arange(len(images))
-    of_images = _checked_groups("image_groups", image_groups, images)
-    of_texts = _checked_groups("text_groups", text_groups, texts)
-    return matches_by_group(of_images, of_texts), matches_by_group(of_texts, of_images)
+    of_images = _validate_groups("image_groups", image_groups, images)
+    of_texts = _validate_groups("text_groups", text_groups, texts)
+    return match_by_group(of_images, of_texts), match_by_group(of_texts, of_images)
 
 
-def _checked_relevance(relevant: Array, images: Tensor, texts: Tensor) -> Tensor:
+def _validate_relevance(relevant: Array, images: Tensor, texts: Tensor) -> Tensor:
     matrix = torch.as_tensor(relevant, device=images.device)
     if matrix.dtype != torch.bool or matrix.shape != (len(images), len(texts)):
         raise ValueError(
@@ -244,7 +244,7 @@ def _checked_relevance(relevant: Array, images: Tensor, texts: Tensor) -> Tensor
     return matrix
 
 
-def _checked_groups(name: str, groups: Array, rows: Tensor) -> Tensor:
+def _validate_groups(name: str, groups: Array, rows: Tensor) -> Tensor:
     tensor = torch.as_tensor(groups, device=rows.device)
     if tensor.shape != rows.shape[:1] or tensor.is_floating_point():
         raise ValueError(

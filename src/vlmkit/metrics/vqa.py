@@ -99,14 +99,14 @@ def vqa_accuracy(predictions: Sequence[str], answers: Sequence[str | Sequence[st
         >>> vqa_accuracy(["boat"], [["ship"] * 8 + ["a boat", "boat"]])
         {'accuracy': 0.6, 'accuracy/other': 0.6}
     """
-    check_list("predictions", predictions, _ADVICE)
-    check_list("answers", answers, _ADVICE)
+    check_list("predictions", predictions, advice=_ADVICE)
+    check_list("answers", answers, advice=_ADVICE)
     if len(predictions) == 0 or len(predictions) != len(answers):
         raise ValueError(
             f"{len(predictions)} predictions and {len(answers)} questions with answers; give one of each per question, "
             "for at least one question"
         )
-    check_strings("predictions", predictions, "answer")
+    check_strings("predictions", predictions, kind="answer")
     scores: list[float] = []
     types: list[str] = []
     for question, (prediction, given) in enumerate(zip(predictions, answers, strict=True)):
@@ -142,8 +142,8 @@ def _answer_list(name: str, given: str | Sequence[str]) -> Sequence[str]:
     """The answers of one question."""
     if isinstance(given, str):
         return [given]
-    check_list(name, given, _ADVICE)
+    check_list(name, given, advice=_ADVICE)
     if len(given) == 0:
         raise ValueError(f"{name} is empty; give the question an answer or leave it out")
-    check_strings(name, given, "answer")
+    check_strings(name, given, kind="answer")
     return given

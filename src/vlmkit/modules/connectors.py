@@ -24,6 +24,7 @@ from transformers import PreTrainedConfig
 from vlmkit.modules.perceiver import GatedMLP, PerceiverResampler
 from vlmkit.modules.qformer import QFormer
 from vlmkit.modules.text_encoders import EncoderSizes
+from vlmkit.validation import check_at_least
 
 
 def flatten_patch_mask(patch_attention_mask: Tensor, num_tokens: int) -> Tensor:
@@ -208,8 +209,7 @@ class PixelShuffleConnector(nn.Module):
 
     def __init__(self, *, vision_size: int, text_size: int, factor: int):
         super().__init__()
-        if factor < 1:
-            raise ValueError(f"`pixel_shuffle_factor` must be at least 1, but got {factor}.")
+        check_at_least("factor", factor)
         self.factor = factor
         self.projection = nn.Linear(factor**2 * vision_size, text_size, bias=False)
 

@@ -6,6 +6,7 @@ from transformers import PreTrainedConfig
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from vlmkit.modules.attention import Attention, additive_attention_mask
+from vlmkit.validation import check_at_least
 
 _EPS = 1e-6
 
@@ -87,10 +88,8 @@ class PerceiverResampler(nn.Module):
 
     def __init__(self, config: PreTrainedConfig, *, hidden_size: int, num_latents: int, depth: int, num_heads: int):
         super().__init__()
-        if num_latents < 1:
-            raise ValueError(f"num_latents is {num_latents}; an image needs at least 1 token")
-        if depth < 1:
-            raise ValueError(f"depth is {depth}; at least 1 layer has to look at the image")
+        check_at_least("num_latents", num_latents)
+        check_at_least("depth", depth)
         self.latents = nn.Parameter(torch.zeros(num_latents, hidden_size))
         self.layers = nn.ModuleList(
             PerceiverLayer(config, hidden_size=hidden_size, num_heads=num_heads) for _ in range(depth)

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from vlmkit.modules.vision_tower import VisionTower
-from vlmkit.validation import check_choice
+from vlmkit.validation import check_at_least, check_choice
 
 Mode = Literal["frozen", "lora", "dora", "full"]
 MODES = ("frozen", "lora", "dora", "full")
@@ -102,8 +102,8 @@ def adapt_backbones(
         lora_alpha=alpha,
         lora_dropout=dropout,
         use_dora="dora" in modes.values(),
-        target_modules="|".join(_pattern(part, names) for part, names in layers.items()),
-        exclude_modules=_namesakes(model, layers) or None,
+        target_modules="|".join(_build_pattern(part, names) for part, names in layers.items()),
+        exclude_modules=_find_namesakes(model, layers) or None,
         fan_in_fan_out=any(isinstance(layer, Conv1D) for names in layers.values() for layer in names.values()),
         modules_to_save=whole,
     )
@@ -157,8 +157,7 @@ def _check_options(model: PreTrainedModel, vision: Mode, text: Mode, rank: int) 
         raise ValueError(
             f"vision is {vision!r} and text is {text!r}, but an adapter is of one kind; choose the same for both"
         )
-    if rank < 1:
-        raise ValueError(f"the rank is {rank}; give 1 or more")
+    check_at_least("rank", rank)
     if any(isinstance(module, BaseTunerLayer) for module in model.modules()):
         raise ValueError(f"{type(model).__name__} has an adapter already; merge or unload it first")
     if getattr(model.base_model, "connector", None) is None:
@@ -199,16 +198,16 @@ def _linear_layers(model: PreTrainedModel, part: str) -> dict[str, nn.Module]:
     return layers
 
 
-def _namesakes(model: PreTrainedModel, layers: dict[str, dict[str, nn.Module]]) -> list[str]:
+def _find_namesakes(model: PreTrainedModel, layers: dict[str, dict[str, nn.Module]]) -> list[str]:
     """Modules that the patterns would take, too, but that are not linear (a patch embedding's `proj`)."""
     found = []
     for part, own in layers.items():
-        pattern = re.compile(_pattern(part, own))
+        pattern = re.compile(_build_pattern(part, own))
         found += [name for name, _ in model.named_modules() if pattern.fullmatch(name) and name not in own]
     return found
 
 
-def _pattern(part: str, layers: dict[str, nn.Module]) -> str:
+def _build_pattern(part: str, layers: dict[str, nn.Module]) -> str:
     """A regular expression of the layers' names."""
     endings = "|".join(sorted({re.escape(name.rpartition(".")[2]) for name in layers}))
     if part == _TEXT:
@@ -217,7 +216,7 @@ def _pattern(part: str, layers: dict[str, nn.Module]) -> str:
 
 
 def _check_dora(layers: dict[str, dict[str, nn.Module]]) -> None:
-    """Refuse what peft would adapt to something that is not a number, or merge wrongly; quantized weights are its own.
+    """Check that DoRA can adapt and merge every layer. Quantized weights are checked by peft itself.
 
     Raises:
         ValueError: the weights of an output are all zero, or a layer does more than multiply by its weights.

@@ -47,13 +47,13 @@ class ContrastiveTrainingArguments(TableTrainingArguments):
     """
 
     def __post_init__(self) -> None:
-        """Refuse several GPUs in one process."""
+        """Check that the process has a single GPU."""
         super().__post_init__()
         check_single_gpu(self)
 
 
 def check_single_gpu(training_args: TrainingArguments) -> None:
-    """Refuse to spread a batch over several GPUs of one process, row by row, where its rows belong together.
+    """Check that a process does not split its batches over several GPUs, as rows of a batch belong together.
 
     Raises:
         ValueError: the process sees several GPUs.

@@ -9,7 +9,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, SaveStrategy
 
-from vlmkit.training.checkpoints import checkpoint_folder
+from vlmkit.training.checkpoints import get_checkpoint_folder
 
 _UNAVERAGED = "unaveraged.safetensors"
 
@@ -80,7 +80,7 @@ class EmaCallback(TrainerCallback):
         if not self._holds_average:
             raise ValueError("a callback that stands behind EmaCallback asked for a checkpoint; put EmaCallback last")
         if state.is_world_process_zero:
-            folder = checkpoint_folder(args, state)
+            folder = get_checkpoint_folder(args, state)
             if not _pending_file(folder).is_file():  # another callback asked for the checkpoint after an evaluation
                 self._write_pending(args, state)
             _pending_file(folder).replace(folder / _UNAVERAGED)
@@ -100,7 +100,7 @@ class EmaCallback(TrainerCallback):
         """
         _discard_pending(args, state)
         if state.is_world_process_zero:
-            path = _pending_file(checkpoint_folder(args, state))
+            path = _pending_file(get_checkpoint_folder(args, state))
             weights = {name: p.detach().contiguous() for name, p in self._other.module.named_parameters()}
             save_file(weights, path.with_suffix(".part"))
             path.with_suffix(".part").replace(path)
@@ -135,7 +135,7 @@ def _unaveraged_file(args: TrainingArguments, state: TrainerState) -> Path:
         FileNotFoundError: there are none.
     """
     elsewhere = isinstance(args.resume_from_checkpoint, str) and Path(args.resume_from_checkpoint).is_dir()
-    folder = Path(args.resume_from_checkpoint) if elsewhere else checkpoint_folder(args, state)
+    folder = Path(args.resume_from_checkpoint) if elsewhere else get_checkpoint_folder(args, state)
     path = folder / _UNAVERAGED
     with args.main_process_first(local=False):
         if state.is_world_process_zero and folder.is_dir() and not path.exists() and _pending_file(folder).exists():

@@ -45,7 +45,7 @@ def optimizer_with_group_learning_rates(
     """
     names = [name for name, _ in model.named_parameters()]
     for part, rate in parameter_groups.items():
-        if not any(_is_in(part, name) for name in names):
+        if not any(_belongs_to(part, name) for name in names):
             parts = {".".join(name.split(".")[:depth]) for name in names for depth in range(1, name.count(".") + 2)}
             raise ValueError(f"no parameter of the model is in {part!r}{did_you_mean(part, sorted(parts))}")
         if isinstance(rate, bool) or not isinstance(rate, int | float) or not rate > 0:
@@ -58,10 +58,10 @@ def optimizer_with_group_learning_rates(
         raise ValueError(
             f"optim {training_args.optim.value} forms groups of parameters itself; choose one such as adamw_torch"
         )
-    return optimizer_class, {**settings, "params": _groups(training_args, model, parameter_groups)}
+    return optimizer_class, {**settings, "params": _build_groups(training_args, model, parameter_groups)}
 
 
-def _groups(
+def _build_groups(
     training_args: TrainingArguments, model: nn.Module, parameter_groups: Mapping[str, float]
 ) -> list[dict[str, Any]]:
     """Trained parameters by part and decay, those of no part first; no group is empty."""
@@ -72,7 +72,7 @@ def _groups(
     }
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            part = max((part for part in parameter_groups if _is_in(part, name)), key=len, default="")
+            part = max((part for part in parameter_groups if _belongs_to(part, name)), key=len, default="")
             groups[part, name in decaying].append(parameter)
     return [
         {"params": parameters, "lr": rates[part], "weight_decay": training_args.weight_decay if decays else 0.0}
@@ -81,6 +81,6 @@ def _groups(
     ]
 
 
-def _is_in(part: str, name: str) -> bool:
+def _belongs_to(part: str, name: str) -> bool:
     """Whether a parameter is the part or lies in it."""
     return f"{name}.".startswith(f"{part}.")

@@ -4,7 +4,7 @@ from typing import Any
 
 from transformers import ProcessorMixin, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from vlmkit.training.checkpoints import checkpoint_folder
+from vlmkit.training.checkpoints import get_checkpoint_folder
 
 
 class SaveProcessorCallback(TrainerCallback):
@@ -31,4 +31,4 @@ class SaveProcessorCallback(TrainerCallback):
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Save it into the checkpoint."""
         if state.is_world_process_zero:
-            self.processor.save_pretrained(checkpoint_folder(args, state))
+            self.processor.save_pretrained(get_checkpoint_folder(args, state))

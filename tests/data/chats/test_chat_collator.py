@@ -21,8 +21,8 @@ def test_a_batch_learns_what_the_assistant_says():
 
 
 def test_a_batch_of_cached_tokens_has_them_in_the_order_of_the_rows():
-    crops = CaptionChats(table(cached=True)), QuestionChats(table(cached=True))
-    batch = ChatCollator(tiny.smolvlm_processor())([crops[0][2], crops[1][0]])
+    captions, questions = CaptionChats(table(cached=True)), QuestionChats(table(cached=True))
+    batch = ChatCollator(tiny.smolvlm_processor())([captions[2], questions[0]])
     assert "pixel_values" not in batch
     assert torch.equal(batch["vision_features"], torch.arange(12.0).view(2, 3, 2).flip(0))
     assert (batch["input_ids"] == tiny.IMAGE_TOKEN_ID).sum(dim=1).tolist() == [3, 3]

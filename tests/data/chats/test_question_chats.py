@@ -33,7 +33,7 @@ def test_tables_without_a_column_are_refused(columns, message):
 
 
 def test_tables_that_make_no_sense_are_refused():
-    with pytest.raises(ValueError, match="max_turns is 0"):
+    with pytest.raises(ValueError, match="`max_turns` must be at least 1, but got 0"):
         QuestionChats(table(), 0)
     odd = datasets.Dataset.from_dict({"vision_features": [[[0.0]]], "questions": [["a", "b"]], "answers": [["c"]]})
     with pytest.raises(ValueError, match="row 0 has 2 questions and 1 answers"):

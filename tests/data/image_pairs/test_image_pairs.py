@@ -218,14 +218,14 @@ class TestDrawing:
     @pytest.mark.parametrize(
         ("labels", "options", "message"),
         [
-            ([0, 0], {"num_pairs": 0}, "num_pairs is 0; it must be at least 1"),
-            ([0, 0], {"image_size": 0}, "image_size is 0; it must be at least 1"),
+            ([0, 0], {"num_pairs": 0}, "`num_pairs` must be at least 1, but got 0"),
+            ([0, 0], {"image_size": 0}, "`image_size` must be at least 1, but got 0"),
             (
                 [0, 0],
                 {"different_class_probability": 1.1},
                 "different_class_probability is 1.1; it must be from 0 to 1",
             ),
-            ([0, 0], {"seed": -1}, "seed is -1; it must be at least 0"),
+            ([0, 0], {"seed": -1}, "`seed` must be at least 0, but got -1"),
             ([0], {}, "a pair takes two images, and the table holds 1"),
             ([], {}, "the table holds 0"),
             ([1, 1], {}, "all images are of the class bee, so no pair has two; set different_class_probability=0"),

@@ -111,9 +111,15 @@ def test_unknown_mixture():
         PairCollator(side_by_side, 2, mix="mixup")
 
 
-@pytest.mark.parametrize("option", ["num_classes", "mix_alpha"])
-def test_options_must_be_positive(option):
-    with pytest.raises(ValueError, match=f"{option} is 0; it must be positive"):
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("num_classes", "`num_classes` must be at least 1, but got 0"),
+        ("mix_alpha", "mix_alpha is 0; it must be positive"),
+    ],
+)
+def test_options_must_be_positive(option, message):
+    with pytest.raises(ValueError, match=message):
         PairCollator(**{"processor": side_by_side, "num_classes": 2, option: 0})
 
 

@@ -297,7 +297,7 @@ def test_an_object_in_the_last_cell_is_not_cut_off(grid):
 
 @pytest.mark.parametrize("name", ["num_train", "num_test", "num_validation"])
 def test_empty_split(name):
-    with pytest.raises(ValueError, match=f"{name} is 0; every split needs at least one image"):
+    with pytest.raises(ValueError, match=f"`{name}` must be at least 1, but got 0"):
         load_detailed_scenes(**{name: 0})
 
 
@@ -308,7 +308,7 @@ def test_side_too_small_or_not_a_multiple(long_side):
 
 
 def test_no_texts():
-    with pytest.raises(ValueError, match="num is 0; give at least 1"):
+    with pytest.raises(ValueError, match="`num` must be at least 1, but got 0"):
         detailed_scene_texts(0)
 
 

@@ -177,7 +177,7 @@ def test_caption_matches_needs_scenes_and_captions(scenes):
 
 @pytest.mark.parametrize("name", ["num_train", "num_test", "num_validation"])
 def test_empty_split(name):
-    with pytest.raises(ValueError, match=f"{name} is 0; every split needs at least one image"):
+    with pytest.raises(ValueError, match=f"`{name}` must be at least 1, but got 0"):
         load_scenes(**{name: 0})
 
 

@@ -245,10 +245,10 @@ class TestTables:
             load_cifar100(tmp_path / "elsewhere")
 
     def test_default_is_the_public_copy(self, monkeypatch):
-        def check_keywords(source):
+        def fail(source):
             raise ConnectionError("no network")
 
-        monkeypatch.setattr(cifar100, "load_dataset", check_keywords)
+        monkeypatch.setattr(cifar100, "load_dataset", fail)
         with pytest.raises(FileNotFoundError, match=r"at uoft-cs/cifar100, .* nor on the hub: no network"):
             load_cifar100()
 

@@ -309,7 +309,7 @@ def test_a_captions_file_needs_its_images(coco):
 
 
 def test_unknown_options(coco):
-    with pytest.raises(ValueError, match="max_images is 0; it must be at least 1"):
+    with pytest.raises(ValueError, match="`max_images` must be at least 1, but got 0"):
         load_coco_captions(coco, max_images=0)
     with pytest.raises(ValueError, match="on_error is 'warn'; choose one of 'raise', 'skip'"):
         load_coco_captions(coco, on_error="warn")

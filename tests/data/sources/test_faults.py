@@ -4,7 +4,7 @@ import warnings
 import pytest
 from PIL import Image
 
-from vlmkit.data.sources.faults import CaptionRow, Faults, group_captions, undecodable
+from vlmkit.data.sources.faults import CaptionRow, Faults, find_undecodable, group_captions
 
 
 def encoded(data: bytes) -> dict:
@@ -23,7 +23,7 @@ def rows(*captions: str, image_id: str = "a.jpg") -> list[CaptionRow]:
 
 def test_raise_uses_the_given_exception():
     with pytest.raises(FileNotFoundError, match=r'a\.jpg is absent.*on_error="skip"'):
-        Faults("raise").add("absent image", "a.jpg is absent", FileNotFoundError)
+        Faults("raise").add("absent image", "a.jpg is absent", error=FileNotFoundError)
 
 
 def test_skip_counts_each_fault_once_and_reports_once():
@@ -88,16 +88,16 @@ def test_the_same_caption_for_two_images_is_no_duplicate():
 def test_sound_images(mode, tmp_path):
     Image.new("RGBA", (8, 8)).save(tmp_path / "a.png")
     images = [encoded(jpeg(mode=mode)), {"bytes": None, "path": str(tmp_path / "a.png")}]
-    assert undecodable(images, rows=[0, 1]) == {}
+    assert find_undecodable(images, rows=[0, 1]) == {}
 
 
 def test_broken_images():
     whole = jpeg()
     images = [encoded(whole), encoded(whole[: len(whole) // 2]), encoded(b""), encoded(b"no image"), None]
-    reasons = undecodable(images, rows=range(5))
+    reasons = find_undecodable(images, rows=range(5))
     assert reasons.keys() == {1, 2, 3, 4}
     assert "truncated" in reasons[1]
 
 
 def test_only_the_rows_asked_for_are_checked():
-    assert undecodable([None, None, encoded(jpeg())], rows=[1, 2]).keys() == {1}
+    assert find_undecodable([None, None, encoded(jpeg())], rows=[1, 2]).keys() == {1}

@@ -242,10 +242,10 @@ class TestHub:
             load_flickr8k("~/elsewhere")
 
     def test_default_is_the_public_copy(self, monkeypatch):
-        def check_keywords(source):
+        def fail(source):
             raise ConnectionError("unreachable")
 
-        monkeypatch.setattr(caption_tables, "load_dataset", check_keywords)
+        monkeypatch.setattr(caption_tables, "load_dataset", fail)
         with pytest.raises(FileNotFoundError, match=r"no captioned images at jxie/flickr8k, .*: unreachable$"):
             load_flickr8k()
 

@@ -68,7 +68,7 @@ def test_dropout_is_the_text_encoders():
 @pytest.mark.parametrize("field", ["num_query_tokens", "num_cross_attention_heads", "cross_attention_frequency"])
 @pytest.mark.parametrize("value", [0, -1])
 def test_a_number_below_1_is_refused(field, value):
-    with pytest.raises(ValueError, match=f"{field} is {value}; give 1 or more"):
+    with pytest.raises(ValueError, match=f"`{field}` must be at least 1, but got {value}"):
         tiny.qformer_aligner_config(**{field: value})
 
 

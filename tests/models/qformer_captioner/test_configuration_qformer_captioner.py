@@ -84,7 +84,7 @@ def test_the_head_is_tied_where_the_language_models_is(tied):
 @pytest.mark.parametrize("field", ["num_query_tokens", "num_qformer_layers", "num_attention_heads"])
 @pytest.mark.parametrize("value", [0, -1])
 def test_a_number_below_1_is_refused(field, value):
-    with pytest.raises(ValueError, match=f"{field} is {value}; give 1 or more"):
+    with pytest.raises(ValueError, match=f"`{field}` must be at least 1, but got {value}"):
         tiny.qformer_captioner_config(**{field: value})
 
 

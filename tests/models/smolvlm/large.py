@@ -36,7 +36,7 @@ def chat_model(text: str = "llama", **config) -> SmolVLM:
 def language_model(model: SmolVLM) -> PreTrainedModel:
     """The language model alone, with its head."""
     alone = AutoModelForCausalLM.from_config(model.config.text_config).eval()
-    alone.base_model.load_state_dict(model.model.language_model.state_dict())
+    alone.get_decoder().load_state_dict(model.model.language_model.state_dict())
     alone.get_output_embeddings().load_state_dict(model.lm_head.state_dict())
     return alone
 

@@ -77,13 +77,13 @@ def test_the_head_is_tied_where_the_language_models_is(tied, tmp_path):
 
 @pytest.mark.parametrize("field", ["num_query_tokens", "num_cross_attention_heads", "cross_attention_frequency"])
 @pytest.mark.parametrize("value", [0, -1])
-def test_a_number_below_1_is_refused(field, value):
-    with pytest.raises(ValueError, match=f"{field} is {value}; give 1 or more"):
+def test_a_number_below_1_is_rejected(field, value):
+    with pytest.raises(ValueError, match=f"`{field}` must be at least 1, but got {value}"):
         tiny.smolvlm_config(**{field: value})
 
 
 @pytest.mark.parametrize("token", [-1, 99, 49152])
-def test_an_image_token_outside_the_vocabulary_is_refused(token):
+def test_an_image_token_outside_the_vocabulary_is_rejected(token):
     message = f"image_token_id is {token}, but the language model knows 0 to 98 only; give one of these, or a text_con"
     with pytest.raises(ValueError, match=message):
         tiny.smolvlm_config(image_token_id=token)
@@ -110,7 +110,7 @@ def test_any_other_token_may_be_the_images(token):
         ({"vision_config": TEXT["gpt2"]}, "gpt2 is no image model"),
     ],
 )
-def test_parts_of_the_wrong_kind_are_refused_when_the_model_is_built(fields, message):
+def test_parts_of_the_wrong_kind_are_rejected_when_the_model_is_built(fields, message):
     config = tiny.smolvlm_config(**fields)
     with pytest.raises(ValueError, match=message):
         SmolVLM(config)
@@ -130,6 +130,6 @@ def test_parts_of_the_wrong_kind_are_refused_when_the_model_is_built(fields, mes
         ("text_config", "llama"),
     ],
 )
-def test_a_wrong_type_is_refused(field, value):
+def test_a_wrong_type_is_rejected(field, value):
     with pytest.raises(StrictDataclassFieldValidationError, match=f"'{field}'"):
         tiny.smolvlm_config(**{field: value})

@@ -23,38 +23,38 @@ def design(connector: str = "mlp", fusion: str = "autoregressive", num_query_tok
     return tiny.crops_processor(tiny.smolvlm_config(**fields, cross_layer_interval=1), **images)
 
 
-def places(batch: BatchFeature) -> list[int]:
+def num_placeholders(batch: BatchFeature) -> list[int]:
     return (batch["input_ids"] == tiny.IMAGE_TOKEN_ID).sum(dim=1).tolist()
 
 
 class TestProcessor:
-    def test_every_token_of_an_image_has_its_place(self):
+    def test_an_image_has_one_placeholder_per_token(self):
         processor = design(**ASPECT)
         batch = processor([WIDE, tiny.photo(32, 48), WIDE], ["<image> a <image>", "<image>"], return_tensors="pt")
-        assert places(batch) == [8 + 6, 8]  # patches of 16 pixels in 32 x 64 and 48 x 32
+        assert num_placeholders(batch) == [8 + 6, 8]  # patches of 16 pixels in 32 x 64 and 48 x 32
         assert batch.keys() == {"pixel_values", "pixel_attention_mask", "num_crops", "input_ids", "attention_mask"}
         assert batch["pixel_attention_mask"].sum(dim=(1, 2)).tolist() == [32 * 64, 48 * 32, 32 * 64]
         shuffled = design("pixel_shuffle", **ASPECT)(WIDE, "<image>", return_tensors="pt")
-        assert places(shuffled) == [2]
+        assert num_placeholders(shuffled) == [2]
 
-    def test_a_split_image_of_64_tokens_has_320_places(self):
+    def test_a_split_image_has_the_placeholders_of_five_crops(self):
         processor = design("perceiver", num_query_tokens=64, **SPLIT)
         batch = processor(WIDE, "<image> a", return_tensors="pt")
-        assert places(batch) == [320]
+        assert num_placeholders(batch) == [320]
         assert batch["pixel_values"].shape == (5, 3, 32, 32)
 
-    def test_looked_at_from_beside_the_text_a_split_image_has_5_places(self):
+    def test_with_cross_attention_a_split_image_has_five_placeholders(self):
         for connector in ("qformer", "perceiver", "mlp", "pixel_shuffle"):
             batch = design(connector, "cross_attention", **SPLIT)(WIDE, "<image> a", return_tensors="pt")
-            assert places(batch) == [5]
+            assert num_placeholders(batch) == [5]
 
-    def test_splitting_is_chosen_by_the_call(self):
+    def test_a_call_can_switch_splitting_off(self):
         processor = design("perceiver", **SPLIT)
         whole = processor(WIDE, "<image>", do_image_splitting=False, return_tensors="pt")
-        assert places(whole) == [3]
+        assert num_placeholders(whole) == [3]
         kwargs = {"do_image_splitting": False}
         batch = processor.apply_chat_template(CHAT, return_labels=True, processor_kwargs=kwargs)
-        assert places(batch) == [3]
+        assert num_placeholders(batch) == [3]
 
     @pytest.mark.parametrize(("saved", "warned"), [(False, True), (True, False)])
     def test_splitting_for_a_model_that_was_not_trained_for_it_is_warned(self, saved, warned, caplog, monkeypatch):
@@ -67,31 +67,31 @@ class TestProcessor:
     @pytest.mark.parametrize("connector", ["perceiver", "mlp", "pixel_shuffle"])
     @pytest.mark.parametrize("fusion", ["autoregressive", "cross_attention"])
     @pytest.mark.parametrize("images", [{}, SPLIT, ASPECT, {**SPLIT, **ASPECT}], ids=str)
-    def test_servers_are_told_what_a_call_returns(self, connector, fusion, images):
+    def test_token_counts_for_servers_equal_those_of_a_call(self, connector, fusion, images):
         processor = design(connector, fusion, **images)
         photos = [WIDE, tiny.photo(33, 90), tiny.photo(200, 20)]
         told = processor._get_num_multimodal_tokens([(photo.height, photo.width) for photo in photos])
         for photo, num_tokens, num_crops in zip(photos, told.num_image_tokens, told.num_image_patches, strict=True):
             batch = processor(photo, "<image>", return_tensors="pt")
-            assert places(batch) == [num_tokens]
+            assert num_placeholders(batch) == [num_tokens]
             assert len(batch["pixel_values"]) == num_crops
 
-    def test_servers_are_told_what_a_call_with_options_returns(self):
+    def test_token_counts_for_servers_with_options(self):
         told = design(**ASPECT)._get_num_multimodal_tokens([(48, 96)], do_image_splitting=True)
         assert (told.num_image_tokens, told.num_image_patches) == ([4 * 6 + 8], [5])
 
-    def test_without_images_places_for_vision_features_are_unknown(self):
+    def test_without_images_the_number_of_placeholders_is_unknown(self):
         processor = design()
         with pytest.raises(ValueError, match="number of image tokens depends on the size of the image"):
             processor(text="<image> a", return_tensors="pt")
-        assert places(processor(text=["a dog", "a"], return_tensors="pt")) == [0, 0]
+        assert num_placeholders(processor(text=["a dog", "a"], return_tensors="pt")) == [0, 0]
 
-    def test_splitting_by_an_image_processor_that_cannot_is_refused(self):
+    def test_splitting_with_another_image_processor_is_rejected(self):
         processor, options = tiny.smolvlm_processor(), {"do_image_splitting": False}
         message = "CLIPImageProcessor does not split images; leave out do_image_splitting, or make the processor with"
         with pytest.raises(ValueError, match=message):
             processor.apply_chat_template([CHAT[:1]], processor_kwargs=dict(SPLIT), **TO_ANSWER)
-        assert places(processor.apply_chat_template([CHAT[:1]], processor_kwargs=options, **TO_ANSWER)) == [3]
+        assert num_placeholders(processor.apply_chat_template([CHAT[:1]], processor_kwargs=options, **TO_ANSWER)) == [3]
 
     def test_of_another_image_processor_are_unknown(self):
         with pytest.raises(ValueError, match="`num_image_tokens` must be given for a CLIPImageProcessor"):

@@ -118,7 +118,7 @@ def test_each_text_equals_the_one_alone(model, images):
         torch.testing.assert_close(model(**alone).logits[0], logits[row, attended], rtol=1e-4, atol=1e-4)
 
 
-def test_every_image_matters_from_its_place_on_and_in_its_own_text_only(model, images):
+def test_an_image_changes_its_own_text_from_its_placeholder_on(model, images):
     batch = lessons(model, images)
     before, num_crops = model(**batch).logits, 5 if images else 1
     image_token_mask = batch["input_ids"] == tiny.IMAGE_TOKEN_ID
@@ -137,7 +137,7 @@ def test_every_image_matters_from_its_place_on_and_in_its_own_text_only(model, i
 
 
 @pytest.mark.parametrize("options", [{}, {"num_beams": 3, "num_return_sequences": 2}], ids=str)
-def test_with_and_without_a_cache_the_same_is_written(model, images, options):
+def test_generation_is_the_same_with_and_without_a_cache(model, images, options):
     batch = prompts(model, images)
     cached, plain = write(model, batch, **options), write(model, batch, use_cache=False, **options)
     assert torch.equal(cached, plain)
@@ -146,7 +146,7 @@ def test_with_and_without_a_cache_the_same_is_written(model, images, options):
 
 
 @pytest.mark.parametrize("num_beams", [1, 3])
-def test_what_is_written_in_a_batch_is_what_is_written_alone(model, images, num_beams):
+def test_generation_in_a_batch_equals_single_runs(model, images, num_beams):
     """Beams repeat the images of a text in their order."""
     options = {"num_beams": num_beams, "return_dict_in_generate": True, "output_logits": True, "output_scores": True}
     batch = prompts(model, images)
@@ -162,12 +162,12 @@ def test_what_is_written_in_a_batch_is_what_is_written_alone(model, images, num_
 
 
 @pytest.mark.parametrize("options", [{"prefill_chunk_size": 5}, {"cache_implementation": "static"}], ids=str)
-def test_a_prompt_in_pieces_and_a_static_cache_change_nothing(model, images, options):
+def test_chunked_prefill_and_a_static_cache_give_the_same(model, images, options):
     batch = prompts(model, images)
     assert torch.equal(write(model, batch, **options), write(model, batch))
 
 
-def test_vision_features_stand_for_pixels(model, images):
+def test_vision_features_replace_pixels(model, images):
     batch = lessons(model, images)
     tokens = as_tokens(model, batch)
     assert ("patch_attention_mask" in tokens) is ("pixel_attention_mask" in batch)
@@ -177,7 +177,7 @@ def test_vision_features_stand_for_pixels(model, images):
         assert torch.equal(write(model, as_tokens(model, asked), **options), write(model, asked, **options))
 
 
-def test_encoded_images_stand_for_pixels_as_often_as_one_likes(model, images):
+def test_encoded_images_can_be_reused_in_place_of_pixels(model, images):
     batch = prompts(model, images)
     expected = write(model, batch, num_beams=3)
     features = model.get_image_features(
@@ -188,7 +188,7 @@ def test_encoded_images_stand_for_pixels_as_often_as_one_likes(model, images):
     assert len(features.pooler_output) == (15 if images else 3)
 
 
-def test_a_text_without_images_is_the_language_models(model):
+def test_a_text_without_images_gives_the_logits_of_the_language_model(model):
     """Bit by bit, however wide the gates are open."""
     ids = torch.randint(3, tiny.IMAGE_TOKEN_ID, (2, 9))
     assert torch.equal(model(input_ids=ids).logits, language_model_logits(model, input_ids=ids))
@@ -199,7 +199,7 @@ def test_a_text_without_images_is_the_language_models(model):
 
 @pytest.mark.parametrize("connector", CONNECTORS)
 @pytest.mark.parametrize("text", ["llama", "gpt2"])
-def test_with_closed_gates_images_change_nothing_at_all(connector, text, images):
+def test_with_closed_gates_images_change_nothing(connector, text, images):
     chosen = {} if text == "llama" else {"text_config": tiny.text_config(initializer_range=0.3, **tiny.CHAT_TOKENS)}
     model = design_model(connector, "cross_attention", gates=0.0, **chosen)
     batch = lessons(model, images)
@@ -240,7 +240,7 @@ class TestSeveralTurns:
         answer = [tiny.turn("assistant", "a"), messages[2]]
         return dict(first), dict(processor.apply_chat_template([messages[0], *answer], **TO_ANSWER))
 
-    def test_go_on_with_a_cache(self, model, turns):
+    def test_continue_with_a_cache(self, model, turns):
         first, second = turns
         past = write(model, first, return_dict_in_generate=True)[CACHE_NAME]
         past.crop(first["input_ids"].shape[1] - past.get_seq_length())  # another answer than was written
@@ -250,7 +250,7 @@ class TestSeveralTurns:
         num_crops = len(first["pixel_values"])  # where images stand in the text, the cache holds the first one
         assert seen == [num_crops if model.config.fusion == "autoregressive" else 2 * num_crops]
 
-    def test_too_few_images_are_refused(self, model, turns):
+    def test_too_few_images_are_rejected(self, model, turns):
         short = {name: value[1:] if name.startswith("pixel") else value for name, value in turns[1].items()}
         del short["num_crops"]
         with pytest.raises(ValueError, match=r"The texts must have \d+ image tokens for the \d+ images, but got \d+"):
@@ -266,7 +266,7 @@ class TestSeveralTurns:
 
 
 @pytest.mark.parametrize("num_images", [None, 2, 4])
-def test_as_many_images_are_given_as_the_texts_have_places_for(model, num_images):
+def test_images_that_do_not_match_the_placeholders_are_rejected(model, num_images):
     batch = lessons(model, {})
     pixels = batch.pop("pixel_values")
     del batch["num_crops"]
@@ -279,7 +279,7 @@ def test_as_many_images_are_given_as_the_texts_have_places_for(model, num_images
         write(model.eval(), {name: value for name, value in batch.items() if name != "labels"} | images)
 
 
-def test_a_mask_alone_is_no_image(model):
+def test_a_mask_without_images_is_rejected(model):
     batch = lessons(model, {})
     mask = torch.ones_like(batch.pop("pixel_values")[:, 0])
     with pytest.raises(ValueError, match="Pass the images either as `pixel_values` or as `vision_features`"):
@@ -287,7 +287,7 @@ def test_a_mask_alone_is_no_image(model):
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)
-def test_what_generate_computes_is_given_whole_and_in_place_of_images(fusion):
+def test_incomplete_or_doubled_cross_attention_states_are_rejected(fusion):
     model = design_model("perceiver", fusion)
     batch = lessons(model, {})
     computed = {

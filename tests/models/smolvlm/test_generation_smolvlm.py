@@ -54,7 +54,7 @@ def count_images(model: SmolVLM) -> dict[str, list[int]]:
     ],
     ids=lambda options: "-".join(options) or "greedy",
 )
-def test_with_and_without_a_cache_the_same_is_written(model, options):
+def test_generation_is_the_same_with_and_without_a_cache(model, options):
     """In a batch of texts with two images, none and one."""
     batch = prompts()
     cached, plain = write(model, batch, **options), write(model, batch, use_cache=False, **options)
@@ -117,7 +117,7 @@ def test_scores_are_those_of_the_forward_pass(model):
     torch.testing.assert_close(torch.stack(output.logits, dim=1), whole[:, LENGTH - 1 : -1], rtol=1e-4, atol=1e-4)
 
 
-def test_no_image_token_is_written():
+def test_image_tokens_are_never_generated():
     model = chat_model()
     bias = {(tiny.IMAGE_TOKEN_ID,): 1000.0}
     for options in ({}, {"num_beams": 3}, {"do_sample": True}):
@@ -128,14 +128,14 @@ def test_no_image_token_is_written():
 
 class TestWaysToGiveInputs:
     @pytest.mark.parametrize("options", [{}, {"num_beams": 3, "num_return_sequences": 2}], ids=str)
-    def test_vision_features_stand_for_pixels(self, model, options):
+    def test_vision_features_replace_pixels(self, model, options):
         batch = prompts()
         expected = write(model, batch, **options)
         tokens = model.model.vision_tower(batch.pop("pixel_values")).last_hidden_state
         assert torch.equal(write(model, {**batch, "vision_features": tokens}, **options), expected)
 
     @pytest.mark.parametrize("options", [{}, {"num_beams": 3, "num_return_sequences": 2}], ids=str)
-    def test_encoded_images_stand_for_pixels_as_often_as_one_likes(self, model, options):
+    def test_encoded_images_can_be_reused_in_place_of_pixels(self, model, options):
         batch = prompts()
         expected = write(model, batch, **options)
         features = {"image": model.get_image_features(batch.pop("pixel_values"))}
@@ -174,7 +174,7 @@ class TestWaysToGiveInputs:
             ),
             (
                 {"pixel_values": torch.rand(4, 3, 32, 32)},
-                r"must have 12 image tokens for the 4 images, but got",
+                r"must have 12 image tokens for the 4 images, but got 9\. Pass one image for each image placeholder",
             ),
             (
                 {"vision_features": torch.rand(3, 5, 16)},
@@ -184,7 +184,7 @@ class TestWaysToGiveInputs:
             ({"max_new_token": 3}, "max_new_token"),
         ],
     )
-    def test_bad_calls_are_refused(self, change, message):
+    def test_bad_calls_are_rejected(self, change, message):
         with pytest.raises(ValueError, match=message):
             chat_model().generate(**{"max_new_tokens": 3, **prompts(), **change})
 
@@ -197,7 +197,7 @@ class TestTools:
         expected = write(model, batch, **options)
         assert torch.equal(write(model, batch, cache_implementation="static", **options), expected)
 
-    def test_a_static_cache_is_refused_where_transformers_is_wrong_with_it(self):
+    def test_a_static_cache_is_rejected_for_models_without_support(self):
         model, batch = chat_model("gpt_neo"), prompts()
         for options in (
             {"cache_implementation": "static"},
@@ -209,7 +209,7 @@ class TestTools:
 
     @pytest.mark.parametrize("options", [{}, {"num_beams": 3}], ids=str)
     @pytest.mark.parametrize("size", [1, 2, 4, 7, 100])
-    def test_a_prompt_may_be_read_in_pieces(self, model, size, options):
+    def test_chunked_prefill_gives_the_same(self, model, size, options):
         """That end within images, too."""
         batch = prompts()
         expected = write(model, batch, **options)
@@ -219,7 +219,7 @@ class TestTools:
         batch = {name: value[2:] for name, value in prompts().items()}
         assert torch.equal(write(model, batch, prompt_lookup_num_tokens=3), write(model, batch))
 
-    def test_a_streamer_prints_while_it_writes(self, model, capsys):
+    def test_a_streamer_prints_the_text(self, model, capsys):
         batch, tokenizer = {name: value[2:] for name, value in prompts().items()}, tiny.smolvlm_processor().tokenizer
         model.generation_config.suppress_tokens = [3, *range(tiny.IMAGE_TOKEN_ID, 99)]  # words only, of one line
         written = write(model, batch, streamer=TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True))
@@ -263,7 +263,7 @@ class TestSeveralTurns:
         assert calls == {"vision_tower": [1, 2], "connector": [1, 2]}
         assert torch.equal(written, write(model, third))
 
-    def test_only_what_is_new_is_read(self, model, answer, expected):
+    def test_only_new_tokens_are_computed(self, model, answer, expected):
         lengths = []
         model.model.language_model.register_forward_pre_hook(
             lambda module, args, kwargs: lengths.append(kwargs["inputs_embeds"].shape[1]), with_kwargs=True
@@ -273,7 +273,7 @@ class TestSeveralTurns:
         assert torch.equal(written, expected)
         assert lengths[:2] == [len(SECOND) + 1, 1]  # the last word of the answer had not been read
 
-    def test_vision_features_stand_for_pixels(self, model, answer, expected):
+    def test_vision_features_replace_pixels(self, model, answer, expected):
         tokens = model.model.vision_tower(PIXELS).last_hidden_state
         second = {"input_ids": self.whole(answer), "vision_features": tokens}
         assert torch.equal(write(model, second, cache=answer[CACHE_NAME]), expected)
@@ -289,7 +289,7 @@ class TestSeveralTurns:
         written = write(model, new, cache=answer[CACHE_NAME])
         assert torch.equal(written, expected[:, num_cached:])
 
-    def test_a_static_cache_goes_on_too(self):
+    def test_a_static_cache_can_be_continued(self):
         model = chat_model()
         cache = StaticCache(model.config, max_cache_len=100)
         first = {"input_ids": torch.tensor([FIRST]), "pixel_values": PIXELS[:1]}
@@ -315,13 +315,13 @@ class TestSeveralTurns:
         assert calls["vision_tower"] == [2]
         assert torch.equal(written, write(model, second))
 
-    def test_a_cache_that_ends_within_an_image_is_refused(self, model, answer):
+    def test_a_cache_that_ends_within_an_image_is_rejected(self, model, answer):
         second = {"input_ids": self.whole(answer), "pixel_values": PIXELS}
         answer[CACHE_NAME].crop(4 - answer[CACHE_NAME].get_seq_length())
         with pytest.raises(ValueError, match="must not end within an image, but it holds 4 tokens"):
             write(model, second, cache=answer[CACHE_NAME])
 
-    def test_too_few_images_are_refused(self, model, answer):
+    def test_too_few_images_are_rejected(self, model, answer):
         second = {"input_ids": self.whole(answer), "pixel_values": PIXELS[1:]}
         with pytest.raises(ValueError, match="must have 6 image tokens for the 2 images, but got 9"):
             write(model, second, cache=answer[CACHE_NAME])

@@ -161,7 +161,7 @@ class TestSplitting:
         assert not warnings.messages
 
     @pytest.mark.parametrize(("height", "width"), [(1, 40), (40, 1), (1, 1)])
-    def test_refuses_an_image_without_quarters(self, backend, height, width):
+    def test_an_image_without_quarters_is_rejected(self, backend, height, width):
         message = rf"an image of {height}x{width} pixels \(height x width\) has no quarters; give one of at least 2x2"
         with pytest.raises(ValueError, match=message):
             backend(**SPLIT)([numbered(40, 40), numbered(height, width)])
@@ -169,7 +169,7 @@ class TestSplitting:
             backend().crop_sizes(height, width, **SPLIT)
 
     @pytest.mark.parametrize("options", [{}, SPLIT, {"size": SQUARE}])
-    def test_refuses_an_empty_image(self, backend, options):
+    def test_an_empty_image_is_rejected(self, backend, options):
         with pytest.raises(ValueError, match=r"an image of 0x40 pixels \(height x width\) is empty"):
             backend(**options)(Image.new("RGB", (40, 0)))
         with pytest.raises(ValueError, match=r"an image of 40x0 pixels \(height x width\) is empty"):
@@ -188,7 +188,7 @@ class TestPadding:
         # White is 1 after normalization, padding 0.
         assert torch.equal(batch["pixel_values"], expected[:, None].expand(-1, 3, -1, -1).float())
 
-    def test_has_a_mask_for_views_of_one_size_too(self, backend):
+    def test_crops_of_one_size_also_have_a_mask(self, backend):
         batch = backend(size=SMALL)([numbered(64, 64)] * 2, return_tensors="pt")
         assert torch.equal(batch["pixel_attention_mask"], torch.ones(2, 64, 64, dtype=torch.int64))
 
@@ -253,7 +253,7 @@ class TestPixels:
             pixels = backend(size=SMALL)(scaled, do_rescale=False, return_tensors="pt")["pixel_values"]
             assert (pixels - expected).abs().max() < 1.5 * LEVEL
 
-    def test_come_as_arrays_too(self, backend):
+    def test_can_be_arrays(self, backend):
         batch = backend(size=SMALL)(photos(), return_tensors="np")
         assert isinstance(batch["pixel_values"], np.ndarray)
         assert isinstance(batch["pixel_attention_mask"], np.ndarray)
@@ -283,7 +283,7 @@ class TestOptions:
             ({"pad_size": SQUARE}, "crops are .* padded to the largest; leave out .*pad_size"),
         ],
     )
-    def test_that_make_no_sense_are_refused(self, backend, options, message):
+    def test_invalid_ones_are_rejected(self, backend, options, message):
         with pytest.raises(ValueError, match=message):
             backend(**options)
         with pytest.raises(ValueError, match=message):
@@ -291,14 +291,14 @@ class TestOptions:
         with pytest.raises(ValueError, match=message):
             backend().crop_sizes(40, 40, **options)
 
-    def test_without_a_size_or_images_are_refused(self, backend):
+    def test_without_a_size_or_images_are_rejected(self, backend):
         with pytest.raises(ValueError, match=r"size is \{\}; give longest_edge"):
             backend()(photos(), size=None)
         for images in ([], [[]]):
             with pytest.raises(ValueError, match="images is an empty list; give at least one image"):
                 backend()(images)
 
-    def test_that_a_call_does_not_know_are_refused(self, backend):
+    def test_unknown_ones_are_rejected(self, backend):
         with pytest.raises(TypeError, match="do_image_spliting"):
             backend()(photos(), do_image_spliting=True)
         with pytest.raises(TypeError, match="do_image_spliting"):

@@ -31,7 +31,7 @@ def padded_on_the_left(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor
 
 
 class TestMerging:
-    def test_a_text_is_read_as_the_language_model_reads_it_with_images_in_their_places(self, model):
+    def test_logits_are_those_of_the_language_model_with_images_as_embeddings(self, model):
         batch = inputs()
         images, _ = model.model.connector(model.model.vision_tower(batch["pixel_values"]).last_hidden_state)
         embeds = model.model.language_model.get_input_embeddings()(batch["input_ids"]).clone()
@@ -42,13 +42,13 @@ class TestMerging:
         torch.testing.assert_close(outputs.logits[attended], expected[attended], rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(outputs.image_hidden_states, images)
 
-    def test_a_text_without_images_is_the_language_models(self, model):
+    def test_a_text_without_images_gives_the_logits_of_the_language_model(self, model):
         ids = torch.randint(3, 30, (2, 9))
         outputs = model(input_ids=ids)
         torch.testing.assert_close(outputs.logits, language_model_logits(model, input_ids=ids))
         assert outputs.image_hidden_states is None
 
-    def test_every_image_matters_from_its_place_on_and_in_its_own_text_only(self, model):
+    def test_an_image_changes_its_own_text_from_its_placeholder_on(self, model):
         batch = inputs()
         before = model(**batch).logits
         for image, row, column in ((0, 0, 3), (1, 1, 3), (2, 1, 20)):
@@ -79,7 +79,7 @@ class TestMerging:
 
 
 class TestInputs:
-    def test_vision_features_stand_for_pixels(self, model):
+    def test_vision_features_replace_pixels(self, model):
         batch = inputs(labels=True)
         expected = model(**batch)
         tokens = model.model.vision_tower(batch.pop("pixel_values")).last_hidden_state
@@ -89,7 +89,7 @@ class TestInputs:
         half = model(**batch, vision_features=tokens.half())  # as a feature cache may hold them
         torch.testing.assert_close(half.loss, expected.loss, rtol=0.05, atol=0.05)
 
-    def test_encoded_images_stand_for_pixels(self, model):
+    def test_encoded_images_replace_pixels(self, model):
         batch = inputs()
         expected = model(**batch).logits
         features = model.get_image_features(batch.pop("pixel_values"))
@@ -97,7 +97,7 @@ class TestInputs:
         assert features.pooler_output.shape == (3, 3, 16)
         torch.testing.assert_close(model(**batch, mm_encoder_outputs={"image": features}).logits, expected)
 
-    def test_embeddings_stand_for_tokens(self, model):
+    def test_embeddings_replace_token_ids(self, model):
         batch = inputs()
         expected = model(**batch).logits
         embeds = model.get_input_embeddings()(batch.pop("input_ids"))
@@ -294,7 +294,7 @@ class TestErrors:
             ),
             (
                 {"pixel_values": torch.rand(4, 3, 32, 32)},
-                r"must have 12 image tokens for the 4 images, but got",
+                r"must have 12 image tokens for the 4 images, but got 9\. Pass one image for each image placeholder",
             ),
             (
                 {"vision_features": torch.rand(3, 5, 16)},
@@ -309,13 +309,13 @@ class TestErrors:
         with pytest.raises(ValueError, match=message):
             chat_model()(**{**inputs(), **change})
 
-    def test_an_image_cut_by_truncation_is_refused(self):
+    def test_an_image_cut_by_truncation_is_rejected(self):
         batch = {name: value[:, :22] for name, value in inputs().items() if name != "pixel_values"}
         message = "must have 9 image tokens for the 3 images, but got 8"
         with pytest.raises(ValueError, match=message):
             chat_model()(**batch, pixel_values=inputs()["pixel_values"])
 
-    def test_a_cache_that_ends_within_an_image_is_refused(self):
+    def test_a_cache_that_ends_within_an_image_is_rejected(self):
         model, ids = chat_model(), torch.tensor([[1, 5, *IMAGE, 7, 8]])
         pixels = inputs()["pixel_values"][:1]
         past = model(input_ids=ids, pixel_values=pixels, use_cache=True)[CACHE_NAME]
@@ -324,7 +324,7 @@ class TestErrors:
             model(input_ids=ids[:, 3:], pixel_values=pixels, cache=past)
 
     @pytest.mark.parametrize("shape", [(3, 5, 15), (3, 16), (3, 3, 32, 32)])
-    def test_tokens_of_another_vision_tower_are_refused(self, shape):
+    def test_tokens_of_another_vision_tower_are_rejected(self, shape):
         message = rf"must have the shape \(images, tokens, 16\), but got \({', '.join(map(str, shape))}\)"
         with pytest.raises(ValueError, match=message):
             chat_model()(**{**inputs(), "pixel_values": None}, vision_features=torch.rand(shape))
@@ -339,6 +339,6 @@ class TestErrors:
     @pytest.mark.parametrize(
         ("typo", "right"), [("pixel_value", "pixel_values"), ("vision_feature", "vision_features"), ("label", "labels")]
     )
-    def test_a_misspelt_argument_is_refused(self, typo, right):
+    def test_a_misspelt_argument_is_rejected(self, typo, right):
         with pytest.raises(TypeError, match=f"SmolVLM.forward has no argument '{typo}', did you mean '{right}"):
             chat_model()(**inputs(), **{typo: torch.zeros(3)})

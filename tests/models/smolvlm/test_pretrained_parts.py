@@ -102,7 +102,7 @@ class TestFromAlignerTextPretrained:
 
     @pytest.mark.parametrize("name", ["llama", "gpt2", "gpt_neo"])
     @pytest.mark.parametrize("vocab_size", [NO_ROOM, NO_ROOM - 4, 99])
-    def test_texts_are_read_as_the_language_model_reads_them(self, name, vocab_size, stage, tmp_path):
+    def test_texts_give_the_logits_of_the_language_model(self, name, vocab_size, stage, tmp_path):
         """Whether or not its table has room for the image token, as Qwen's has."""
         original = language_model(tmp_path / "text", name, vocab_size=vocab_size)
         model = join(stage, tmp_path / "text")
@@ -164,7 +164,7 @@ class TestFromAlignerTextPretrained:
         torch.testing.assert_close(model.get_image_features(PIXELS).last_hidden_state, expected)
         assert not any(parameter.requires_grad for parameter in model.model.vision_tower.parameters())
 
-    def test_a_first_stage_on_given_tokens_is_welcome(self, text, tmp_path):
+    def test_a_first_stage_on_precomputed_features(self, text, tmp_path):
         first = first_stage(tmp_path / "stage", vision_config=PrecomputedVisionConfig(hidden_size=20))
         model, tokens = join(tmp_path / "stage", text), torch.randn(2, 7, 20)
         expected = project(model, first.get_image_features(vision_features=tokens).last_hidden_state)
@@ -172,20 +172,20 @@ class TestFromAlignerTextPretrained:
 
 
 class TestWrongParts:
-    def test_a_first_stage_of_another_width_is_refused(self, stage, text, tmp_path):
+    def test_a_first_stage_of_another_width_is_rejected(self, stage, text, tmp_path):
         AutoModel.from_config(tiny.vision_config(hidden_size=24)).save_pretrained(tmp_path / "vision")
         message = r"must have the width 16 that the Q-Former in .*stage was trained on, but .*vision has 24"
         with pytest.raises(ValueError, match=message):
             join(stage, text, vision=tmp_path / "vision")
 
-    def test_another_model_in_place_of_the_first_stage_is_refused(self, stage, text, tmp_path):
+    def test_another_model_in_place_of_the_first_stage_is_rejected(self, stage, text, tmp_path):
         with pytest.raises(ValueError, match="must be 'vlmkit_qformer_aligner', but got 'llama'"):
             join(text, text)
         join(stage, text).save_pretrained(tmp_path / "second")
         with pytest.raises(ValueError, match="must be 'vlmkit_qformer_aligner', but got 'vlmkit_smolvlm'"):
             join(tmp_path / "second", text)
 
-    def test_another_model_in_place_of_the_language_model_is_refused(self, stage, tmp_path):
+    def test_another_model_in_place_of_the_language_model_is_rejected(self, stage, tmp_path):
         with pytest.raises(ValueError, match=r"(?i)AutoModelForCausalLM|causal language model"):
             join(stage, stage)
         AutoModel.from_config(tiny.vision_config()).save_pretrained(tmp_path / "vision")
@@ -193,7 +193,7 @@ class TestWrongParts:
         with pytest.raises(ValueError, match=r"(?i)AutoModelForCausalLM|causal language model"):
             join(stage, tmp_path / "vision")
 
-    def test_a_language_model_that_looks_ahead_is_refused(self, stage, tmp_path):
+    def test_a_bidirectional_language_model_is_rejected(self, stage, tmp_path):
         sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
         BertForMaskedLM(BertConfig(**sizes, vocab_size=99)).save_pretrained(tmp_path / "text")
         with pytest.raises(ValueError, match=r"bert.*is_decoder"):
@@ -214,7 +214,7 @@ class TestProcessor:
         batch = processor.apply_chat_template(tiny.conversations(), return_labels=True)
         assert all(torch.equal(batch[name], expected[name]) for name in expected)
 
-    def test_has_as_many_places_as_the_first_stage_has_queries(self, text, tmp_path):
+    def test_has_one_placeholder_per_query_of_the_first_stage(self, text, tmp_path):
         first_stage(tmp_path / "stage", num_query_tokens=5)
         processor = VlmkitSmolVLMProcessor.from_aligner_text_pretrained(tmp_path / "stage", text)
         batch = processor.apply_chat_template(tiny.conversations(), return_labels=True)
@@ -222,7 +222,7 @@ class TestProcessor:
         model = SmolVLM.from_aligner_text_pretrained(tmp_path / "stage", text, processor=processor)
         assert model(**batch).loss.isfinite()
 
-    def test_wrong_folders_are_refused(self, stage, text, tmp_path):
+    def test_wrong_folders_are_rejected(self, stage, text, tmp_path):
         with pytest.raises(ValueError, match="must be 'vlmkit_qformer_aligner'"):
             VlmkitSmolVLMProcessor.from_aligner_text_pretrained(text, text)
         with pytest.raises(OSError, match="nowhere"):
@@ -288,7 +288,7 @@ class TestPipeline:
         found = [answer[0]["generated_text"].strip() for answer in answers]
         assert found == [self.expected(folder, messages) for messages in chats]
 
-    def test_goes_on_with_a_conversation(self, chat, folder):
+    def test_continues_a_conversation(self, chat, folder):
         first = [tiny.turn("user", "is this a dog", PHOTOS[0]), tiny.turn("assistant", "a cat")]
         messages = [*first, tiny.turn("user", "and this", PHOTOS[1])]
         expected = self.expected(folder, messages)

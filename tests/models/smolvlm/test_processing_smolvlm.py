@@ -28,7 +28,7 @@ def words(processor: VlmkitSmolVLMProcessor, batch: BatchFeature, name: str = "i
 
 
 class TestTexts:
-    def test_an_image_token_becomes_the_places_of_an_image(self, processor):
+    def test_an_image_token_becomes_the_placeholders_of_an_image(self, processor):
         photos = [tiny.photo(seed=row) for row in range(3)]
         batch = processor(photos, ["<image> a dog", "a <image> and <image>"], return_tensors="pt")
         assert words(processor, batch) == [
@@ -46,7 +46,7 @@ class TestTexts:
         flat, nested = (processor(images, texts, return_tensors="pt") for images in (photos, [photos[:1], photos[1:]]))
         assert all(torch.equal(flat[name], nested[name]) for name in flat)
 
-    def test_without_images_the_places_are_for_vision_features(self, processor):
+    def test_without_images_the_placeholders_are_for_vision_features(self, processor):
         for texts in ("a <image>", ["a <image>"]):
             batch = processor(text=texts, return_tensors="pt")
             assert words(processor, batch) == ["a <image> <image> <image>"]
@@ -78,12 +78,12 @@ class TestTexts:
             ({}, "at least one input"),
         ],
     )
-    def test_what_does_not_fit_is_refused(self, processor, arguments, message):
+    def test_images_and_texts_that_do_not_fit_are_rejected(self, processor, arguments, message):
         with pytest.raises(ValueError, match=message):
             processor(**arguments, return_tensors="pt")
 
     @pytest.mark.parametrize("images", [{}, {"images": [PHOTO, PHOTO]}])
-    def test_an_image_cut_by_truncation_is_refused(self, processor, images):
+    def test_an_image_cut_by_truncation_is_rejected(self, processor, images):
         message = r"image.*ids=\[1, 3\] and text=\[3, 3\].*increase `max_length`"
         with pytest.raises(ValueError, match=message):
             processor(text=["a red dog <image>", "<image> a"], truncation=True, max_length=4, **images)
@@ -142,7 +142,7 @@ class TestConversations:
         assert all(torch.equal(batch[name], expected[name]) for name in expected)
         assert rows[0]["content"][0] is image  # the table is as it was
 
-    def test_without_images_have_places_for_vision_features(self, processor):
+    def test_without_images_have_placeholders_for_vision_features(self, processor):
         batch = processor.apply_chat_template([turn("user", "a", True, True), CHAT[1]], return_labels=True)
         assert (batch["input_ids"] == processor.image_token_id).sum() == 6
         assert batch.keys() == {"input_ids", "attention_mask", "labels"}
@@ -194,11 +194,11 @@ class TestConversations:
             ([{"role": "user", "content": "<image>a"}], "texts of message 0 .* must not contain <image>"),
         ],
     )
-    def test_that_make_no_sense_are_refused(self, processor, conversation, message, return_labels):
+    def test_invalid_ones_are_rejected(self, processor, conversation, message, return_labels):
         with pytest.raises(ValueError, match=message):
             processor.apply_chat_template(conversation, return_labels=return_labels)
 
-    def test_with_more_places_than_images_are_refused(self, processor):
+    def test_with_more_placeholders_than_images_are_rejected(self, processor):
         with pytest.raises(ValueError, match="text 0 has 2 <image>, but 1 images; give one image for each"):
             processor.apply_chat_template([turn("user", "a", PHOTO, True), CHAT[1]], return_labels=True)
 
@@ -251,7 +251,7 @@ class TestLabels:
         assert batch["labels"].shape == (2, 17)
         assert words(processor, batch, "labels") == ["a cat"] * 2
 
-    def test_without_anything_to_learn_from_are_refused(self, processor):
+    def test_without_anything_to_learn_from_are_rejected(self, processor):
         with pytest.raises(ValueError, match="conversation 1 has nothing that the assistant says, so nothing to learn"):
             processor.apply_chat_template([CHAT, CHAT[:1]], return_labels=True)
         cut = {"truncation": True, "max_length": 15}
@@ -260,7 +260,7 @@ class TestLabels:
         ):
             processor.apply_chat_template(CHAT, return_labels=True, processor_kwargs=cut)
 
-    def test_an_image_cut_by_truncation_is_refused(self, processor):
+    def test_an_image_cut_by_truncation_is_rejected(self, processor):
         cut = {"truncation": True, "max_length": 5}
         with pytest.raises(ValueError, match=r"image.*ids=\[2\] and text=\[3\].*increase `max_length`"):
             processor.apply_chat_template(CHAT, return_labels=True, processor_kwargs=cut)
@@ -312,20 +312,20 @@ class TestProcessor:
         assert " ".join(decoded.split()) == "user is this a dog assistant a cat"
 
     @pytest.mark.parametrize("value", [0, -1])
-    def test_of_images_without_tokens_is_refused(self, value):
+    def test_of_images_without_tokens_is_rejected(self, value):
         with pytest.raises(
             ValueError,
             match=f"`num_image_tokens` must be at least 1, but got {value}. Use the model's `config.num_query_tokens`",
         ):
             tiny.smolvlm_processor(num_image_tokens=value)
 
-    def test_without_padding_and_end_is_refused(self):
+    def test_without_padding_and_end_is_rejected(self):
         tokenizer = tiny.tokenizer()
         tokenizer.eos_token = None
         with pytest.raises(ValueError, match="must have a `pad_token` or an `eos_token`"):
             VlmkitSmolVLMProcessor(tiny.image_processor(), tokenizer)
 
-    def test_of_a_tokenizer_that_ends_prompts_is_refused(self):
+    def test_of_a_tokenizer_that_ends_prompts_is_rejected(self):
         tokenizer = tiny.chat_tokenizer()
         end = processors.TemplateProcessing(single="$A <|im_end|>", special_tokens=[("<|im_end|>", tiny.TURN_END)])
         tokenizer.backend_tokenizer.post_processor = end
@@ -346,6 +346,6 @@ class TestProcessor:
             assert batch.keys() == expected.keys()
             assert all(torch.equal(batch[name], expected[name]) for name in expected)
 
-    def test_tells_servers_how_many_tokens_images_become(self, processor):
+    def test_token_counts_for_servers(self, processor):
         assert processor._get_num_multimodal_tokens([(10, 20), (30, 40)]).num_image_tokens == [3, 3]
         assert processor._get_num_multimodal_tokens().num_image_tokens is None

@@ -7,9 +7,10 @@ from typing import Any
 import datasets
 from torch.utils.data import Dataset
 
+from vlmkit.data.batch_columns import choose_caption
 from vlmkit.data.caption_pairs import CaptionPairs
-from vlmkit.data.chats.messages import chat_about_row, check_has_images
-from vlmkit.data.columns import choose_caption
+from vlmkit.data.chats.messages import chat_about_row
+from vlmkit.data.table_checks import check_has_images
 
 CAPTION_PROMPTS = (
     "Describe this image.",

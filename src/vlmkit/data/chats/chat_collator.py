@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import ProcessorMixin
 
-from vlmkit.data.columns import required_column
+from vlmkit.data.batch_columns import get_required_column
 
 _IMAGES = {"image", "path", "url", "image_url", "base64"}
 
@@ -36,13 +36,13 @@ class ChatCollator:
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
         """Collate rows into a batch."""
-        messages, vision_features = required_column(rows, "messages"), stack_vision_features(rows)
+        messages, vision_features = get_required_column(rows, "messages"), stack_vision_features(rows)
         batch = dict(self.processor.apply_chat_template(messages, return_labels=True))
         return batch if vision_features is None else {**batch, "vision_features": vision_features}
 
 
 def stack_vision_features(chats: Sequence[dict[str, Any]]) -> Tensor | None:
-    """The cached tokens `(I, N, D)` of the images of conversations, in their order; `None` if there are none.
+    """Stack the cached vision features `(I, N, D)` of the images of conversations in their order, `None` without any.
 
     Args:
         chats: see [`ChatCollator`].
@@ -57,13 +57,13 @@ def stack_vision_features(chats: Sequence[dict[str, Any]]) -> Tensor | None:
         shown = [part for part in parts if isinstance(part, dict) and str(part.get("type")).startswith("image")]
         num_bare = sum(all(part.get(name) is None for name in _IMAGES) for part in shown)
         has_images |= num_bare < len(shown)
-        tokens = [] if chat.get("vision_features") is None else chat["vision_features"]
-        if len(tokens) != num_bare:
+        features = [] if chat.get("vision_features") is None else chat["vision_features"]
+        if len(features) != num_bare:
             raise ValueError(
-                f"conversation {row} has {num_bare} image parts without an image, and vision_features of {len(tokens)} "
-                "images; give one for each"
+                f"conversation {row} has {num_bare} image parts without an image, and vision_features of "
+                f"{len(features)} images; give one for each"
             )
-        stacked += [torch.as_tensor(image).float() for image in tokens]
+        stacked += [torch.as_tensor(image).float() for image in features]
     if stacked and has_images:
         raise ValueError("some conversations hold images, and others vision_features; a batch has the one or the other")
     return torch.stack(stacked) if stacked else None

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-import datasets
 import torch
 
 Message = dict[str, Any]
@@ -42,23 +41,13 @@ def chat_about_row(row: dict[str, Any], turns: Sequence[tuple[str, str]]) -> dic
         row: Row with `image` or cached `vision_features`.
         turns: Questions with their answers.
     """
-    tokens = row.get("vision_features")
+    vision_features = row.get("vision_features")
     messages: list[Message] = []
     for question, answer in turns:
         messages.append(
-            user_message(question, image=None if tokens is not None else row["image"], has_image=not messages)
+            user_message(question, image=None if vision_features is not None else row["image"], has_image=not messages)
         )
         messages.append(assistant_message(answer))
-    if tokens is None:
+    if vision_features is None:
         return {"messages": messages}
-    return {"messages": messages, "vision_features": torch.as_tensor(tokens)[None]}
-
-
-def check_has_images(table: datasets.Dataset) -> None:
-    """Check that a table has images, or cached vision features in their place.
-
-    Raises:
-        ValueError: If it has neither column.
-    """
-    if not {"image", "vision_features"} & set(table.column_names):
-        raise ValueError(f"the table has neither 'image' nor 'vision_features', only {table.column_names}")
+    return {"messages": messages, "vision_features": torch.as_tensor(vision_features)[None]}

@@ -5,7 +5,9 @@ from typing import Any
 import datasets
 from torch.utils.data import Dataset
 
-from vlmkit.data.chats.messages import chat_about_row, check_has_images
+from vlmkit.data.chats.messages import chat_about_row
+from vlmkit.data.table_checks import check_columns, check_has_images
+from vlmkit.validation import check_at_least
 
 
 class QuestionChats(Dataset[dict[str, Any]]):
@@ -29,10 +31,8 @@ class QuestionChats(Dataset[dict[str, Any]]):
 
     def __init__(self, table: datasets.Dataset, max_turns: int | None = None):
         check_has_images(table)
-        if missing := {"questions", "answers"} - set(table.column_names):
-            raise ValueError(f"the table lacks {' and '.join(sorted(missing))}; its columns: {table.column_names}")
-        if max_turns is not None and max_turns < 1:
-            raise ValueError(f"max_turns is {max_turns}; give 1 or more")
+        check_columns(table, "questions", "answers")
+        check_at_least("max_turns", max_turns)
         self.table = table
         self._turns: list[tuple[int, slice]] = []
         texts = table.select_columns(["questions", "answers"]).with_format(None)

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from vlmkit.data.image_pairs.labelled_images import read_labelled_images
+from vlmkit.validation import check_at_least
 
 
 class ImagePairs(Dataset[dict[str, Tensor]]):
@@ -64,6 +65,7 @@ class ImagePairs(Dataset[dict[str, Tensor]]):
     def __init__(
         self,
         table: datasets.Dataset,
+        *,
         image_size: int = 32,
         num_pairs: int | None = None,
         different_class_probability: float = 0.5,
@@ -79,6 +81,7 @@ class ImagePairs(Dataset[dict[str, Tensor]]):
 
     def with_pairs(
         self,
+        *,
         num_pairs: int | None = None,
         different_class_probability: float = 0.5,
         seed: int = 0,
@@ -112,14 +115,12 @@ class ImagePairs(Dataset[dict[str, Tensor]]):
     def _check(self) -> None:
         if len(self.labels) < 2:
             raise ValueError(f"a pair takes two images, and the table holds {len(self.labels)}")
-        if self._num_pairs < 1:
-            raise ValueError(f"num_pairs is {self._num_pairs}; it must be at least 1")
+        check_at_least("num_pairs", self._num_pairs)
         if not 0 <= self._different_class_probability <= 1:
             raise ValueError(
                 f"different_class_probability is {self._different_class_probability}; it must be from 0 to 1"
             )
-        if self._seed < 0:
-            raise ValueError(f"seed is {self._seed}; it must be at least 0")
+        check_at_least("seed", self._seed, minimum=0)
         counts = self.labels.bincount(minlength=self.num_classes)
         if self._different_class_probability > 0 and (counts > 0).sum() == 1:
             raise ValueError(

@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from vlmkit.images import to_rgb
+from vlmkit.validation import check_at_least
 
 _LABEL_COLUMNS = ("fine_label", "label")  # taken if there are several columns of classes
 _SIZES_SHOWN = 3
@@ -51,17 +52,18 @@ def read_labelled_images(
     """
     if not isinstance(table, datasets.Dataset):
         raise TypeError(f"table is a {type(table).__name__}; give one split, such as tables['train']")
-    if image_size < 1:
-        raise ValueError(f"image_size is {image_size}; it must be at least 1")
-    image_column = _find(table, "image_column", image_column, datasets.Image, ())
-    label_column = _find(table, "label_column", label_column, datasets.ClassLabel, _LABEL_COLUMNS)
+    check_at_least("image_size", image_size)
+    image_column = _choose_column(table, "image_column", image_column, datasets.Image, ())
+    label_column = _choose_column(table, "label_column", label_column, datasets.ClassLabel, _LABEL_COLUMNS)
     table = table.with_format(None)
     class_names = table.features[label_column].names
-    labels = _labels(table, label_column, len(class_names))
-    return LabelledImages(_pixels(table, image_column, image_size), labels, class_names)
+    labels = _read_labels(table, label_column, len(class_names))
+    return LabelledImages(_read_pixels(table, image_column, image_size), labels, class_names)
 
 
-def _find(table: datasets.Dataset, argument: str, name: str | None, kind: type, preferred: tuple[str, ...]) -> str:
+def _choose_column(
+    table: datasets.Dataset, argument: str, name: str | None, kind: type, preferred: tuple[str, ...]
+) -> str:
     """The column of a type that is named, the only one, or a preferred one."""
     candidates = [column for column, feature in table.features.items() if isinstance(feature, kind)]
     columns = ", ".join(table.column_names)
@@ -80,7 +82,7 @@ def _find(table: datasets.Dataset, argument: str, name: str | None, kind: type, 
     return choice or candidates[0]
 
 
-def _labels(table: datasets.Dataset, column: str, num_classes: int) -> Tensor:
+def _read_labels(table: datasets.Dataset, column: str, num_classes: int) -> Tensor:
     values = table[column][:]
     for row, value in enumerate(values):
         if value is None or not 0 <= value < num_classes:
@@ -90,7 +92,7 @@ def _labels(table: datasets.Dataset, column: str, num_classes: int) -> Tensor:
     return torch.tensor(values, dtype=torch.int64)
 
 
-def _pixels(table: datasets.Dataset, column: str, image_size: int) -> Tensor:
+def _read_pixels(table: datasets.Dataset, column: str, image_size: int) -> Tensor:
     """All images as one tensor `(N, 3, S, S)`."""
     feature = table.features[column]
     encoded = table.cast_column(column, datasets.Image(decode=False))[column]

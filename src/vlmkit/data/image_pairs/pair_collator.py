@@ -7,8 +7,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from vlmkit.data.batch_columns import get_required_column
 from vlmkit.data.image_pairs.mixing import cut_mix, mix_up
-from vlmkit.validation import check_choice
+from vlmkit.validation import check_at_least, check_choice
 
 _MIXTURES = {"mix_up": mix_up, "cut_mix": cut_mix}
 
@@ -56,13 +57,13 @@ class PairCollator:
     def __post_init__(self) -> None:
         if self.mix is not None:
             check_choice("mix", self.mix, _MIXTURES)
-        for name in ("num_classes", "mix_alpha"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be positive")
+        check_at_least("num_classes", self.num_classes)
+        if not self.mix_alpha > 0:
+            raise ValueError(f"mix_alpha is {self.mix_alpha}; it must be positive")
 
     def __call__(self, items: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
         """Collate pairs into a batch."""
-        images, labels = _stack(items, "images"), _stack(items, "labels")
+        images, labels = (torch.stack(get_required_column(items, name)) for name in ("images", "labels"))
         if labels.min() < 0 or labels.max() >= self.num_classes:
             raise ValueError(
                 f"the labels reach from {labels.min()} to {labels.max()}, and num_classes is {self.num_classes}; give "
@@ -85,11 +86,3 @@ class PairCollator:
             "caption_ids": (self.num_classes * left.unsqueeze(2) + right.unsqueeze(1)).flatten(1),
             "caption_weights": (left_weights.unsqueeze(2) * right_weights.unsqueeze(1)).flatten(1),
         }
-
-
-def _stack(items: Sequence[Mapping[str, Tensor]], name: str) -> Tensor:
-    if name not in items[0]:
-        raise ValueError(
-            f"the items have no {name!r}, only {sorted(items[0])}; give Trainer remove_unused_columns=False"
-        )
-    return torch.stack([item[name] for item in items])

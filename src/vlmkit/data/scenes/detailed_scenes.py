@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw
 
 from vlmkit.data.scenes.drawing import OUTLINES
 from vlmkit.data.scenes.graph import COLORS, SHAPES
+from vlmkit.validation import check_at_least
 
 # How an outline is stretched, across and down, in parts of the object's radius.
 PROPORTIONS = {"wide": (1.0, 0.5), "tall": (0.5, 1.0), "even": (0.75, 0.75)}
@@ -125,8 +126,7 @@ def load_detailed_scenes(
         ['square red even columns . diamond orange even columns . circle purple even checks .']
     """
     for name, size in {"num_train": num_train, "num_test": num_test, "num_validation": num_validation}.items():
-        if size < 1:
-            raise ValueError(f"{name} is {size}; every split needs at least one image")
+        check_at_least(name, size)
     if long_side < 224 or long_side % 8:
         raise ValueError(f"long_side is {long_side}; give a multiple of 8 from 224 on")
     _check_num_objects(num_objects)
@@ -160,8 +160,7 @@ def detailed_scene_texts(num: int, *, seed: int = 0, num_objects: Sequence[int] 
         >>> row["questions"][0], row["answers"][0], row["kinds"][0]
         ('which pattern is on the diamond ?', 'checks', 'pattern')
     """
-    if num < 1:
-        raise ValueError(f"num is {num}; give at least 1")
+    check_at_least("num", num)
     _check_num_objects(num_objects)
     rng = random.Random(f"text {seed}")
     rows = [_texts(_sample_scene(rng.choice(_GRIDS), num_objects, rng), num_objects, rng) for _ in range(num)]

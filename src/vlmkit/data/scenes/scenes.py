@@ -12,6 +12,7 @@ import numpy as np
 from vlmkit.data.scenes.drawing import draw_scene
 from vlmkit.data.scenes.graph import combinations, sample_scene
 from vlmkit.data.scenes.language import sample_captions, sample_questions, true_captions
+from vlmkit.validation import check_at_least
 
 _FEATURES = datasets.Features(
     {
@@ -63,8 +64,7 @@ def load_scenes(
         ('scene-train-00000', (64, 64), 5)
     """
     for name, size in {"num_train": num_train, "num_test": num_test, "num_validation": num_validation}.items():
-        if size < 1:
-            raise ValueError(f"{name} is {size}; every split needs at least one image")
+        check_at_least(name, size)
     if image_size < 32:
         raise ValueError(f"image_size is {image_size}; shapes cannot be told apart below 32 pixels")
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from datasets import Dataset, DatasetDict, Features, Image, List, Value, concatenate_datasets, load_dataset
 
-from vlmkit.data.sources.faults import CaptionRow, Faults, file_state, group_captions, undecodable
+from vlmkit.data.sources.faults import CaptionRow, Faults, find_undecodable, get_file_state, group_captions
 
 _ID_COLUMNS = ("image_id", "filename", "file_name", "image_name")
 
@@ -30,7 +30,9 @@ class Photo(NamedTuple):
     captions: list[str]
 
 
-def from_files(listed: Mapping[str, Sequence[ListedImage]], faults: Faults) -> tuple[Dataset, dict[str, list[Photo]]]:
+def build_image_table(
+    listed: Mapping[str, Sequence[ListedImage]], faults: Faults
+) -> tuple[Dataset, dict[str, list[Photo]]]:
     """The table of the images that exist, as paths, and the photos of each split.
 
     Args:
@@ -44,9 +46,9 @@ def from_files(listed: Mapping[str, Sequence[ListedImage]], faults: Faults) -> t
         splits[split] = []
         for image_id, path, captions in images:
             try:
-                state = file_state(path)
+                state = get_file_state(path)
             except FileNotFoundError:
-                faults.add("absent image", f"image {path} is absent", FileNotFoundError)
+                faults.add("absent image", f"image {path} is absent", error=FileNotFoundError)
                 continue
             splits[split].append(Photo(image_id, len(paths), captions))
             paths.append(str(path))
@@ -55,7 +57,7 @@ def from_files(listed: Mapping[str, Sequence[ListedImage]], faults: Faults) -> t
     return table.remove_columns("state"), splits  # having been a column, the state stays in the fingerprint
 
 
-def from_datasets(source: str, faults: Faults, repeats: bool = False) -> tuple[Dataset, dict[str, list[Photo]]]:
+def load_image_table(source: str, *, faults: Faults, repeats: bool = False) -> tuple[Dataset, dict[str, list[Photo]]]:
     """The table of the images of anything that `datasets.load_dataset` reads, and the photos of each split.
 
     Args:
@@ -98,10 +100,10 @@ def _read_table(table: Dataset, source: str, split: str, offset: int, faults: Fa
         faults=faults,
         repeats=repeats,
     )
-    take_rows: dict[str, int] = {}
+    row_of_image: dict[str, int] = {}
     for row, image_id in enumerate(ids, start=offset):
-        take_rows.setdefault(image_id, row)
-    return [Photo(image_id, row, captions.get(image_id, [])) for image_id, row in take_rows.items()]
+        row_of_image.setdefault(image_id, row)
+    return [Photo(image_id, row, captions.get(image_id, [])) for image_id, row in row_of_image.items()]
 
 
 def _texts(table: Dataset, source: str) -> list[list[str]]:
@@ -120,7 +122,9 @@ def _texts(table: Dataset, source: str) -> list[list[str]]:
     ]
 
 
-def usable(images: Dataset, *, splits: Mapping[str, Sequence[Photo]], faults: Faults) -> dict[str, list[Photo]]:
+def select_usable_photos(
+    images: Dataset, *, splits: Mapping[str, Sequence[Photo]], faults: Faults
+) -> dict[str, list[Photo]]:
     """The photos of each split that have a caption and can be decoded.
 
     Args:
@@ -131,7 +135,7 @@ def usable(images: Dataset, *, splits: Mapping[str, Sequence[Photo]], faults: Fa
     encoded = images.cast_column("image", Image(decode=False))["image"]
     kept: dict[str, list[Photo]] = {}
     for split, photos in splits.items():
-        reasons = undecodable(encoded, [photo.row for photo in photos])
+        reasons = find_undecodable(encoded, [photo.row for photo in photos])
         kept[split] = []
         for photo in photos:
             if not photo.captions:
@@ -143,7 +147,7 @@ def usable(images: Dataset, *, splits: Mapping[str, Sequence[Photo]], faults: Fa
     return kept
 
 
-def caption_tables(images: Dataset, *, splits: Mapping[str, Sequence[Photo]], source: str) -> DatasetDict:
+def build_caption_tables(images: Dataset, *, splits: Mapping[str, Sequence[Photo]], source: str) -> DatasetDict:
     """Attach captions and ids to the images and divide them, without copying pixels.
 
     Args:

@@ -69,8 +69,8 @@ def load_cifar100(
     else:
         tables = _from_datasets(str(path))
     if "validation" not in tables and num_validation != 0:
-        tables |= _held_out(tables["train"], num_validation, seed)
-    tables["train"] = _without_held_out(tables, path.name)
+        tables |= _split_off_validation(tables["train"], num_validation, seed)
+    tables["train"] = _drop_held_out(tables, path.name)
     return DatasetDict({split: tables[split] for split in _SPLITS if split in tables})
 
 
@@ -98,7 +98,7 @@ def _from_folder(folder: Path) -> dict[str, Dataset]:
         try:
             original = CIFAR100(folder.parent, train=is_train)  # compares the MD5 sums before it reads
         except RuntimeError as error:
-            raise _fault(folder) from error
+            raise _explain_integrity_error(folder) from error
         columns = {
             "image": [PILImage.fromarray(pixels) for pixels in original.data],
             "label": original.targets,
@@ -108,8 +108,8 @@ def _from_folder(folder: Path) -> dict[str, Dataset]:
     return tables
 
 
-def _fault(folder: Path) -> Exception:
-    """Why torchvision refused a folder."""
+def _explain_integrity_error(folder: Path) -> Exception:
+    """Return the error that explains why torchvision cannot load a folder."""
     sums = dict([*CIFAR100.train_list, *CIFAR100.test_list, (CIFAR100.meta["filename"], CIFAR100.meta["md5"])])
     advice = f"download {CIFAR100.url} again and extract it"
     missing = [name for name in sums if not (folder / name).is_file()]
@@ -131,11 +131,11 @@ def _from_datasets(source: str) -> dict[str, Dataset]:
         ) from error
     if "train" not in tables:
         raise ValueError(f"{source} has the splits {', '.join(tables)}; it needs train")
-    return {split: _uniform(tables[split], split, source) for split in _SPLITS if split in tables}
+    return {split: _unify_columns(tables[split], split, source) for split in _SPLITS if split in tables}
 
 
-def _uniform(table: Dataset, split: str, source: str) -> Dataset:
-    """A table with our names and types of columns."""
+def _unify_columns(table: Dataset, split: str, source: str) -> Dataset:
+    """Rename and cast the columns of a table to `image`, `label` and `image_id`."""
     found = {
         "image": next((name for name in ("img", "image") if name in table.column_names), None),
         "label": next((name for name in ("fine_label", "label") if name in table.column_names), None),
@@ -163,8 +163,8 @@ def _image_ids(split: str, num_images: int) -> list[str]:
     return [f"cifar100-{split}-{row:05}" for row in range(num_images)]
 
 
-def _held_out(table: Dataset, num_validation: int, seed: int) -> dict[str, Dataset]:
-    """Divide the training images into those to train on and those to validate with."""
+def _split_off_validation(table: Dataset, num_validation: int, seed: int) -> dict[str, Dataset]:
+    """Split the training images into training and validation images."""
     hashes = _pixel_hashes(table, "train")
     counts = Counter(hashes)
     once = [row for row, image_hash in enumerate(hashes) if counts[image_hash] == 1]
@@ -178,8 +178,8 @@ def _held_out(table: Dataset, num_validation: int, seed: int) -> dict[str, Datas
     return {"train": table.select(others), "validation": table.select(rows)}
 
 
-def _without_held_out(tables: Mapping[str, Dataset], source: str) -> Dataset:
-    """The training images that are in no other split."""
+def _drop_held_out(tables: Mapping[str, Dataset], source: str) -> Dataset:
+    """Return the training images without those that are in another split."""
     splits = [split for split in tables if split != "train"]
     held_out = {image_hash for split in splits for image_hash in _pixel_hashes(tables[split], split)}
     hashes = _pixel_hashes(tables["train"], "train")
@@ -192,7 +192,7 @@ def _without_held_out(tables: Mapping[str, Dataset], source: str) -> Dataset:
 
 
 def _pixel_hashes(table: Dataset, split: str) -> list[bytes]:
-    """A fingerprint of each image as it is stored; equal images of one source are stored alike."""
+    """Return a hash of each image as it is stored; equal images of one source are stored alike."""
     hashes = []
     for row, encoded in enumerate(table.cast_column("image", Image(decode=False))["image"]):
         if encoded is None:

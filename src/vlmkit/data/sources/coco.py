@@ -5,9 +5,16 @@ from typing import Literal
 
 from datasets import DatasetDict
 
-from vlmkit.data.sources.caption_tables import ListedImage, caption_tables, from_datasets, from_files, usable
+from vlmkit.data.sources.caption_tables import (
+    ListedImage,
+    build_caption_tables,
+    build_image_table,
+    load_image_table,
+    select_usable_photos,
+)
 from vlmkit.data.sources.coco_layouts import is_coco_folder, read_coco_file, read_coco_folder
 from vlmkit.data.sources.faults import Faults
+from vlmkit.validation import check_at_least
 
 
 def load_coco_captions(
@@ -66,19 +73,18 @@ def load_coco_captions(
         >>> load_coco_captions(folder / "captions.json", image_folder=folder)["train"].remove_columns("image")[0]
         {'captions': ['A dark night.'], 'image_id': 'night.jpg'}
     """
-    if max_images is not None and max_images < 1:
-        raise ValueError(f"max_images is {max_images}; it must be at least 1")
+    check_at_least("max_images", max_images)
     faults = Faults(on_error)
     source = str(path_or_hub_id)
     listed = _listed(source, image_folder, faults)
     if listed is None:
-        images, splits = from_datasets(source, faults, repeats=True)
+        images, splits = load_image_table(source, faults=faults, repeats=True)
         splits = {split: photos[:max_images] for split, photos in splits.items()}
     else:
-        images, splits = from_files({split: photos[:max_images] for split, photos in listed.items()}, faults)
-    splits = usable(images, splits=splits, faults=faults)
+        images, splits = build_image_table({split: photos[:max_images] for split, photos in listed.items()}, faults)
+    splits = select_usable_photos(images, splits=splits, faults=faults)
     faults.report(source)
-    return caption_tables(images, splits=splits, source=source)
+    return build_caption_tables(images, splits=splits, source=source)
 
 
 def _listed(source: str, image_folder: str | Path | None, faults: Faults) -> dict[str, list[ListedImage]] | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from vlmkit.data.sources.caption_tables import ListedImage
 from vlmkit.data.sources.faults import CaptionRow, Faults, group_captions
-from vlmkit.data.sources.karpathy import KARPATHY_SPLITS, karpathy_entries
+from vlmkit.data.sources.karpathy import KARPATHY_SPLITS, read_karpathy_entries
 
 logger = logging.getLogger(__name__)
 
@@ -146,7 +146,7 @@ def _read_karpathy(path: Path, folder: Path, faults: Faults) -> dict[str, list[L
     """The images of Karpathy's splits, which lie in `train2014` and `val2014` of the folder."""
     rows: list[CaptionRow] = []
     files: dict[str, tuple[str, Path]] = {}
-    for where, entry in karpathy_entries(path, faults, "filepath"):
+    for where, entry in read_karpathy_entries(path, faults, "filepath"):
         name = entry["filename"]
         if name in files:
             faults.add("image listed twice", f"{where}: {name} is listed for {files[name][0]} already")

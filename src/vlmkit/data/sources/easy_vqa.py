@@ -9,7 +9,7 @@ from typing import Any
 
 from datasets import Dataset, DatasetDict, Features, Image, List, Value
 
-from vlmkit.data.sources.faults import file_state, undecodable
+from vlmkit.data.sources.faults import find_undecodable, get_file_state
 
 _FEATURES = Features(
     {
@@ -84,7 +84,7 @@ def _read_split(folder: Path, split: str) -> Dataset:
     }
     table = Dataset.from_dict(columns, Features(_FEATURES | {"state": Value("string")}), split=split)
     encoded = table.cast_column("image", Image(decode=False))["image"]
-    for row, reason in undecodable(encoded, range(len(paths))).items():
+    for row, reason in find_undecodable(encoded, range(len(paths))).items():
         raise ValueError(f"image {paths[row]} cannot be decoded: {reason}; copy the data set again")
     return table.remove_columns("state")  # having been a column, the state stays in the fingerprint
 
@@ -121,6 +121,6 @@ def _is_question(entry: Any) -> bool:
 def _states(paths: Sequence[Path]) -> list[str]:
     """What changes if a file is replaced."""
     try:
-        return [file_state(path) for path in paths]
+        return [get_file_state(path) for path in paths]
     except FileNotFoundError as error:
         raise FileNotFoundError(f"image {error.filename} is absent, of which questions ask; copy it again") from error

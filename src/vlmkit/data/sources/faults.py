@@ -39,7 +39,7 @@ class Faults:
         self._on_error = on_error
         self._kinds: dict[str, str] = {}  # by message, so that a fault met twice counts once
 
-    def add(self, kind: str, message: str, error: type[Exception] = ValueError) -> None:
+    def add(self, kind: str, message: str, *, error: type[Exception] = ValueError) -> None:
         """Raise the fault or count it.
 
         Args:
@@ -109,7 +109,7 @@ def group_captions(rows: Iterable[CaptionRow], *, faults: Faults, repeats: bool 
     return captions
 
 
-def undecodable(images: Sequence[Mapping[str, Any] | None], rows: Sequence[int]) -> dict[int, str]:
+def find_undecodable(images: Sequence[Mapping[str, Any] | None], rows: Sequence[int]) -> dict[int, str]:
     """Find the images that cannot be decoded to the end.
 
     JPEGs are decoded at an eighth of their size, which reads every byte and takes a fraction of the time.
@@ -122,7 +122,7 @@ def undecodable(images: Sequence[Mapping[str, Any] | None], rows: Sequence[int])
         The reason for each row that fails.
 
     Example:
-        >>> undecodable([{"bytes": b"no image", "path": None}, None], rows=[1])
+        >>> find_undecodable([{"bytes": b"no image", "path": None}, None], rows=[1])
         {1: 'there is no image'}
     """
     with ThreadPoolExecutor() as pool:
@@ -145,7 +145,7 @@ def _decoding_error(encoded: Mapping[str, Any] | None) -> str | None:
     return None
 
 
-def file_state(path: Path) -> str:
+def get_file_state(path: Path) -> str:
     """What changes if a file is replaced: its size in bytes and its time of change in nanoseconds.
 
     Raises:

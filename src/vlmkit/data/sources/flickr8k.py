@@ -9,7 +9,14 @@ from typing import Literal
 
 from datasets import DatasetDict
 
-from vlmkit.data.sources.caption_tables import ListedImage, Photo, caption_tables, from_datasets, from_files, usable
+from vlmkit.data.sources.caption_tables import (
+    ListedImage,
+    Photo,
+    build_caption_tables,
+    build_image_table,
+    load_image_table,
+    select_usable_photos,
+)
 from vlmkit.data.sources.faults import Faults, group_captions
 from vlmkit.data.sources.flickr8k_layouts import image_folder, is_flickr8k_folder, read_captions, read_splits
 from vlmkit.validation import check_choice
@@ -77,13 +84,13 @@ def load_flickr8k(
     source = _HUB_COPY if path_or_hub_id is None else str(path_or_hub_id)
     folder = Path(source).expanduser()
     if is_flickr8k_folder(folder):
-        images, splits = from_files(_listed(folder.resolve(), protocol, faults), faults)
+        images, splits = build_image_table(_listed(folder.resolve(), protocol, faults), faults)
     else:
-        images, splits = from_datasets(source, faults)
-    splits = usable(images, splits=splits, faults=faults)
+        images, splits = load_image_table(source, faults=faults)
+    splits = select_usable_photos(images, splits=splits, faults=faults)
     faults.report(source)
     splits = _paper_splits(splits, seed) if protocol == "paper" else _full_splits(splits, seed)
-    return caption_tables(images, splits=splits, source=source)
+    return build_caption_tables(images, splits=splits, source=source)
 
 
 def _listed(folder: Path, protocol: str, faults: Faults) -> dict[str, list[ListedImage]]:

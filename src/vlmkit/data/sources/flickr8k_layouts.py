@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from vlmkit.data.sources.faults import CaptionRow, Faults
-from vlmkit.data.sources.karpathy import KARPATHY_SPLITS, karpathy_entries
+from vlmkit.data.sources.karpathy import KARPATHY_SPLITS, read_karpathy_entries
 
 _IMAGE_FOLDERS = ("Images", "Flicker8k_Dataset", "Flickr8k_Dataset")
 _CAPTIONS_CSV, _CAPTIONS_TOKENS, _KARPATHY = "captions.txt", "Flickr8k.token.txt", "dataset_flickr8k.json"
@@ -99,7 +99,7 @@ def _read_karpathy_splits(folder: Path, faults: Faults) -> Iterator[tuple[str, s
     path = _find(folder, _KARPATHY)
     if path is None:
         return None
-    entries = karpathy_entries(path, faults)
+    entries = read_karpathy_entries(path, faults)
     return ((KARPATHY_SPLITS[entry["split"]], entry["filename"], where) for where, entry in entries)
 
 
@@ -154,6 +154,6 @@ def _read_tokens(path: Path, faults: Faults) -> Iterator[CaptionRow]:
 
 def _read_karpathy_captions(path: Path, faults: Faults) -> Iterator[CaptionRow]:
     """The raw sentences of Karpathy's JSON."""
-    for where, entry in karpathy_entries(path, faults):
+    for where, entry in read_karpathy_entries(path, faults):
         for sentence in entry["sentences"]:
             yield CaptionRow(entry["filename"], sentence["raw"], where)

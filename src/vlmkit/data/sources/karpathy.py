@@ -10,7 +10,7 @@ from vlmkit.data.sources.faults import Faults
 KARPATHY_SPLITS = {"train": "train", "restval": "train", "val": "validation", "test": "test"}
 
 
-def karpathy_entries(path: Path, faults: Faults, *names: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def read_karpathy_entries(path: Path, faults: Faults, *names: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Where each image of the file is, and its entry.
 
     Args:

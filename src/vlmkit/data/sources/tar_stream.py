@@ -9,7 +9,7 @@ from typing import Any
 from vlmkit.data.sources.faults import Faults
 
 
-def tar_files(path: Path, *, wanted: Callable[[str], bool], faults: Faults) -> Iterator[tuple[str, bytes]]:
+def read_tar_files(path: Path, *, wanted: Callable[[str], bool], faults: Faults) -> Iterator[tuple[str, bytes]]:
     """Read the names and contents of the files in an archive in their order, in one pass.
 
     After a broken header it goes on with the next one that is sound.

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from vlmkit.data.sources.faults import Faults
-from vlmkit.data.sources.tar_stream import tar_files
+from vlmkit.data.sources.tar_stream import read_tar_files
 
 IMAGE_SUFFIXES = frozenset({"bmp", "gif", "jpeg", "jpg", "png", "tif", "tiff", "webp"})
 _SUFFIXES = IMAGE_SUFFIXES | {"txt", "json"}
@@ -119,7 +119,7 @@ def read_samples(shard: Path, faults: Faults) -> Iterator[Sample]:
         shard: a tar archive, compressed or not, in which the files of a sample lie side by side; or a folder.
         faults: gets what is broken in an archive, and the files of a folder that cannot be read.
     """
-    files = _folder_files(shard, faults) if shard.is_dir() else tar_files(shard, wanted=_is_wanted, faults=faults)
+    files = _folder_files(shard, faults) if shard.is_dir() else read_tar_files(shard, wanted=_is_wanted, faults=faults)
     for key, group in groupby(files, key=lambda file: _key_and_suffix(file[0])[0]):
         yield Sample(key, {_key_and_suffix(name)[1]: content for name, content in group})
 

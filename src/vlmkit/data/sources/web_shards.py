@@ -86,8 +86,8 @@ def read_shard(shard: Path, faults: Faults) -> Iterator[dict[str, Any]]:
 class _LoggedFaults(Faults):
     """Names each fault that it counts."""
 
-    def add(self, kind: str, message: str, error: type[Exception] = ValueError) -> None:
-        super().add(kind, message, error)
+    def add(self, kind: str, message: str, *, error: type[Exception] = ValueError) -> None:
+        super().add(kind, message, error=error)
         logger.info("dropped: %s", message)
 
 

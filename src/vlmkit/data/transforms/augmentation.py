@@ -143,7 +143,7 @@ def move_images(pixels: Tensor, *, flipped: Tensor, angles: Tensor, shifts: Tens
         pixels: `(N, 3, H, W)` floats.
         flipped: `(N,)` booleans, whether left becomes right.
         angles: `(N,)` degrees, counter-clockwise.
-        shifts: `(N, 2)` pixels by which the view moves to the right and downwards.
+        shifts: `(N, 2)` offsets of the sampling window in pixels, to the right and downwards.
 
     Returns:
         Pixels of the same shape.

@@ -45,7 +45,7 @@ def rand_augment(images: Tensor, magnitude: int) -> Tensor:
     """Apply one operation of RandAugment to each image, drawn for each with torch's random numbers.
 
     The operations and their effects are those that torchvision's `RandAugment` has by default: identity, shearing,
-    translation and rotation (closest neighbour, black outside), brightness, saturation, contrast, sharpness,
+    translation and rotation (nearest neighbour, black outside), brightness, saturation, contrast, sharpness,
     posterising, solarising, automatic contrast and equalisation. Where an effect has two directions, each image draws
     its own. Images that drew the same are computed together.
 

@@ -8,6 +8,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from vlmkit.base.configuration import VlmkitConfig
 from vlmkit.compat.sub_configs import SubConfigSpec
 from vlmkit.modules.temperature import check_temperature
+from vlmkit.validation import check_at_least
 
 
 @strict
@@ -78,8 +79,7 @@ class QFormerAlignerConfig(VlmkitConfig):
         """Check the values."""
         check_temperature(self.temperature, self.learn_temperature)
         for name in ("num_query_tokens", "num_cross_attention_heads", "cross_attention_frequency"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise ValueError(f"{name} is {value}; give 1 or more")
+            check_at_least(name, getattr(self, name))
         for name in ("contrastive_loss_weight", "matching_loss_weight", "captioning_loss_weight"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} is {getattr(self, name)}; give 0, or a positive number")

@@ -8,6 +8,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from vlmkit.base.configuration import VlmkitConfig
 from vlmkit.compat.cache import CACHE_NAME
 from vlmkit.compat.sub_configs import SubConfigSpec
+from vlmkit.validation import check_at_least
 
 # GPT-Neo of 356M parameters; the original added `<START>` and `<END>` to its 50,257 tokens, and pads with the old end.
 _TEXT_DEFAULTS = {
@@ -78,8 +79,7 @@ class QFormerCaptionerConfig(VlmkitConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         """Check the values."""
         for name in ("num_query_tokens", "num_qformer_layers", "num_attention_heads"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; give 1 or more")
+            check_at_least(name, getattr(self, name))
         if not 0 <= self.dropout <= 1:
             raise ValueError(f"dropout is {self.dropout}; give a probability from 0 to 1")
         if self.vision_layers is not None and not self.vision_layers:

@@ -8,6 +8,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from vlmkit.base.configuration import VlmkitConfig
 from vlmkit.compat.cache import CACHE_NAME
 from vlmkit.compat.sub_configs import SubConfigSpec
+from vlmkit.validation import check_at_least
 
 # SmolLM-135M-Instruct, with one more token, the placeholder.
 _TEXT_DEFAULTS = {
@@ -140,8 +141,7 @@ class VlmkitSmolVLMConfig(VlmkitConfig):
         if self.num_query_tokens is None:
             self.num_query_tokens = default_num_query_tokens(self.connector)
         for name in _COUNTS:
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise ValueError(f"{name} is {value}; give 1 or more")
+            check_at_least(name, getattr(self, name))
         super().__post_init__(**kwargs)
         vocab_size = self.get_text_config().vocab_size
         if not 0 <= self.image_token_id < vocab_size:

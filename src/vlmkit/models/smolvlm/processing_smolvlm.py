@@ -8,6 +8,7 @@ from transformers import (
     AddedToken,
     AutoImageProcessor,
     BaseImageProcessor,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -28,7 +29,7 @@ from vlmkit.models.smolvlm.conversations import validate_conversation
 from vlmkit.models.smolvlm.image_processing_smolvlm import VlmkitSmolVLMImageProcessor
 from vlmkit.modules.towers import get_vision_config, load_backbone_config
 from vlmkit.modules.vision_tower import num_vision_patches, vision_patch_size
-from vlmkit.validation import check_choice
+from vlmkit.validation import check_at_least, check_choice
 
 
 class VlmkitSmolVLMProcessorKwargs(ProcessingKwargs, total=False):  # type: ignore[call-arg]
@@ -90,7 +91,7 @@ class VlmkitSmolVLMProcessor(ImageTextProcessor):
         num_image_tokens: int | None = 32,
         image_token: str = "<image>",
         chat_template: str | None = None,
-        *,
+        # Not keyword-only: `from_pretrained` of transformers drops the values of keyword-only arguments.
         connector: str | None = None,
         fusion: str | None = None,
         num_query_tokens: int | None = None,
@@ -151,17 +152,14 @@ class VlmkitSmolVLMProcessor(ImageTextProcessor):
 
         Raises:
             OSError: If a checkpoint, or its preprocessing, cannot be found.
-            ValueError: If the design is unknown, `num_query_tokens` is less than 1, or as the constructors raise.
+            ValueError: If the design is unknown, `num_query_tokens` or `pixel_shuffle_factor` is less than 1, the
+                factor does not divide the grid of patches, or as the constructors raise.
         """
         check_choice("connector", connector, CONNECTORS)
         check_choice("fusion", fusion, FUSIONS)
-        if num_query_tokens is None:
-            num_query_tokens = default_num_query_tokens(connector)
-        elif num_query_tokens < 1:
-            raise ValueError(
-                f"`num_query_tokens` must be at least 1, but got {num_query_tokens}. "
-                "Leave it out to use the default of the connector."
-            )
+        check_at_least("num_query_tokens", num_query_tokens)
+        check_at_least("pixel_shuffle_factor", pixel_shuffle_factor)
+        num_query_tokens = num_query_tokens or default_num_query_tokens(connector)
         factor = pixel_shuffle_factor if connector == "pixel_shuffle" else 1
         image_processor = to_saveable_image_processor(AutoImageProcessor.from_pretrained(vision))
         num_image_tokens = fixed_num_image_tokens(connector, fusion=fusion, num_query_tokens=num_query_tokens)
@@ -174,8 +172,7 @@ class VlmkitSmolVLMProcessor(ImageTextProcessor):
                 statistics["size_divisor"] = patch * factor
             image_processor = VlmkitSmolVLMImageProcessor(**{**statistics, **images_kwargs})
         elif num_image_tokens is None:
-            height, width = _fixed_size(image_processor)
-            num_image_tokens = num_vision_patches(vision_config, height=height, width=width) // factor**2
+            num_image_tokens = _num_tokens_of_fixed_size(image_processor, vision_config, factor)
         return cls(
             image_processor,
             load_tokenizer(text),
@@ -251,8 +248,7 @@ class VlmkitSmolVLMProcessor(ImageTextProcessor):
         )
         factor = config.pixel_shuffle_factor if config.connector == "pixel_shuffle" else 1
         if expected is None and self.num_image_tokens is not None:
-            height, width = _fixed_size(self.image_processor)
-            expected = num_vision_patches(config.vision_config, height=height, width=width) // factor**2
+            expected = _num_tokens_of_fixed_size(self.image_processor, config.vision_config, factor)
         if expected != self.num_image_tokens:
             raise ValueError(
                 f"`num_image_tokens` of the processor must be {expected} for this model, but got "
@@ -377,11 +373,13 @@ class VlmkitSmolVLMProcessor(ImageTextProcessor):
         )
 
 
-def _fixed_size(image_processor: BaseImageProcessor) -> tuple[int, int]:
-    """Return height and width of the images that an image processor returns.
+def _num_tokens_of_fixed_size(
+    image_processor: BaseImageProcessor, vision_config: PreTrainedConfig, pixel_shuffle_factor: int
+) -> int:
+    """Return the number of image tokens of the images that an image processor returns, one for each block of patches.
 
     Raises:
-        ValueError: If they depend on the image.
+        ValueError: If the size depends on the image, or the patches do not fill whole blocks.
     """
     crop = getattr(image_processor, "crop_size", None) if getattr(image_processor, "do_center_crop", False) else None
     size = dict(crop or image_processor.size or {})
@@ -390,4 +388,12 @@ def _fixed_size(image_processor: BaseImageProcessor) -> tuple[int, int]:
             f"{type(image_processor).__name__} must resize images to a fixed height and width, but its size is {size}. "
             "Pass `size` to build a `VlmkitSmolVLMImageProcessor`, which computes the number of image tokens itself."
         )
-    return size["height"], size["width"]
+    height, width = size["height"], size["width"]
+    num_patches = num_vision_patches(vision_config, height=height, width=width)
+    num_image_tokens, rest = divmod(num_patches, pixel_shuffle_factor**2)
+    if rest:
+        raise ValueError(
+            f"`pixel_shuffle_factor` must divide the rows and columns of the {num_patches} patches of an image of "
+            f"{height} x {width} pixels, but got {pixel_shuffle_factor}. Choose another factor or image size."
+        )
+    return num_image_tokens

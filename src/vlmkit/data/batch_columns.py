@@ -1,6 +1,6 @@
 """The columns of a batch's rows: read, checked and made ready for a processor."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 from vlmkit.images import to_rgb
 
 
-def column(rows: Sequence[dict[str, Any]], name: str) -> list[Any] | None:
+def get_column(rows: Sequence[Mapping[str, Any]], name: str) -> list[Any] | None:
     """The values of a column that all rows have, or None if no row has it.
 
     Raises:
@@ -23,19 +23,19 @@ def column(rows: Sequence[dict[str, Any]], name: str) -> list[Any] | None:
     return values if present else None
 
 
-def required_column(rows: Sequence[dict[str, Any]], name: str) -> list[Any]:
+def get_required_column(rows: Sequence[Mapping[str, Any]], name: str) -> list[Any]:
     """The values of a column.
 
     Raises:
         ValueError: a row does not have it.
     """
-    values = column(rows, name)
+    values = get_column(rows, name)
     if values is None:
         raise ValueError(f"the rows have no {name!r}, only {sorted(rows[0])}; give Trainer remove_unused_columns=False")
     return values
 
 
-def row_images(
+def get_rgb_images(
     rows: Sequence[dict[str, Any]], augmentation: Callable[[Image.Image], Image.Image] | None
 ) -> list[Image.Image]:
     """Return the images of rows in RGB, augmented.
@@ -43,22 +43,22 @@ def row_images(
     Raises:
         ValueError: a row has no image.
     """
-    images = [to_rgb(image) for image in required_column(rows, "image")]
+    images = [to_rgb(image) for image in get_required_column(rows, "image")]
     return images if augmentation is None else [augmentation(image) for image in images]
 
 
-def image_features(rows: Sequence[dict[str, Any]], name: str, *, augmentation: Callable | None) -> Tensor | None:
+def get_cached_features(rows: Sequence[dict[str, Any]], name: str, *, augmentation: Callable | None) -> Tensor | None:
     """The cached features of the rows' images, `(B, ...)` in float32, or None if no row has them.
 
     Raises:
         ValueError: only some rows have them, or there is an augmentation.
     """
-    features = column(rows, name)
+    features = get_column(rows, name)
     if features is None:
         return None
     if augmentation is not None:
         raise ValueError("augmentation together with cached features changes nothing; give up one of them")
-    return stack(features)
+    return stack_features(features)
 
 
 def choose_captions(rows: Sequence[dict[str, Any]], caption: str) -> list[str]:
@@ -71,7 +71,7 @@ def choose_captions(rows: Sequence[dict[str, Any]], caption: str) -> list[str]:
     Raises:
         ValueError: a column is missing, a row has no caption or an empty one, or its captions are no list.
     """
-    image_ids, captions = required_column(rows, "image_id"), required_column(rows, "captions")
+    image_ids, captions = get_required_column(rows, "image_id"), get_required_column(rows, "captions")
     for image_id, texts in zip(image_ids, captions, strict=True):
         if isinstance(texts, str):
             raise ValueError(f"image {image_id}: captions is the string {texts!r}; make it a list of strings")
@@ -97,6 +97,6 @@ def choose_caption(image_id: str, *, options: Sequence[Any], caption: str) -> An
     return options[0 if caption == "first" else int(torch.randint(len(options), ()))]
 
 
-def stack(features: Sequence[Any]) -> Tensor:
+def stack_features(features: Sequence[Any]) -> Tensor:
     """Features of equal shape as one tensor `(B, ...)` in float32."""
     return torch.stack([torch.as_tensor(feature, dtype=torch.float32) for feature in features])
