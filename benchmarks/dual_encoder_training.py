@@ -95,7 +95,9 @@ def main() -> None:
     models = []
     for _ in range(2):
         set_seed(0)
-        models.append(DualEncoderModel.from_vision_text_pretrained(arguments.vision, arguments.text))
+        models.append(
+            DualEncoderModel.from_vision_text_pretrained(arguments.vision, arguments.text, processor=processor)
+        )
     ours, original = models
 
     with tempfile.TemporaryDirectory() as folder:

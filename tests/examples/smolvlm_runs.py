@@ -47,9 +47,10 @@ def write_first_stage(folder: Path) -> None:
     """A model of stage 1 with its processor, and a language model that chats."""
     write_models(folder)
     vision, text = folder / "vision", folder / "text"
-    aligner = QFormerAligner.from_vision_text_pretrained(vision, text, num_query_tokens=3)
+    processor = QFormerAlignerProcessor.from_vision_text_pretrained(vision, text)
+    aligner = QFormerAligner.from_vision_text_pretrained(vision, text, processor=processor, num_query_tokens=3)
+    processor.save_pretrained(folder / "aligner")
     aligner.save_pretrained(folder / "aligner")
-    QFormerAlignerProcessor.from_vision_text_pretrained(vision, text).save_pretrained(folder / "aligner")
     tokenizer = tiny.chat_tokenizer()
     LlamaForCausalLM(
         tiny.llama_config(**tiny.CHAT_TOKENS, vocab_size=len(tokenizer), tie_word_embeddings=True)
