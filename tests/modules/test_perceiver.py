@@ -1,11 +1,10 @@
 import pytest
 import torch
 from tests import tiny
-from torch.nn.functional import linear, silu
 from transformers.models.idefics2.configuration_idefics2 import Idefics2PerceiverConfig
 from transformers.models.idefics2.modeling_idefics2 import Idefics2PerceiverResampler
 
-from vlmkit.modules.perceiver import GatedMLP, PerceiverResampler
+from vlmkit.modules.perceiver import PerceiverResampler
 
 WIDTH, HEADS, LATENTS = 16, 4, 3
 # Parts of the weights' names, here and in transformers.
@@ -162,13 +161,3 @@ def test_invalid_sizes_are_rejected(sizes, message):
         PerceiverResampler(
             tiny.vision_config(), hidden_size=WIDTH, num_latents=num_latents, depth=depth, num_heads=num_heads
         )
-
-
-def test_gated_mlp():
-    made, x = GatedMLP(5, intermediate_size=7, output_size=3), torch.randn(2, 4, 5)
-    weights = made.state_dict()
-    hidden = silu(linear(x, weights["gate_proj.weight"])) * linear(x, weights["up_proj.weight"])
-    assert {name: tuple(weight.shape) for name, weight in weights.items()} == {
-        "gate_proj.weight": (7, 5), "up_proj.weight": (7, 5), "down_proj.weight": (3, 7),
-    }  # fmt: skip
-    torch.testing.assert_close(made(x), linear(hidden, weights["down_proj.weight"]))

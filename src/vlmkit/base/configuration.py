@@ -34,6 +34,23 @@ class VlmkitConfig(ShimMixin, PreTrainedConfig):
         self.check_keywords(name for name in kwargs if name not in known and not name.startswith("_"))
         super().__post_init__(**kwargs)
 
+    def tie_head_as_text_config(self, tie_word_embeddings: bool | None) -> None:
+        """Tie the language modeling head if `text_config` does. transformers reads the outermost configuration only.
+
+        Args:
+            tie_word_embeddings: Value that the user passed, if any.
+
+        Raises:
+            ValueError: If the value differs from that in `text_config`.
+        """
+        tied = getattr(self.text_config, "tie_word_embeddings", False)
+        if tie_word_embeddings not in (None, tied):
+            raise ValueError(
+                f"`tie_word_embeddings` must be {tied} as in `text_config`, but got {tie_word_embeddings}. "
+                "Set it in `text_config`."
+            )
+        self.tie_word_embeddings = tied
+
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         """Build a configuration from a dictionary. Keyword arguments override it and must be fields."""

@@ -1,6 +1,7 @@
 """Building blocks shared by the models. They know no model and take explicit sizes."""
 
-from vlmkit.modules.attention import Attention, AttentionBlock, FeedForward, FeedForwardBlock
+from vlmkit.modules.attention import Attention, AttentionBlock, FeedForwardBlock
+from vlmkit.modules.feed_forward import FeedForward, GatedMLP
 from vlmkit.modules.pooling import pool_tokens
 from vlmkit.modules.text_tower import TextTower
 from vlmkit.modules.token_embeddings import TokenEmbeddings
@@ -11,6 +12,7 @@ __all__ = [
     "AttentionBlock",
     "FeedForward",
     "FeedForwardBlock",
+    "GatedMLP",
     "TextTower",
     "TokenEmbeddings",
     "VisionTower",

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from vlmkit.modules.feed_forward import FeedForward
 from vlmkit.validation import check_choice
 
 # What attention reads besides its queries: keys and values, both `(B, heads, N, D / heads)`.
@@ -108,31 +109,6 @@ class Attention(nn.Module):
     def _heads(self, states: Tensor) -> Tensor:
         """From `(B, T, D)` to `(B, heads, T, D / heads)`."""
         return states.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
-
-
-class FeedForward(nn.Module):
-    """Two linear layers with an exact GELU between them.
-
-    Args:
-        hidden_size: Width D of the tokens.
-        intermediate_size: Width between the two layers.
-        dropout: Dropout probability after the second layer.
-        inner_dropout: Dropout probability after the activation. Defaults to `dropout`.
-    """
-
-    def __init__(
-        self, hidden_size: int, *, intermediate_size: int, dropout: float = 0.0, inner_dropout: float | None = None
-    ):
-        super().__init__()
-        self.fc1 = nn.Linear(hidden_size, intermediate_size)
-        self.act = nn.GELU()
-        self.drop1 = nn.Dropout(dropout if inner_dropout is None else inner_dropout)
-        self.fc2 = nn.Linear(intermediate_size, hidden_size)
-        self.drop2 = nn.Dropout(dropout)
-
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        """Map `(..., hidden_size)` to `(..., hidden_size)`."""
-        return self.drop2(self.fc2(self.drop1(self.act(self.fc1(hidden_states)))))
 
 
 class _Residual(nn.Module):

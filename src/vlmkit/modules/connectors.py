@@ -21,7 +21,8 @@ import math
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
-from vlmkit.modules.perceiver import GatedMLP, PerceiverResampler
+from vlmkit.modules.feed_forward import GatedMLP
+from vlmkit.modules.perceiver import PerceiverResampler
 from vlmkit.modules.qformer import QFormer
 from vlmkit.modules.text_encoders import EncoderSizes
 from vlmkit.validation import check_at_least

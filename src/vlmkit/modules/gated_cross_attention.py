@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from vlmkit.modules.attention import Attention, FeedForward, additive_attention_mask
+from vlmkit.modules.attention import Attention, additive_attention_mask
+from vlmkit.modules.feed_forward import FeedForward
 from vlmkit.modules.language_models import decoder_layers
 
 _EPS = 1e-5

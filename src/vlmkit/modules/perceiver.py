@@ -6,32 +6,10 @@ from transformers import PreTrainedConfig
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from vlmkit.modules.attention import Attention, additive_attention_mask
+from vlmkit.modules.feed_forward import GatedMLP
 from vlmkit.validation import check_at_least
 
 _EPS = 1e-6
-
-
-class GatedMLP(nn.Module):
-    """Two linear layers, the hidden units of which are gated by a third; without biases.
-
-    Args:
-        input_size: width of the tokens that come in.
-        intermediate_size: number of hidden units.
-        output_size: width of the tokens that come out.
-
-    References:
-        Shazeer, "GLU Variants Improve Transformer" (arXiv:2002.05202), there SwiGLU.
-    """
-
-    def __init__(self, input_size: int, *, intermediate_size: int, output_size: int):
-        super().__init__()
-        self.gate_proj = nn.Linear(input_size, intermediate_size, bias=False)
-        self.up_proj = nn.Linear(input_size, intermediate_size, bias=False)
-        self.down_proj = nn.Linear(intermediate_size, output_size, bias=False)
-
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        """From `(..., input_size)` to `(..., output_size)`."""
-        return self.down_proj(nn.functional.silu(self.gate_proj(hidden_states)) * self.up_proj(hidden_states))
 
 
 class PerceiverLayer(GradientCheckpointingLayer):

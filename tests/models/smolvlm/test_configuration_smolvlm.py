@@ -75,6 +75,14 @@ def test_the_head_is_tied_where_the_language_models_is(tied, tmp_path):
     assert (model.get_output_embeddings().weight is model.get_input_embeddings().weight) is tied
 
 
+@pytest.mark.parametrize("make", [tiny.smolvlm_config, tiny.qformer_captioner_config])
+def test_a_head_tied_otherwise_than_the_language_models_is_rejected(make):
+    text = tiny.llama_config(tie_word_embeddings=True)
+    assert make(text_config=text, tie_word_embeddings=True).tie_word_embeddings
+    with pytest.raises(ValueError, match="`tie_word_embeddings` must be True as in `text_config`, but got False"):
+        make(text_config=text, tie_word_embeddings=False)
+
+
 @pytest.mark.parametrize("field", ["num_query_tokens", "num_cross_attention_heads", "cross_attention_frequency"])
 @pytest.mark.parametrize("value", [0, -1])
 def test_a_number_below_1_is_rejected(field, value):

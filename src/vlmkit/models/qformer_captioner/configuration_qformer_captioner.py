@@ -84,6 +84,6 @@ class QFormerCaptionerConfig(VlmkitConfig):
             raise ValueError(f"dropout is {self.dropout}; give a probability from 0 to 1")
         if self.vision_layers is not None and not self.vision_layers:
             raise ValueError("vision_layers is empty; name at least one layer, or drop it for the last one")
+        tie_word_embeddings = kwargs.pop("tie_word_embeddings", None)
         super().__post_init__(**kwargs)
-        # transformers ties the weights of the parts only if the whole says so.
-        self.tie_word_embeddings = getattr(self.text_config, "tie_word_embeddings", False)
+        self.tie_head_as_text_config(tie_word_embeddings)

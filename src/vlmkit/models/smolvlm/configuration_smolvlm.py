@@ -1,6 +1,6 @@
 """Configuration of [`SmolVLM`]."""
 
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
@@ -25,8 +25,10 @@ _TEXT_DEFAULTS = {
     "eos_token_id": 2,
     "pad_token_id": 2,
 }
-CONNECTORS = ("qformer", "perceiver", "mlp", "pixel_shuffle")
-FUSIONS = ("autoregressive", "cross_attention")
+Connector = Literal["qformer", "perceiver", "mlp", "pixel_shuffle"]
+Fusion = Literal["autoregressive", "cross_attention"]
+CONNECTORS = get_args(Connector)
+FUSIONS = get_args(Fusion)
 _COUNTS = (
     "num_query_tokens",
     "num_cross_attention_heads",
@@ -126,8 +128,8 @@ class VlmkitSmolVLMConfig(VlmkitConfig):
     qformer_config: PreTrainedConfig | dict | None = None
     text_config: PreTrainedConfig | dict | None = None
     image_token_id: int = 49152
-    connector: Literal["qformer", "perceiver", "mlp", "pixel_shuffle"] = "qformer"
-    fusion: Literal["autoregressive", "cross_attention"] = "autoregressive"
+    connector: Connector = "qformer"
+    fusion: Fusion = "autoregressive"
     num_query_tokens: int | None = None
     num_cross_attention_heads: int | None = None
     cross_attention_frequency: int = 2
@@ -142,6 +144,7 @@ class VlmkitSmolVLMConfig(VlmkitConfig):
             self.num_query_tokens = default_num_query_tokens(self.connector)
         for name in _COUNTS:
             check_at_least(name, getattr(self, name))
+        tie_word_embeddings = kwargs.pop("tie_word_embeddings", None)
         super().__post_init__(**kwargs)
         vocab_size = self.get_text_config().vocab_size
         if not 0 <= self.image_token_id < vocab_size:
@@ -155,5 +158,4 @@ class VlmkitSmolVLMConfig(VlmkitConfig):
                 f"cross_layer_interval is {self.cross_layer_interval}, but the language model has {num_layers} layers; "
                 f"give 1 to {num_layers}"
             )
-        # transformers ties the weights of the parts only if the whole says so.
-        self.tie_word_embeddings = getattr(self.text_config, "tie_word_embeddings", False)
+        self.tie_head_as_text_config(tie_word_embeddings)

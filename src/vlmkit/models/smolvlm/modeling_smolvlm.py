@@ -1,7 +1,6 @@
 """SmolVLM: a vision encoder, a connector and a small causal language model."""
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,8 +19,9 @@ from vlmkit.compat.cache import accepts_cache, cache_argument, cache_output
 from vlmkit.compat.encoder_outputs import encoder_outputs_argument, pop_encoder_outputs
 from vlmkit.compat.keywords import SERVER_KEYWORDS
 from vlmkit.models.qformer_aligner import QFormerAligner
-from vlmkit.models.smolvlm.configuration_smolvlm import CONNECTORS, VlmkitSmolVLMConfig, fixed_num_image_tokens
+from vlmkit.models.smolvlm.configuration_smolvlm import VlmkitSmolVLMConfig, fixed_num_image_tokens
 from vlmkit.modules.connectors import MLPConnector, PerceiverConnector, PixelShuffleConnector, QFormerConnector
+from vlmkit.modules.crops import crop_counts, flatten_crops, join_crops
 from vlmkit.modules.fusion import (
     ImageEmbeds,
     cached_images,
@@ -43,7 +43,6 @@ from vlmkit.modules.qformer import QFormer
 from vlmkit.modules.text_encoders import encoder_sizes
 from vlmkit.modules.towers import get_vision_config, load_backbone_config
 from vlmkit.modules.vision_tower import VisionTower
-from vlmkit.validation import check_choice
 
 _USAGE = """import vlmkit
 from transformers import pipeline
@@ -166,7 +165,9 @@ class VlmkitSmolVLMModel(VlmkitSmolVLMPreTrainedModel, HeadlessModel):
                 while the vision tower is trained, `num_crops` does not fit, or the vision tower or connector does not
                 support the image size.
         """
-        pixel_values, pixel_attention_mask, num_crops = _flatten_crops(pixel_values, pixel_attention_mask, num_crops)
+        pixel_values, pixel_attention_mask, num_crops = flatten_crops(
+            pixel_values, pixel_attention_mask=pixel_attention_mask, num_crops=num_crops
+        )
         if pixel_values is not None and pixel_attention_mask is None and self.config.connector == "pixel_shuffle":
             height, width = pixel_values.shape[2:]
             if height != width:  # without a mask, the connector assumes a square grid of patches
@@ -184,9 +185,9 @@ class VlmkitSmolVLMModel(VlmkitSmolVLMPreTrainedModel, HeadlessModel):
         if mask is not None:
             embeds = [crop[valid] for crop, valid in zip(embeds, mask, strict=True)]
         if num_crops is not None:
-            counts = _crop_counts(num_crops, len(embeds))
+            counts = crop_counts(num_crops, len(embeds))
             if self.cross_attention is None:
-                embeds = _join_crops(embeds, counts)
+                embeds = join_crops(embeds, counts)
         return BaseModelOutputWithPooling(
             last_hidden_state=vision_features,
             pooler_output=embeds,
@@ -471,9 +472,19 @@ class SmolVLM(VlmkitSmolVLMPreTrainedModel, GenerativeModel, GenerationMixin):
         """Check that the language model consists of decoder layers, a key/value cache and a linear head."""
         check_plain_language_model(language_model)
 
-    def get_image_features(self, *args: Any, **kwargs: Any) -> BaseModelOutputWithPooling:
+    def get_image_features(
+        self,
+        pixel_values: Tensor | None = None,
+        vision_features: Tensor | None = None,
+        pixel_attention_mask: Tensor | None = None,
+        patch_attention_mask: Tensor | None = None,
+        num_crops: Tensor | None = None,
+        **kwargs: Any,
+    ) -> BaseModelOutputWithPooling:
         """See [`VlmkitSmolVLMModel.get_image_features`]."""
-        return self.model.get_image_features(*args, **kwargs)
+        return self.model.get_image_features(
+            pixel_values, vision_features, pixel_attention_mask, patch_attention_mask, num_crops, **kwargs
+        )
 
     @can_return_tuple
     @accepts_cache
@@ -607,7 +618,9 @@ class SmolVLM(VlmkitSmolVLMPreTrainedModel, GenerativeModel, GenerationMixin):
             ValueError: If images are given twice, their number differs from that of the placeholders, or as
                 `GenerationMixin.generate` raises.
         """
-        pixel_values, pixel_attention_mask, num_crops = _flatten_crops(pixel_values, pixel_attention_mask, num_crops)
+        pixel_values, pixel_attention_mask, num_crops = flatten_crops(
+            pixel_values, pixel_attention_mask=pixel_attention_mask, num_crops=num_crops
+        )
         images = {
             "pixel_values": pixel_values,
             "vision_features": vision_features,
@@ -669,7 +682,7 @@ class SmolVLM(VlmkitSmolVLMPreTrainedModel, GenerativeModel, GenerationMixin):
         sizes = num_image_tokens_per_crop(self.config, image_token_mask, num_parts, mask)
         is_new = ~cached_images(image_token_mask, num_image_tokens=sizes, num_cached_tokens=num_cached)
         if num_crops is not None:
-            counts = torch.stack([part.sum() for part in is_new.split(_crop_counts(num_crops, num_parts))])
+            counts = torch.stack([part.sum() for part in is_new.split(crop_counts(num_crops, num_parts))])
             num_crops = counts[counts > 0]
         return {name: part if part is None else part[is_new] for name, part in images.items()}, num_crops
 
@@ -698,9 +711,8 @@ def build_connector(config: VlmkitSmolVLMConfig, *, vision_size: int, text_size:
         text_size: Width of the language model, D.
 
     Raises:
-        ValueError: If the connector is unknown, or its heads do not divide its width.
+        ValueError: If the number of heads does not divide the width of the connector.
     """
-    check_choice("connector", config.connector, CONNECTORS)
     sizes: dict[str, int] = {"vision_size": vision_size, "text_size": text_size}
     if config.connector == "mlp":
         return MLPConnector(**sizes)
@@ -717,14 +729,16 @@ def build_connector(config: VlmkitSmolVLMConfig, *, vision_size: int, text_size:
             depth=config.perceiver_depth,
             num_heads=num_heads or text_config.num_attention_heads,
         )
-    return QFormerConnector(
-        config,
-        **sizes,
-        encoder_sizes=encoder_sizes(config.qformer_config),
-        num_queries=num_queries,
-        num_cross_attention_heads=num_heads,
-        cross_attention_frequency=config.cross_attention_frequency,
-    )
+    if config.connector == "qformer":
+        return QFormerConnector(
+            config,
+            **sizes,
+            encoder_sizes=encoder_sizes(config.qformer_config),
+            num_queries=num_queries,
+            num_cross_attention_heads=num_heads,
+            cross_attention_frequency=config.cross_attention_frequency,
+        )
+    raise ValueError(f"`build_connector` must be extended to build `connector={config.connector!r}`.")
 
 
 def num_image_tokens_per_crop(
@@ -748,47 +762,6 @@ def num_image_tokens_per_crop(
         return torch.full((num_crops,), fixed, device=image_token_mask.device)
     areas = torch.ones(num_crops, device=image_token_mask.device) if mask is None else mask.flatten(1).sum(dim=1)
     return (image_token_mask.sum() * areas / areas.sum()).round().long()  # proportional to the area of the crop
-
-
-def _flatten_crops(
-    pixel_values: Tensor | None, pixel_attention_mask: Tensor | Sequence[Tensor] | None, num_crops: Tensor | None
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Turn images with equal numbers of crops, `(I, C_i, 3, H, W)`, into crops `(C, 3, H, W)` and their numbers."""
-    if pixel_attention_mask is not None and not isinstance(pixel_attention_mask, Tensor):
-        pixel_attention_mask = torch.cat(list(pixel_attention_mask))  # a server passes one mask per image
-    if pixel_values is None or pixel_values.ndim == 4:
-        return pixel_values, pixel_attention_mask, num_crops
-    counts = torch.full((len(pixel_values),), pixel_values.shape[1])
-    if num_crops is not None and num_crops.tolist() != counts.tolist():
-        raise ValueError(
-            f"`num_crops` must be {counts.tolist()} for `pixel_values` of the shape {tuple(pixel_values.shape)}, but "
-            f"got {num_crops.tolist()}. Omit it for `pixel_values` of five dimensions."
-        )
-    if pixel_attention_mask is not None and pixel_attention_mask.ndim == 4:
-        pixel_attention_mask = pixel_attention_mask.flatten(0, 1)
-    return pixel_values.flatten(0, 1), pixel_attention_mask, counts
-
-
-def _crop_counts(num_crops: Tensor, total: int) -> list[int]:
-    """Return the number of crops of each image as integers that add up to the number of all crops."""
-    counts = num_crops.tolist()
-    if sum(counts) != total or min(counts, default=1) < 1:
-        raise ValueError(
-            f"`num_crops` must be at least 1 for each image and add up to the number of crops {total}, but got "
-            f"{counts}. Pass it as the processor returned it."
-        )
-    return counts
-
-
-def _join_crops(embeds: ImageEmbeds, counts: list[int]) -> ImageEmbeds:
-    """Concatenate the embeddings of the crops of each image."""
-    if isinstance(embeds, Tensor) and len(set(counts)) == 1:
-        return embeds.reshape(len(counts), -1, embeds.shape[-1])
-    parts, start = [], 0
-    for count in counts:
-        parts.append(torch.cat(list(embeds[start : start + count])))
-        start += count
-    return parts
 
 
 def _num_absent_tokens(input_ids: Tensor | None, kwargs: dict[str, Any]) -> int:
