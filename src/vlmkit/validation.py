@@ -1,4 +1,4 @@
-"""Errors that name the offending value and the fix."""
+"""Checks of arguments, whose errors name the argument, the value and the fix."""
 
 import difflib
 from collections.abc import Iterable
@@ -6,34 +6,58 @@ from typing import Any
 
 
 def did_you_mean(name: str, candidates: Iterable[str]) -> str:
-    """A hint ", did you mean 'x'?" for the candidate closest to a misspelt name, or nothing if none is close.
+    """Suggest the most similar candidate for a misspelt name.
+
+    Args:
+        name: Name that was not found.
+        candidates: Valid names.
+
+    Returns:
+        The sentence `" Did you mean 'x'?"`, or an empty string if no candidate is similar.
 
     Example:
         >>> did_you_mean("temprature", ["temperature", "loss"])
-        ", did you mean 'temperature'?"
+        " Did you mean 'temperature'?"
     """
     close = difflib.get_close_matches(name, list(candidates), n=1)
-    return f", did you mean {close[0]!r}?" if close else ""
+    return f" Did you mean {close[0]!r}?" if close else ""
 
 
-def check_choice(name: str, value: Any, choices: Iterable[Any]) -> None:
-    """Check an option against its choices.
+def check_choice(name: str, value: Any, choices: Iterable[Any], where: str = "") -> None:
+    """Check that an argument is one of its choices.
+
+    Args:
+        name: Name of the argument.
+        value: Value of the argument.
+        choices: Valid values.
+        where: Location of the value in the input, such as `"of message 2"`.
 
     Raises:
-        ValueError: the value is not among the choices; the message names them.
+        ValueError: If the value is not one of the choices.
+
+    Example:
+        >>> check_choice("pooling", "meen", ("mean", "cls"))
+        Traceback (most recent call last):
+        ValueError: `pooling` must be one of 'mean', 'cls', but got 'meen'. Did you mean 'mean'?
     """
     choices = list(choices)
     if value not in choices:
         names = [choice for choice in choices if isinstance(choice, str)]
         hint = did_you_mean(value, names) if isinstance(value, str) else ""
-        raise ValueError(f"{name} is {value!r}; choose one of {', '.join(map(repr, choices))}{hint}")
+        argument = f"`{name}` {where}".rstrip()
+        raise ValueError(f"{argument} must be one of {', '.join(map(repr, choices))}, but got {value!r}.{hint}")
 
 
 def check_at_least(name: str, value: int | None, minimum: int = 1) -> None:
     """Check that a number, unless it is `None`, is not smaller than its minimum.
 
+    Args:
+        name: Name of the argument.
+        value: Value of the argument.
+        minimum: Smallest valid value.
+
     Raises:
-        ValueError: If it is.
+        ValueError: If the value is smaller than `minimum`.
 
     Example:
         >>> check_at_least("batch_size", 0)

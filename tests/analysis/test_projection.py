@@ -69,7 +69,7 @@ class TestTsne:
 @pytest.mark.parametrize(
     ("embeds", "method", "message"),
     [
-        (np.eye(3), "umap", "method is 'umap'; choose one of 'pca', 'tsne'"),
+        (np.eye(3), "umap", "`method` must be one of 'pca', 'tsne', but got 'umap'."),
         (np.ones((2, 3)), "pca", r"embeds \(2, 3\) must be finite, at least 3 rows"),
         (np.ones((3, 1)), "pca", r"embeds \(3, 1\)"),
         (np.ones(3), "pca", r"embeds \(3,\)"),

@@ -99,5 +99,5 @@ class TestBuildFromPretrained:
             self.build(tmp_path, processor=processor, connector="qformer", num_query_tokens=None)
 
     def test_an_unknown_field_is_rejected(self, vision, text, tmp_path):
-        with pytest.raises(TypeError, match="has no field 'num_querys', did you mean 'num_query"):
+        with pytest.raises(TypeError, match=r"has no field 'num_querys'. Did you mean 'num_query"):
             self.build(tmp_path, num_querys=3)

@@ -66,8 +66,8 @@ class TestStateDicts:
 def test_arguments_that_no_model_takes_are_refused():
     DualEncoderModel.check_forward_arguments({"output_attentions": 1, "num_items_in_batch": 2}.keys())
     with pytest.raises(
-        TypeError, match=r"DualEncoderModel.forward has no argument 'pixels', did you mean 'pixel_values'"
+        TypeError, match=r"DualEncoderModel.forward has no argument 'pixels'. Did you mean 'pixel_values'"
     ):
         DualEncoderModel.check_forward_arguments({"output_attentions": 1, "pixels": 2}.keys())
-    with pytest.raises(TypeError, match=r"QFormerCaptioner\.forward has no argument 'banana'$"):
+    with pytest.raises(TypeError, match=r"QFormerCaptioner\.forward has no argument 'banana'\.$"):
         QFormerCaptioner.check_forward_arguments({"banana": 1}.keys())

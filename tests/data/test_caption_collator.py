@@ -109,5 +109,5 @@ def test_unusable_rows(rows, message):
 
 
 def test_unknown_caption_option():
-    with pytest.raises(ValueError, match="caption is 'last'; choose one of 'first', 'random'"):
+    with pytest.raises(ValueError, match=r"`caption` must be one of 'first', 'random', but got 'last'."):
         CaptionCollator(Recorder(), caption="last")

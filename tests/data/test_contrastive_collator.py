@@ -167,7 +167,7 @@ def test_missing_processor(columns, needed):
 
 
 def test_unknown_caption_option():
-    with pytest.raises(ValueError, match="caption is 'last'; choose one of 'first', 'random'"):
+    with pytest.raises(ValueError, match=r"`caption` must be one of 'first', 'random', but got 'last'."):
         ContrastiveCollator(caption="last")
 
 

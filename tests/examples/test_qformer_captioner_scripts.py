@@ -254,7 +254,7 @@ def test_what_cannot_be_is_refused(place, flags, message):
 
 def test_a_misspelt_setting_of_a_phase(place):
     write_recipe(place / "misspelt.yaml", phases=[{"freeze_fraction": 0.7}, {"freeze_fracton": 0.5}])
-    with pytest.raises(ValueError, match="there is no setting 'freeze_fracton', did you mean 'freeze_fraction'"):
+    with pytest.raises(ValueError, match=r"There is no setting 'freeze_fracton'. Did you mean 'freeze_fraction'"):
         run(place, "train.py", "misspelt.yaml")
 
 

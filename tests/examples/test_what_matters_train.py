@@ -280,7 +280,7 @@ def test_every_recipe_begins_low_and_ends_split_with_dora(place, recipe):
         ({"num_query_tokens": 0}, "`num_query_tokens` must be at least 1, but got 0"),
         ({"text_mode": "dora"}, "an adapter is of one kind"),
         ({"text_mode": "half"}, "invalid choice: 'half'"),
-        ({"resolution": 384}, "there is no setting 'resolution'"),
+        ({"resolution": 384}, "There is no setting 'resolution'"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_trained(place, changes, message):

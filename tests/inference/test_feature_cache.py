@@ -333,7 +333,7 @@ def test_numbers_too_large_for_float16_are_refused(model, processor, tmp_path):
 
 
 def test_unknown_dtype(model, processor):
-    with pytest.raises(ValueError, match="dtype is 'bfloat16'; choose one of 'float32', 'float16'"):
+    with pytest.raises(ValueError, match=r"`dtype` must be one of 'float32', 'float16', but got 'bfloat16'."):
         cache_vision_features(model.vision_tower, processor, make_table(), dtype="bfloat16")
 
 

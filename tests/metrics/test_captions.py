@@ -148,7 +148,7 @@ class TestInput:
             ({"predictions": {"1.jpg": ["a dog"]}}, TypeError, "predictions is {'1.jpg': .*, not a list"),
             ({"predictions": ["a dog", None]}, TypeError, r"predictions\[1\] is None, not a string"),
             ({"references": [["a dog"], [7]]}, TypeError, r"references\[1\]\[0\] is 7, not a string"),
-            ({"tokenizer": "ptp"}, ValueError, "tokenizer is 'ptp'; choose one of .*, did you mean 'ptb'?"),
+            ({"tokenizer": "ptp"}, ValueError, "`tokenizer` must be one of .*, but got 'ptp'. Did you mean 'ptb'?"),
         ],
     )  # fmt: skip
     def test_errors_name_the_value_and_the_way_out(self, changes, error, message):

@@ -52,7 +52,7 @@ class TestMergeClasses:
     @pytest.mark.parametrize(
         ("confusion", "superclasses", "message"),
         [
-            (COUNTS, {"trees": ["oak", "pin"]}, "'trees' has an unknown class 'pin', did you mean 'pine'"),
+            (COUNTS, {"trees": ["oak", "pin"]}, "'trees' has an unknown class 'pin'. Did you mean 'pine'"),
             (COUNTS, {"trees": ["oak", "pine"]}, "class 'bus' stands 0 times"),
             (COUNTS, {**SUPERCLASSES, "all": NAMES}, "class 'oak' stands 2 times"),
             (COUNTS[:2], SUPERCLASSES, r"confusion \(2, 3\).*3 class_names"),

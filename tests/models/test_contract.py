@@ -199,7 +199,7 @@ def test_a_misspelt_field_is_refused_with_the_nearest_one(row, tmp_path):
     inherited = {field.name for field in fields(PreTrainedConfig)}
     for field in {field.name for field in fields(row.config)} - inherited:
         misspelt = {f"{field}x": 1}
-        message = rf"{row.config.__name__} has no field '{field}x', did you mean '{field}'\?"
+        message = rf"{row.config.__name__} has no field '{field}x'. Did you mean '{field}'\?"
         with pytest.raises(TypeError, match=message):
             row.config(**misspelt)
         with pytest.raises(TypeError, match=message):

@@ -188,7 +188,7 @@ class TestBlocks:
     def test_an_unknown_norm_is_rejected(self):
         for make in (lambda norm: AttentionBlock(config(), hidden_size=WIDTH, num_heads=HEADS, norm=norm, eps=1e-6),
                      lambda norm: FeedForwardBlock(WIDTH, intermediate_size=24, norm=norm, eps=1e-6)):  # fmt: skip
-            with pytest.raises(ValueError, match=r"norm is 'prae'; choose one of 'pre', 'post', did you mean 'pre'\?"):
+            with pytest.raises(ValueError, match="`norm` must be one of 'pre', 'post', but got 'prae'"):
                 make("prae")
 
     def test_heads_that_do_not_divide_the_width_are_rejected(self):

@@ -36,5 +36,5 @@ def test_padding_gets_no_gradient():
 
 
 def test_unknown_pooling_names_the_nearest():
-    with pytest.raises(ValueError, match=r"'maen'.*did you mean 'mean'"):
+    with pytest.raises(ValueError, match=r"'maen'.*Did you mean 'mean'"):
         pool_tokens(TOKENS, pooling="maen")

@@ -219,9 +219,9 @@ def test_a_pooling_head_is_not_adapted():
 
 
 def test_modes_that_cannot_be_are_refused():
-    with pytest.raises(ValueError, match=r"vision is 'lroa'; choose one of .* did you mean 'lora'\?"):
+    with pytest.raises(ValueError, match=r"`vision` must be one of .*, but got 'lroa'. Did you mean 'lora'\?"):
         adapt_backbones(new_model(), vision="lroa")
-    with pytest.raises(ValueError, match="text is 'all'; choose one of 'frozen', 'lora', 'dora', 'full'"):
+    with pytest.raises(ValueError, match=r"`text` must be one of 'frozen', 'lora', 'dora', 'full', but got 'all'."):
         adapt_backbones(new_model(), text="all")
     with pytest.raises(ValueError, match="vision is 'dora' and text is 'lora', but an adapter is of one kind"):
         adapt_backbones(new_model(), vision="dora", text="lora")

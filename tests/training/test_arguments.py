@@ -102,7 +102,7 @@ def test_an_unknown_flag_or_wrong_value_ends_the_script(tmp_path, words, message
 def test_a_file_spells_names_out(tmp_path):
     """Of flags, argparse takes abbreviations."""
     assert parse("--widt", 3) == Model(width=3)
-    with pytest.raises(ValueError, match=r"there is no setting 'widt', did you mean 'width'\?"):
+    with pytest.raises(ValueError, match=r"There is no setting 'widt'. Did you mean 'width'\?"):
         parse(write(tmp_path, "widt: 3"))
 
 

@@ -178,10 +178,10 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path):
 @pytest.mark.parametrize(
     ("part", "message"),
     [
-        ("text_towr", "no parameter of the model is in 'text_towr', did you mean 'text_tower'?"),
-        ("text_tower.", "no parameter of the model is in 'text_tower.', did you mean 'text_tower'?"),
-        ("vision", "no parameter of the model is in 'vision'"),
-        ("", "no parameter of the model is in ''"),
+        ("text_towr", "The model has no parameter in 'text_towr'. Did you mean 'text_tower'?"),
+        ("text_tower.", "The model has no parameter in 'text_tower.'. Did you mean 'text_tower'?"),
+        ("vision", "The model has no parameter in 'vision'"),
+        ("", "The model has no parameter in ''"),
     ],
 )
 def test_a_name_that_fits_no_parameter(tmp_path, part, message):
@@ -190,7 +190,7 @@ def test_a_name_that_fits_no_parameter(tmp_path, part, message):
 
 
 def test_a_tied_weight_has_the_first_of_its_names(tmp_path):
-    with pytest.raises(ValueError, match="no parameter of the model is in 'lm_head'"):
+    with pytest.raises(ValueError, match="The model has no parameter in 'lm_head'"):
         groups_for(tmp_path, language_model(), {"lm_head": 1e-4})
 
 

@@ -91,17 +91,17 @@ def test_phases_are_a_list_of_mappings(tmp_path, phases):
 
 @pytest.mark.parametrize("text", ["wdith: 3", "phases: [{width: 3}, {wdith: 3}]"])
 def test_an_unknown_setting(tmp_path, text):
-    with pytest.raises(ValueError, match=r"there is no setting 'wdith', did you mean 'width'\?"):
+    with pytest.raises(ValueError, match=r"There is no setting 'wdith'. Did you mean 'width'\?"):
         parse(write(tmp_path, text))
 
 
 def test_phases_do_not_nest(tmp_path):
-    with pytest.raises(ValueError, match="there is no setting 'phases'"):
+    with pytest.raises(ValueError, match="There is no setting 'phases'"):
         parse(write(tmp_path, "phases: [{phases: [{width: 3}]}]"))
 
 
 def test_a_script_without_phases_refuses_them(tmp_path):
-    with pytest.raises(ValueError, match="there is no setting 'phases'"):
+    with pytest.raises(ValueError, match="There is no setting 'phases'"):
         parse_arguments(Model, arguments=[write(tmp_path, "phases: [{width: 3}]")])
 
 

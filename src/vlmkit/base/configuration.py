@@ -69,5 +69,5 @@ class VlmkitConfig(ShimMixin, PreTrainedConfig):
         """
         names = [field.name for field in fields(cls)]
         for keyword in keywords:
-            hint = did_you_mean(keyword, names) or f". Its fields are {', '.join(names)}"
-            raise TypeError(f"{cls.__name__} has no field {keyword!r}{hint}")
+            hint = did_you_mean(keyword, names) or f" Its fields are {', '.join(names)}."
+            raise TypeError(f"{cls.__name__} has no field {keyword!r}.{hint}")

@@ -71,7 +71,7 @@ class VlmkitModel(CardMixin, PreTrainedModel):
         """
         for name in sorted(set(names) - forward_keywords()):
             hint = did_you_mean(name, inspect.signature(cls.forward).parameters)
-            raise TypeError(f"{cls.__name__}.forward has no argument {name!r}{hint}")
+            raise TypeError(f"{cls.__name__}.forward has no argument {name!r}.{hint}")
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Load a state dict, also in the checkpoint format that `save_pretrained` writes.

@@ -60,7 +60,7 @@ def merge_classes(confusion: Array, *, class_names: Sequence[str], superclasses:
     for column, (superclass, members) in enumerate(superclasses.items()):
         for member in members:
             if member not in rows:
-                raise ValueError(f"{superclass!r} has an unknown class {member!r}{did_you_mean(member, class_names)}")
+                raise ValueError(f"{superclass!r} has an unknown class {member!r}.{did_you_mean(member, class_names)}")
             membership[rows[member], column] += 1
     for name, times in zip(class_names, membership.sum(dim=1).tolist(), strict=True):
         if times != 1:

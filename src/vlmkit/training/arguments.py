@@ -174,7 +174,7 @@ def _parse(dataclasses: Sequence[type], settings: Mapping[str, Any], words: list
     known = [item.name for kind in dataclasses for item in fields(kind)]
     for name in settings:  # argparse would take a misspelt name for the abbreviation of another
         if name not in known:
-            raise ValueError(f"there is no setting {name!r}{did_you_mean(str(name), known)}")
+            raise ValueError(f"There is no setting {name!r}.{did_you_mean(str(name), known)}")
     parser = HfArgumentParser(dataclasses)
     return parser.parse_args_into_dataclasses(_flags(settings) + words, look_for_args_file=False)
 

@@ -47,7 +47,7 @@ def optimizer_with_group_learning_rates(
     for part, rate in parameter_groups.items():
         if not any(_belongs_to(part, name) for name in names):
             parts = {".".join(name.split(".")[:depth]) for name in names for depth in range(1, name.count(".") + 2)}
-            raise ValueError(f"no parameter of the model is in {part!r}{did_you_mean(part, sorted(parts))}")
+            raise ValueError(f"The model has no parameter in {part!r}.{did_you_mean(part, sorted(parts))}")
         if isinstance(rate, bool) or not isinstance(rate, int | float) or not rate > 0:
             raise ValueError(
                 f"the learning rate of {part!r} is {rate!r}; give a positive number (YAML reads 1e-4 as text, 1.0e-4 "

@@ -54,7 +54,10 @@ def test_rows_of_both_kinds_are_no_batch():
     ("messages", "message"),
     [
         ([{"role": "user"}], "Message 0"),
-        ([{"role": "user", "content": [{"text": "a dog"}]}], "the type of a part of message 0 is None"),
+        (
+            [{"role": "user", "content": [{"text": "a dog"}]}],
+            "`type` of a part of message 0 must be one of .*, but got None",
+        ),
         ([{"role": "user", "content": ["a dog"]}], "message 0"),
     ],
 )

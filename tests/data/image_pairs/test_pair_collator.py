@@ -107,7 +107,7 @@ def test_alpha_reaches_the_mixture():
 
 
 def test_unknown_mixture():
-    with pytest.raises(ValueError, match=r"mix is 'mixup'; choose one of 'mix_up', 'cut_mix', did you mean 'mix_up'"):
+    with pytest.raises(ValueError, match="`mix` must be one of 'mix_up', 'cut_mix', but got 'mixup'"):
         PairCollator(side_by_side, 2, mix="mixup")
 
 

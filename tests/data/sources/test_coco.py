@@ -311,7 +311,7 @@ def test_a_captions_file_needs_its_images(coco):
 def test_unknown_options(coco):
     with pytest.raises(ValueError, match="`max_images` must be at least 1, but got 0"):
         load_coco_captions(coco, max_images=0)
-    with pytest.raises(ValueError, match="on_error is 'warn'; choose one of 'raise', 'skip'"):
+    with pytest.raises(ValueError, match=r"`on_error` must be one of 'raise', 'skip', but got 'warn'."):
         load_coco_captions(coco, on_error="warn")
 
 

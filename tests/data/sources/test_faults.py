@@ -48,7 +48,7 @@ def test_nothing_to_report():
 
 
 def test_unknown_on_error_names_the_choices():
-    with pytest.raises(ValueError, match=r"on_error is 'ignore'.*'raise', 'skip'"):
+    with pytest.raises(ValueError, match="`on_error` must be one of 'raise', 'skip', but got 'ignore'"):
         Faults("ignore")
 
 

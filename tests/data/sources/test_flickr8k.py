@@ -110,9 +110,9 @@ def test_too_few_images_to_divide(bare):
 
 
 def test_unknown_options(folder):
-    with pytest.raises(ValueError, match="protocol is 'papers'; choose one of 'paper', 'full'"):
+    with pytest.raises(ValueError, match=r"`protocol` must be one of 'paper', 'full', but got 'papers'."):
         load_flickr8k(folder, protocol="papers")
-    with pytest.raises(ValueError, match="on_error is 'warn'; choose one of 'raise', 'skip'"):
+    with pytest.raises(ValueError, match=r"`on_error` must be one of 'raise', 'skip', but got 'warn'."):
         load_flickr8k(folder, on_error="warn")
 
 

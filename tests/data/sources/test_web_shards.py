@@ -136,7 +136,7 @@ def test_names_of_shards_may_hold_dots(tmp_path):
 
 
 def test_unknown_option(tars):
-    with pytest.raises(ValueError, match="on_error is 'warn'; choose one of 'raise', 'skip'"):
+    with pytest.raises(ValueError, match=r"`on_error` must be one of 'raise', 'skip', but got 'warn'."):
         stream_image_text(tars, on_error="warn")
 
 

@@ -64,7 +64,7 @@ def test_similarities_are_float32_under_autocast():
 
 @pytest.mark.parametrize(("typo", "right"), [("group_id", "group_ids"), ("pixel_value", "pixel_values")])
 def test_a_misspelt_argument_is_refused(typo, right):
-    with pytest.raises(TypeError, match=f"no argument '{typo}', did you mean '{right}'"):
+    with pytest.raises(TypeError, match=f"no argument '{typo}'. Did you mean '{right}'"):
         make_model()(**make_batch(), **{typo: torch.zeros(3)})
 
 
@@ -139,7 +139,7 @@ def test_what_transformers_writes_into_a_configuration_is_accepted(tmp_path):
 
 def test_an_unknown_field_is_refused_by_from_pretrained(tmp_path):
     make_model().save_pretrained(tmp_path)
-    with pytest.raises(TypeError, match="no field 'freeze_visio', did you mean 'freeze_vision'"):
+    with pytest.raises(TypeError, match=r"no field 'freeze_visio'. Did you mean 'freeze_vision'"):
         AutoModel.from_pretrained(tmp_path, freeze_visio=False)
 
 

@@ -490,7 +490,7 @@ class TestEncoding:
 
 @pytest.mark.parametrize(("typo", "right"), [("caption_id", "caption_ids"), ("pixel_value", "pixel_values")])
 def test_a_misspelt_argument_is_refused(typo, right):
-    message = f"PairedCifarAligner.forward has no argument '{typo}', did you mean '{right}'"
+    message = f"PairedCifarAligner.forward has no argument '{typo}'. Did you mean '{right}'"
     with pytest.raises(TypeError, match=message):
         make_model()(pixels(), **{typo: IDS})
 

@@ -341,7 +341,9 @@ class TestErrors:
             model.train()(**batch)
 
     def test_an_unknown_attention_mode_is_refused(self):
-        with pytest.raises(ValueError, match=r"attention_mode is 'multi_modal'; choose one of .*'multimodal'"):
+        with pytest.raises(
+            ValueError, match=r"`attention_mode` must be one of .* but got 'multi_modal'. Did you mean 'multimodal'"
+        ):
             aligner().get_multimodal_features(**inputs(), attention_mode="multi_modal")
 
     def test_images_and_texts_that_differ_in_number_are_not_read_together(self):
@@ -352,7 +354,7 @@ class TestErrors:
 
     @pytest.mark.parametrize(("typo", "right"), [("group_id", "group_ids"), ("pixel_value", "pixel_values")])
     def test_a_misspelt_argument_is_refused(self, typo, right):
-        with pytest.raises(TypeError, match=f"no argument '{typo}', did you mean '{right}'"):
+        with pytest.raises(TypeError, match=f"no argument '{typo}'. Did you mean '{right}'"):
             aligner()(**inputs(), **{typo: torch.zeros(3)})
 
 

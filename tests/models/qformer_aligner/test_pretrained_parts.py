@@ -99,7 +99,7 @@ def test_errors(vision, tmp_path):
         QFormerAligner.from_vision_text_pretrained(tmp_path / "vision", tmp_path / "text")
     with pytest.raises(OSError, match="nowhere"):
         QFormerAligner.from_vision_text_pretrained(tmp_path / "vision", tmp_path / "nowhere")
-    with pytest.raises(TypeError, match="no field 'num_querys', did you mean 'num_query_tokens'"):
+    with pytest.raises(TypeError, match=r"no field 'num_querys'. Did you mean 'num_query_tokens'"):
         QFormerAligner.from_vision_text_pretrained(tmp_path / "vision", tmp_path / "text", num_querys=3)
 
 

@@ -121,9 +121,9 @@ class TestTiedHead:
 
 @pytest.mark.parametrize(
     ("argument", "hint"),
-    [("labels", ""), ("logits_to_keep", ""), ("pixel_value", ", did you mean 'pixel_values'")],
+    [("labels", ""), ("logits_to_keep", ""), ("pixel_value", " Did you mean 'pixel_values'")],
 )
 def test_unknown_arguments_and_those_of_the_head_are_refused(argument, hint):
-    message = f"QFormerCaptionerModel.forward has no argument '{argument}'{hint}"
+    message = f"QFormerCaptionerModel.forward has no argument '{argument}'.{hint}"
     with pytest.raises(TypeError, match=message):
         captioner().model(**inputs(), **{argument: torch.zeros(3)})

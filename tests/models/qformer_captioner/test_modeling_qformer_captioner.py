@@ -296,7 +296,7 @@ class TestErrors:
     )
     def test_a_misspelt_argument_is_refused(self, typo, right):
         with pytest.raises(
-            TypeError, match=f"QFormerCaptioner.forward has no argument '{typo}', did you mean '{right}"
+            TypeError, match=f"QFormerCaptioner.forward has no argument '{typo}'. Did you mean '{right}"
         ):
             captioner()(**inputs(), **{typo: torch.zeros(3)})
 

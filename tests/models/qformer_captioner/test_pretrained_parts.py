@@ -133,7 +133,7 @@ class TestFromVisionTextPretrained:
         model = build(vision, text, vision_layers=[1, 2], dropout=0)
         assert model.config.vision_layers == [1, 2]
         assert model.model.connector.query_tokens.shape == (1, 3, 16)
-        with pytest.raises(TypeError, match="no field 'num_query_token', did you mean 'num_query_tokens'"):
+        with pytest.raises(TypeError, match=r"no field 'num_query_token'. Did you mean 'num_query_tokens'"):
             build(vision, text, num_query_token=3)
 
     def test_a_missing_folder_is_named(self, vision, tmp_path):

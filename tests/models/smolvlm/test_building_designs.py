@@ -57,7 +57,7 @@ class TestFromVisionTextPretrained:
                 tmp_path / vision, tmp_path / text, processor=processor, **fields
             )
 
-        with pytest.raises(TypeError, match="has no field 'conector', did you mean 'connector'"):
+        with pytest.raises(TypeError, match=r"has no field 'conector'. Did you mean 'connector'"):
             join(conector="mlp")
         with pytest.raises(ValueError, match="cross_layer_interval is 4, but the language model has 2 layers"):
             join(connector="mlp", fusion="cross_attention")

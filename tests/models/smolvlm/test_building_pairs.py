@@ -265,8 +265,8 @@ class TestContradictions:
     @pytest.mark.parametrize(
         ("design", "message"),
         [
-            ({"connector": "mpl"}, "connector is 'mpl'; choose one of .*, did you mean 'mlp'"),
-            ({"fusion": "cross-attention"}, "fusion is 'cross-attention'; choose one of .* 'cross_attention'"),
+            ({"connector": "mpl"}, "`connector` must be one of .*, but got 'mpl'. Did you mean 'mlp'"),
+            ({"fusion": "cross-attention"}, "`fusion` must be one of .* 'cross_attention', but got 'cross-attention'."),
         ],
     )
     def test_an_unknown_design_is_rejected(self, design, message, folders):

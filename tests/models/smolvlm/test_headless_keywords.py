@@ -14,12 +14,12 @@ IDS = torch.tensor([[1, 5, 7]])
         ("labels", ""),
         ("logits_to_keep", ""),
         ("banana", ""),
-        ("pixel_value", ", did you mean 'pixel_values'"),
-        ("num_crop", ", did you mean 'num_crops'"),
+        ("pixel_value", r" Did you mean 'pixel_values'"),
+        ("num_crop", r" Did you mean 'num_crops'"),
     ],
 )
 def test_unknown_arguments_and_arguments_of_the_head_are_rejected(argument, hint):
-    message = rf"VlmkitSmolVLMModel\.forward has no argument '{argument}'{hint}\??$"
+    message = rf"VlmkitSmolVLMModel\.forward has no argument '{argument}'\.{hint}\??$"
     with pytest.raises(TypeError, match=message):
         chat_model().model(input_ids=IDS, **{argument: torch.zeros(3)})
 

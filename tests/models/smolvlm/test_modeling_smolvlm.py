@@ -340,5 +340,5 @@ class TestErrors:
         ("typo", "right"), [("pixel_value", "pixel_values"), ("vision_feature", "vision_features"), ("label", "labels")]
     )
     def test_a_misspelt_argument_is_rejected(self, typo, right):
-        with pytest.raises(TypeError, match=f"SmolVLM.forward has no argument '{typo}', did you mean '{right}"):
+        with pytest.raises(TypeError, match=f"SmolVLM.forward has no argument '{typo}'. Did you mean '{right}"):
             chat_model()(**inputs(), **{typo: torch.zeros(3)})

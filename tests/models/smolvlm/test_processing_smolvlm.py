@@ -163,8 +163,14 @@ class TestConversations:
             ("hello", r"A conversation must be a list of messages .*, but got 'hello'"),
             ({"role": "user", "content": "a"}, "A conversation must be a list of messages"),
             ([CHAT[0], "a"], "A conversation must be a list of messages"),
-            ([turn("asistant", "a")], "the role of message 0 is 'asistant'; choose .*, did you mean 'assistant'"),
-            ([CHAT[0], {"content": "a"}], "the role of message 1 is None; choose one of 'system', 'user', 'assistant'"),
+            (
+                [turn("asistant", "a")],
+                "`role` of message 0 .* got 'asistant'. Did you mean 'assistant'",
+            ),
+            (
+                [CHAT[0], {"content": "a"}],
+                "`role` of message 1 must be one of 'system', 'user', .*, but got None",
+            ),
             ([{"role": "user", "content": ""}, CHAT[1]], r"Message 0 \(user\) must not be empty\. Remove it"),
             ([{"role": "user"}, CHAT[1]], r"Message 0 \(user\) must not be empty\. Remove it"),
             ([CHAT[0], {"role": "assistant", "content": []}], r"Message 1 \(assistant\) must not be empty\. Remove it"),
@@ -178,9 +184,12 @@ class TestConversations:
             ),
             (
                 [{"role": "user", "content": [{"type": "video"}]}],
-                "the type of a part of message 0 is 'video'; choose one",
+                "`type` of a part of message 0 must be one of .*, but got 'video'",
             ),
-            ([{"role": "user", "content": [{"text": "a"}]}], "the type of a part of message 0 is None"),
+            (
+                [{"role": "user", "content": [{"text": "a"}]}],
+                "`type` of a part of message 0 must be one of .*, but got None",
+            ),
             ([{"role": "user", "content": [{"type": "text"}]}], r"Message 0 \(user\) has a text part without a text"),
             ([{"role": "user", "content": [{"type": "text", "text": None}]}], "has a text part without a text. Add"),
             (

@@ -38,7 +38,7 @@ def validate_conversation(conversation: Sequence[Any], image_token: str) -> Sequ
 
 def _validate_message(number: int, message: dict[str, Any], image_token: str) -> dict[str, Any]:
     role, content = message.get("role"), message.get("content")
-    check_choice(f"the role of message {number}", role, ROLES)
+    check_choice("role", role, ROLES, where=f"of message {number}")
     if not content:
         raise ValueError(f"Message {number} ({role}) must not be empty. Remove it.")
     parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
@@ -49,7 +49,7 @@ def _validate_message(number: int, message: dict[str, Any], image_token: str) ->
         )
     parts = [{name: value for name, value in part.items() if value is not None} for part in parts]
     for part in parts:
-        check_choice(f"the type of a part of message {number}", part.get("type"), PARTS)
+        check_choice("type", part.get("type"), PARTS, where=f"of a part of message {number}")
         if part["type"] == "text" and not isinstance(part.get("text"), str):
             raise ValueError(f"Message {number} ({role}) has a text part without a text. Add the text, or remove it.")
         if image_token in part.get("text", ""):
