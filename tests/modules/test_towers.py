@@ -185,7 +185,7 @@ def test_pooling_that_the_backbone_does_not_have_is_rejected():
         VisionTower(VISION["timm-cnn"], pooling="cls")
     with pytest.raises(ValueError, match="'pooler', but vit returns no pooled output; choose 'cls'"):
         VisionTower(VISION["vit"], pooling="pooler")(pixels("vit"))
-    with pytest.raises(ValueError, match="`vision_pooling` must be one of .*, but got 'max'"):
+    with pytest.raises(ValueError, match=r"`vision_pooling` must be one of .*, but got 'max'"):
         VisionTower(VISION["vit"], pooling="max")
 
 
@@ -291,7 +291,7 @@ def test_a_frozen_tower_takes_no_gradient_and_keeps_its_statistics():
 
 
 def test_unknown_options_are_rejected():
-    with pytest.raises(ValueError, match="`text_features` must be one of .*, but got 'embeddings'"):
+    with pytest.raises(ValueError, match=r"`text_features` must be one of .*, but got 'embeddings'"):
         TextTower(tiny.text_config(), features="embeddings")
-    with pytest.raises(ValueError, match="`text_pooling` must be one of .*, but got 'max'"):
+    with pytest.raises(ValueError, match=r"`text_pooling` must be one of .*, but got 'max'"):
         TextTower(tiny.text_config(), pooling="max")
