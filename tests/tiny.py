@@ -1,7 +1,9 @@
 """Tiny configurations, tokenizers, processors and inputs, built in memory."""
 
 import numpy as np
+import pytest
 import torch
+from packaging.version import Version
 from PIL import Image
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 from transformers import (
@@ -37,6 +39,9 @@ _WORDS = (
     " apple bus maple tree"
 )
 WORDS = _WORDS.split()
+NEEDS_FULL_GRAPHS = pytest.mark.skipif(
+    Version(torch.__version__).release < (2, 14), reason="torch before 2.14 cannot trace `torch._check_tensor_all`"
+)
 SENTENCES = ["a small red circle", "the dog runs on the grass to the left of a cat", "this is a photo"]
 
 

@@ -31,7 +31,7 @@ def chats() -> list[dict]:
 
 def test_replies_are_what_generate_writes_for_each_alone(model):
     processor = tiny.smolvlm_processor()
-    options = {"do_sample": False, "max_new_tokens": 6}
+    options = {"do_sample": False, "min_new_tokens": 6, "max_new_tokens": 6}
     expected = []
     for chat in chats():
         inputs = processor.apply_chat_template(

@@ -116,7 +116,7 @@ def test_eager_attention_equals_sdpa(case, folder):
         backbones = [part for part in loaded.modules() if isinstance(part, PreTrainedModel) and part._supports_sdpa]
         assert {part.config._attn_implementation for part in backbones} == {attention}
         results[attention] = compute(loaded, case.inputs())
-    torch.testing.assert_close(results["eager"], results["sdpa"], rtol=1e-4, atol=1e-4)  # torch 2.8: 6e-5
+    torch.testing.assert_close(results["eager"], results["sdpa"], rtol=1e-4, atol=1e-4)  # oldest torch: 6e-5
 
 
 def test_gradient_checkpointing_changes_nothing(case):

@@ -65,8 +65,9 @@ def features_size(backbone: PreTrainedModel) -> int:
 
 def num_prefix_tokens(backbone: PreTrainedModel) -> int:
     """How many class, distillation and register tokens precede the patch tokens."""
-    if (timm_model := getattr(backbone, "timm_model", None)) is not None:
-        return getattr(timm_model, "num_prefix_tokens", 0)
+    timm_model = getattr(backbone, "timm_model", None)
+    if hasattr(timm_model, "num_prefix_tokens"):
+        return timm_model.num_prefix_tokens
     names = {name.rpartition(".")[2] for name, _ in backbone.named_parameters()}
     has_class_token = bool(names & {"cls_token", "class_embedding"})
     return has_class_token + ("distillation_token" in names) + (getattr(backbone.config, "num_register_tokens", 0) or 0)

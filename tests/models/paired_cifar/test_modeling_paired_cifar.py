@@ -468,6 +468,7 @@ class TestEncoding:
         assert features.pooler_output.shape == (3, 12)
         assert features.hidden_states[0].shape == (6, 5, 16)  # of the images, the left ones first
 
+    @tiny.NEEDS_FULL_GRAPHS
     @pytest.mark.parametrize(
         "config",
         [

@@ -48,7 +48,7 @@ def test_with_and_without_a_cache_the_same_is_written(model, options):
     assert torch.equal(cached, plain)
     assert len(cached) == 3 * options.get("num_return_sequences", 1)
     assert len({tuple(row) for row in cached.tolist()}) > 1
-    assert len(cached[:, 4:].unique()) > 3  # a model that repeats one word would hide mistakes
+    assert len(cached[:, 4:].unique()) >= 3  # a model that repeats one word would hide mistakes
 
 
 @pytest.mark.parametrize("options", [{}, {"num_beams": 3}, {"repetition_penalty": 1.8}], ids=str)
@@ -216,6 +216,7 @@ class TestTransformersTools:
         assert expected
         assert capsys.readouterr().out.strip() == expected
 
+    @tiny.NEEDS_FULL_GRAPHS
     def test_a_compiled_forward_pass_gives_the_same(self):
         text = tiny.llama_config(initializer_range=0.2, num_hidden_layers=1)
         vision = tiny.vision_config(initializer_range=0.5, num_hidden_layers=1)
