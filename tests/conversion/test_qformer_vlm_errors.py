@@ -234,7 +234,7 @@ def test_image_model_without_an_image_processor(refused, tmp_path):
 def test_a_text_model_in_place_of_the_image_model(refused, tmp_path):
     config = BertConfig(vocab_size=9, hidden_size=48, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)
     BertModel(config).save_pretrained(tmp_path / "bert")
-    refused(ValueError, "bert is no image model", vision_model=tmp_path / "bert")
+    refused(ValueError, "must take `pixel_values`, but bert takes", vision_model=tmp_path / "bert")
 
 
 def test_text_tokenizer_that_is_too_large(refused, tmp_path):

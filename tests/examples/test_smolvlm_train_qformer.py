@@ -237,7 +237,7 @@ def test_coco(place, tmp_path):
         ),
         (["--num_cross_attention_heads", 3], "must divide the width 16, but got 3 heads"),
         (["--cross_attention_frequency", 0], "`cross_attention_frequency` must be at least 1, but got 0"),
-        (["--temperature", 0], "temperature is 0"),
+        (["--temperature", 0], "`temperature` must be positive, but got 0"),
         (["--new_learning_rate", 0], "the learning rate of 'qformer.query_tokens' is 0.0; give a positive number"),
         (["--caption", "last"], "invalid choice: 'last'"),
         (["--data", "nowhere"], "nowhere"),

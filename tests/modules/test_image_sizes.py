@@ -191,7 +191,9 @@ def test_sizes_follow_from_the_mask(dtype):
     ],
 )
 def test_a_mask_that_is_not_a_rectangle_at_the_top_left_is_rejected(faulty):
-    with pytest.raises(ValueError, match=r"no rectangle in the top left corner for image 1; pad images on the right"):
+    with pytest.raises(
+        ValueError, match=r"must be a rectangle in the top left corner of each image, but is not for image 1"
+    ):
         image_sizes(torch.tensor([[[1, 1, 1], [1, 1, 1]], faulty]))
 
 
@@ -207,17 +209,19 @@ def test_a_mask_of_another_shape_is_rejected(shape):
 @pytest.mark.parametrize(("size", "canvas"), [((40, 32), (64, 64)), ((32, 40), (64, 64)), ((32, 32), (64, 72))])
 def test_a_side_that_is_not_a_multiple_of_the_patch_is_rejected(name, size, canvas):
     patch, side = PATCH.get(name, 16), size if canvas == (64, 64) else canvas
-    message = f"a token of {patch} x {patch} pixels, of which an image of {side[0]} x {side[1]} is no multiple; resize"
+    message = f"multiples of {patch} x {patch}, .* but got an image of {side[0]} x {side[1]}"
     with pytest.raises(ValueError, match=message):
         tower_of(name)(*padded([size], canvas))
 
 
 def test_a_stride_missing_in_the_configuration_is_measured_and_checked():
     tower = tower_of("resnet")  # with a stride of 8 in all
-    with pytest.raises(ValueError, match=r"resnet makes a token of 8 x 8 pixels, of which .* 32 x 36 is no multiple"):
+    with pytest.raises(
+        ValueError, match=r"multiples of 8 x 8, the patch size of resnet in pixels, but got an image of 32 x 36"
+    ):
         tower(*padded([(32, 32), (32, 36)], (32, 64)))
     with pytest.raises(
-        ValueError, match="resnet gives 9 tokens for an image of 24 x 24 pixels, and not 4 x 4; make all"
+        ValueError, match="resnet must return 4 x 4 patches for an image of 24 x 24 pixels, but returned 9"
     ):
         tower(*padded([(12, 12), (24, 24)], (24, 24)))  # 12 becomes 2, as if the stride were 6
 
@@ -227,7 +231,7 @@ def test_a_stride_missing_in_the_configuration_is_measured_and_checked():
     [
         (
             timm_config("vit_tiny_patch16_224", **SMALL_VIT),
-            r'build it with vision_config.model_args={"dynamic_img_size',
+            r'or set `vision_config.model_args={"dynamic_img_size',
         ),
         (
             timm_config("swin_tiny_patch4_window7_224", **SMALL_SWIN),
@@ -246,14 +250,14 @@ def test_a_backbone_that_takes_only_its_own_size_says_so(config, fix):
     assert torch.equal(
         tower(pixel_values, pixel_attention_mask).last_hidden_state, tower(pixel_values).last_hidden_state
     )
-    message = f"images of 32 x {own[1]} pixels, and none of 64 x 96; resize the images to 32 x {own[1]}, .*{fix}"
+    message = f"must be 32 x {own[1]} pixels, but got 64 x 96. Resize the images to 32 x {own[1]}, .*{fix}"
     with pytest.raises(ValueError, match=message):
         tower(*padded([own, (64, 96)], (64, 96)))
 
 
 def test_a_mask_and_several_layers_exclude_each_other():
     tower = tower_of("vit", layers=[0, -1])
-    with pytest.raises(ValueError, match=r"pixel_attention_mask and the vision layers \[0, -1\] exclude each other"):
+    with pytest.raises(ValueError, match=r"`pixel_attention_mask` cannot be combined with the vision layers \[0, -1\]"):
         tower(*padded([(32, 32)], (32, 32)))
 
 
@@ -293,5 +297,5 @@ def test_images_of_another_size_need_no_mask_if_all_are_alike():
     outputs = tower(large)
     torch.testing.assert_close(outputs.last_hidden_state, tower(large, torch.ones(2, 48, 64)).last_hidden_state)
     assert outputs.patch_attention_mask.shape == (2, 3, 4)
-    with pytest.raises(ValueError, match="40 x 48 is no multiple"):
+    with pytest.raises(ValueError, match=r"multiples of 16 x 16, .* 40 x 48"):
         tower(torch.randn(1, 3, 40, 48))

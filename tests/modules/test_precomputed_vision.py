@@ -25,9 +25,7 @@ def test_takes_tokens_of_its_width():
 
 def test_encodes_no_images():
     tower = VisionTower(CONFIG, pooling="mean", frozen=True)
-    message = (
-        r"no vision tower, only the width of its tokens; give vision_features \(images, tokens, 24\) in place of pixel"
-    )
+    message = r"no vision tower .* Pass `vision_features` of the shape \(images, tokens, 24\) instead"
     with pytest.raises(ValueError, match=message):
         tower(torch.rand(1, 3, 32, 32))
 

@@ -19,14 +19,14 @@ def parameter(temperature: float) -> torch.nn.Parameter:
 @pytest.mark.parametrize("learned", [False, True])
 @pytest.mark.parametrize("temperature", [0, -0.07, float("-inf")])
 def test_a_temperature_that_is_not_positive_is_rejected(temperature, learned):
-    with pytest.raises(ValueError, match=f"temperature is {temperature}; .*positive number"):
+    with pytest.raises(ValueError, match=f"`temperature` must be positive, but got {temperature}"):
         check_temperature(temperature, learned)
 
 
 def test_only_a_learned_temperature_has_a_lower_limit():
     check_temperature(0.005, learned=False)
     check_temperature(MIN_LEARNED_TEMPERATURE, learned=True)
-    with pytest.raises(ValueError, match=r"temperature is 0.005, but a learned one is kept above 0.01"):
+    with pytest.raises(ValueError, match=r"`temperature` must be at least 0.01 if it is learned, but got 0.005"):
         check_temperature(0.005, learned=True)
 
 

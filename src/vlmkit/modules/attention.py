@@ -10,7 +10,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from vlmkit.modules.feed_forward import FeedForward
 from vlmkit.validation import check_choice
 
-# What attention reads besides its queries: keys and values, both `(B, heads, N, D / heads)`.
+# Keys and values, both `(B, heads, N, D / heads)`.
 KeyValues = tuple[Tensor, Tensor]
 
 
@@ -32,14 +32,14 @@ def additive_attention_mask(mask: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Multi-head attention of tokens to themselves or to others, in whatever implementation the model runs.
+    """Multi-head self-attention or cross-attention, computed by the attention implementation of the model.
 
     Args:
-        config: the model's; only `_attn_implementation` is read, at each call.
-        hidden_size: width D of the tokens, a multiple of `num_heads`.
-        num_heads: heads of width D / num_heads.
-        dropout: of the attention probabilities, in training.
-        bias: whether the four projections have biases.
+        config: Configuration of the model. Only `_attn_implementation` is read, in each call.
+        hidden_size: Width D of the tokens, a multiple of `num_heads`.
+        num_heads: Number of attention heads.
+        dropout: Dropout probability of the attention weights.
+        bias: Whether the four projections have biases.
 
     Raises:
         ValueError: If `num_heads` does not divide `hidden_size`.
@@ -65,11 +65,11 @@ class Attention(nn.Module):
         self.out_proj = nn.Linear(hidden_size, hidden_size, bias=bias)
 
     def key_values(self, key_states: Tensor, value_states: Tensor | None = None) -> KeyValues:
-        """What is attended to, projected once for any number of calls.
+        """Project tokens to keys and values, which any number of calls can reuse.
 
         Args:
             key_states: `(B, N, D)`.
-            value_states: `(B, N, D)`; the key states if not given.
+            value_states: `(B, N, D)`. Defaults to `key_states`.
         """
         value_states = key_states if value_states is None else value_states
         return self._heads(self.k_proj(key_states)), self._heads(self.v_proj(value_states))
@@ -81,16 +81,17 @@ class Attention(nn.Module):
         attention_mask: Tensor | None = None,
         output_attentions: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """Attend.
+        """Attend to other tokens, or to the tokens themselves.
 
         Args:
-            hidden_states: `(B, T, D)`.
-            key_values: of [`Attention.key_values`]; the tokens attend to themselves if not given.
+            hidden_states: `(B, T, D)`, the tokens that attend.
+            key_values: Output of [`Attention.key_values`]. Defaults to the keys and values of `hidden_states`
+                (self-attention).
             attention_mask: `(B, 1, T, N)`, added to the scores.
-            output_attentions: whether the probabilities are needed; only then, and with eager attention, they exist.
+            output_attentions: Whether to return attention weights, which runs the eager implementation.
 
         Returns:
-            `(B, T, D)`, and the probabilities `(B, heads, T, N)` or `None`.
+            `(B, T, D)`, and the attention weights `(B, heads, T, N)` or `None`.
         """
         keys, values = self.key_values(hidden_states) if key_values is None else key_values
         implementation = "eager" if output_attentions else self.config._attn_implementation
@@ -107,12 +108,12 @@ class Attention(nn.Module):
         return self.out_proj(outputs.flatten(2)), weights
 
     def _heads(self, states: Tensor) -> Tensor:
-        """From `(B, T, D)` to `(B, heads, T, D / heads)`."""
+        """Split `(B, T, D)` into heads, `(B, heads, T, D / heads)`."""
         return states.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
 
 
 class _Residual(nn.Module):
-    """A residual connection around a layer, with the norm before the layer or behind the sum."""
+    """Base class of layers with a residual connection and a norm, before the layer or after the sum."""
 
     def __init__(self, hidden_size: int, *, norm: Literal["pre", "post"], eps: float):
         check_choice("norm", norm, ("pre", "post"))
@@ -131,16 +132,16 @@ class AttentionBlock(_Residual):
     """Attention with a residual connection: `x + attention(norm(x))`, or `norm(x + attention(x))`.
 
     Args:
-        config: see [`Attention`].
-        hidden_size: width D of the tokens.
-        num_heads: see [`Attention`].
-        norm: `"pre"` or `"post"`.
-        eps: of the layer norm.
-        dropout: see [`Attention`].
-        output_dropout: of the result of the attention, before it is added, in training.
+        config: See [`Attention`].
+        hidden_size: Width D of the tokens.
+        num_heads: See [`Attention`].
+        norm: `"pre"` to normalize the input of the attention, `"post"` to normalize the sum.
+        eps: Epsilon of the layer norm.
+        dropout: See [`Attention`].
+        output_dropout: Dropout probability of the attention output, before it is added.
 
     Raises:
-        ValueError: If `norm` is unknown, or the heads do not divide the width.
+        ValueError: If `norm` is unknown, or `num_heads` does not divide `hidden_size`.
     """
 
     def __init__(
@@ -165,7 +166,7 @@ class AttentionBlock(_Residual):
         attention_mask: Tensor | None = None,
         output_attentions: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """Attend; arguments and results are those of [`Attention.forward`]."""
+        """Attend. Arguments and outputs are those of [`Attention.forward`]."""
         attended, weights = self.attention(
             self._normalize_before(hidden_states), key_values, attention_mask, output_attentions
         )
@@ -176,12 +177,12 @@ class FeedForwardBlock(_Residual):
     """A feed-forward layer with a residual connection: `x + layer(norm(x))`, or `norm(x + layer(x))`.
 
     Args:
-        hidden_size: width D of the tokens.
-        intermediate_size: see [`FeedForward`].
-        norm: `"pre"` or `"post"`.
-        eps: of the layer norm.
-        dropout: see [`FeedForward`].
-        inner_dropout: see [`FeedForward`].
+        hidden_size: Width D of the tokens.
+        intermediate_size: See [`FeedForward`].
+        norm: `"pre"` to normalize the input of the layer, `"post"` to normalize the sum.
+        eps: Epsilon of the layer norm.
+        dropout: See [`FeedForward`].
+        inner_dropout: See [`FeedForward`].
 
     Raises:
         ValueError: If `norm` is unknown.
@@ -203,7 +204,7 @@ class FeedForwardBlock(_Residual):
         )
 
     def forward(self, hidden_states: Tensor) -> Tensor:
-        """From `(B, T, D)` to `(B, T, D)`."""
+        """Transform every token, `(B, T, D)` to `(B, T, D)`."""
         return self._add_residual(hidden_states, self.mlp(self._normalize_before(hidden_states)))
 
 
@@ -217,7 +218,7 @@ def _eager_attention(
     dropout: float = 0.0,
     **_: object,
 ) -> tuple[Tensor, Tensor]:
-    """Attention whose probabilities can be looked at."""
+    """Compute attention and return its weights."""
     scores = (query @ key.transpose(2, 3)) * scaling
     if attention_mask is not None:
         scores = scores + attention_mask

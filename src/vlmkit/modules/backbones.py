@@ -1,4 +1,4 @@
-"""What backbones of transformers and timm tell about themselves, and how they are built and called."""
+"""Properties of the backbones of transformers and timm, read from their configurations and modules."""
 
 import inspect
 from typing import Any
@@ -11,34 +11,38 @@ from vlmkit.compat.initialized_weights import mark_as_initialized
 
 
 def backbone_name(config: PreTrainedConfig) -> str:
-    """What messages call a backbone: timm's architecture, else transformers' model type."""
+    """Return the name of a backbone in messages: the architecture in timm, or the model type in transformers."""
     return getattr(config, "architecture", None) or config.model_type
 
 
 def pooler_keywords(auto_class: Any, config: PreTrainedConfig) -> dict[str, bool]:
-    """Leave out the tanh pooling layer of BERT-like models: it would be a randomly initialised layer or a dead one.
+    """Return the keywords that omit the pooling layer of BERT-like models, which would not be trained.
 
     Args:
-        auto_class: of transformers, such as `AutoModel`.
-        config: the backbone's.
+        auto_class: Auto class of transformers, such as `AutoModel`.
+        config: Configuration of the backbone.
 
     Returns:
-        Keywords for the class's `from_config` and `from_pretrained`.
+        Keywords for `from_config` and `from_pretrained` of the Auto class.
 
     Raises:
-        ValueError: the class builds no model of such a configuration.
+        ValueError: If the Auto class does not support the configuration.
     """
     if (built := model_class(auto_class, config)) is None:
-        raise ValueError(f"{backbone_name(config)} is no model that transformers' {auto_class.__name__} can build")
+        raise ValueError(f"Model type {backbone_name(config)!r} is not supported by {auto_class.__name__}.")
     parameters = inspect.signature(built.__init__).parameters
     return {"add_pooling_layer": False} if "add_pooling_layer" in parameters else {}
 
 
 def restore_timm_initialization(backbone: PreTrainedModel) -> None:
-    """Undo what transformers does to a new timm model: normals of 0.02 everywhere, in which a CNN's signal dies out."""
+    """Initialize a timm model as timm does.
+
+    transformers draws all weights from a normal distribution with a standard deviation of 0.02, which is too small for
+    CNNs: the features would be almost constant.
+    """
     if next(backbone.parameters()).is_meta:  # weights are about to be loaded
         return
-    import timm  # slow to import, and here already: the backbone was built with it
+    import timm  # imported here because it is slow, and has been imported to build the backbone
 
     config = backbone.config
     fresh = timm.create_model(config.architecture, num_classes=0, **(config.model_args or {}))
@@ -47,10 +51,10 @@ def restore_timm_initialization(backbone: PreTrainedModel) -> None:
 
 
 def features_size(backbone: PreTrainedModel) -> int:
-    """Return the size D of the features that a backbone computes.
+    """Return the width D of the features of a backbone.
 
     Raises:
-        ValueError: the configuration does not tell it.
+        ValueError: If the configuration does not contain the width.
     """
     if (timm_model := getattr(backbone, "timm_model", None)) is not None:
         return timm_model.num_features
@@ -59,12 +63,12 @@ def features_size(backbone: PreTrainedModel) -> int:
         if width is not None:
             return width
     raise ValueError(
-        f"{backbone_name(config)} tells no hidden_size, so its tokens' width is unknown; use another backbone"
+        f"The configuration of {backbone_name(config)} must have a `hidden_size`, but has none. Use another backbone."
     )
 
 
 def num_prefix_tokens(backbone: PreTrainedModel) -> int:
-    """How many class, distillation and register tokens precede the patch tokens."""
+    """Return the number of class, distillation and register tokens, which precede the patch tokens."""
     timm_model = getattr(backbone, "timm_model", None)
     if hasattr(timm_model, "num_prefix_tokens"):
         return timm_model.num_prefix_tokens
@@ -74,20 +78,20 @@ def num_prefix_tokens(backbone: PreTrainedModel) -> int:
 
 
 def patch_size(backbone: PreTrainedModel) -> tuple[int, int] | None:
-    """Height and width in pixels of what becomes one token; `None` where only the output tells."""
+    """Return height and width of a patch in pixels, or `None` if they can only be measured from an output."""
     if (timm_model := getattr(backbone, "timm_model", None)) is not None:
         feature_info = getattr(timm_model, "feature_info", None)
         return _pair(feature_info[-1]["reduction"]) if feature_info else None
     config = backbone.config
     if getattr(config, "depths", None) or getattr(config, "hidden_sizes", None):
-        return None  # of a network in stages, the patches of the first one are not those of the last
+        return None  # a network with several stages has larger patches in its last stage
     return _pair(getattr(config, "patch_size", None))
 
 
 def pretrained_size(backbone: PreTrainedModel) -> tuple[int, int] | None:
-    """Height and width in pixels that the position embeddings are for; `None` if there are none (CNNs, rotary)."""
+    """Return the image height and width of the position embeddings, or `None` without such (CNNs, rotary)."""
     if (timm_model := getattr(backbone, "timm_model", None)) is not None:
-        # XCiT counts as fixed, but its positions are no table: a layer computes them for any grid.
+        # timm lists XCiT with a fixed input size, but a layer computes its position embeddings for any grid.
         computes_positions = isinstance(getattr(timm_model, "pos_embed", None), nn.Module)
         if computes_positions or not timm_model.pretrained_cfg.get("fixed_input_size"):
             return None
@@ -99,37 +103,40 @@ def pretrained_size(backbone: PreTrainedModel) -> tuple[int, int] | None:
 
 
 def interpolation_keywords(backbone: PreTrainedModel, size: tuple[int, int]) -> dict[str, Any]:
-    """The keywords with which a backbone takes images of any size.
+    """Return the keywords of `forward` with which a backbone accepts images of another size.
 
     Args:
-        backbone: of transformers or timm.
-        size: height and width of the images, in pixels.
+        backbone: Backbone of transformers or timm.
+        size: Height and width of the images in pixels.
 
     Returns:
-        None at all at the pretrained size; else what lets the backbone interpolate its position embeddings.
+        Keywords that interpolate the position embeddings. Empty for the pretrained size, and for backbones that need
+        no keyword.
 
     Raises:
-        ValueError: the backbone takes no images of this size.
+        ValueError: If the backbone does not support this size.
     """
     own = pretrained_size(backbone)
     if own is None or size == own:
         return {}
-    name, fix = backbone_name(backbone.config), f"resize the images to {own[0]} x {own[1]}"
+    name, fix = backbone_name(backbone.config), f"Resize the images to {own[0]} x {own[1]}"
     if (timm_model := getattr(backbone, "timm_model", None)) is not None:
         if getattr(timm_model, "dynamic_img_size", False):
             return {}
-        fix += ', or build it with vision_config.model_args={"dynamic_img_size": True}, if timm knows that for it'
+        fix += ', or set `vision_config.model_args={"dynamic_img_size": True}` if the timm model supports it'
     elif not any(hasattr(module, "interpolate_pos_encoding") for module in backbone.modules()):
         fix += ", or use another backbone"
-    elif own[0] != own[1]:  # transformers would read the position embeddings as if they lay in a square
+    elif own[0] != own[1]:  # transformers assumes a square grid of position embeddings
         fix += ", or use a backbone pretrained on square images"
-    elif getattr(backbone.config, "window_size", None):  # transformers' Swin then shrinks its windows for good
+    elif getattr(backbone.config, "window_size", None):  # Swin of transformers would permanently shrink its windows
         fix += ", or use timm's Swin"
     elif "interpolate_pos_encoding" in inspect.signature(backbone.forward).parameters:
         return {"interpolate_pos_encoding": True}
     else:
-        return {}  # DINOv2 interpolates unasked
-    raise ValueError(f"{name} takes images of {own[0]} x {own[1]} pixels, and none of {size[0]} x {size[1]}; {fix}")
+        return {}  # DINOv2 always interpolates
+    raise ValueError(
+        f"The image size of {name} must be {own[0]} x {own[1]} pixels, but got {size[0]} x {size[1]}. {fix}."
+    )
 
 
 def _pair(size: Any) -> tuple[int, int] | None:

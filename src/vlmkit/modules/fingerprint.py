@@ -1,4 +1,4 @@
-"""Fingerprints of weights and texts."""
+"""Fingerprints of weights and texts, with which caches detect changes."""
 
 import hashlib
 
@@ -7,7 +7,14 @@ from torch import nn
 
 
 def text_fingerprint(*parts: str, size: int = 16) -> str:
-    """A fingerprint of some texts in their order, in hexadecimal.
+    """Compute the fingerprint of a sequence of texts.
+
+    Args:
+        *parts: Texts.
+        size: Length of the fingerprint in bytes.
+
+    Returns:
+        Hexadecimal string of `2 * size` characters.
 
     Example:
         >>> text_fingerprint("a", "b", size=4) == text_fingerprint("ab", size=4)
@@ -17,13 +24,16 @@ def text_fingerprint(*parts: str, size: int = 16) -> str:
 
 
 def weights_fingerprint(module: nn.Module, *settings: str, size: int = 16, without: str | None = None) -> str:
-    """A fingerprint that changes with any weight or saved buffer of a module, and with its settings.
+    """Compute a fingerprint of the weights and saved buffers of a module, and of its settings.
 
     Args:
-        module: of any device and precision.
-        *settings: texts that count too, such as the configuration.
-        size: in bytes; the text has two characters for each.
-        without: weights with this in their names do not count.
+        module: Module on any device and in any precision.
+        *settings: Texts to include, such as the configuration.
+        size: Length of the fingerprint in bytes.
+        without: Exclude weights whose name contains this text.
+
+    Returns:
+        Hexadecimal string of `2 * size` characters.
     """
     content_hash = hashlib.blake2b("\0".join(settings).encode(), digest_size=size)
     for name, tensor in module.state_dict().items():

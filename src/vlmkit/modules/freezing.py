@@ -1,13 +1,13 @@
-"""Freezing that survives training mode."""
+"""Modules that stay frozen when the model is set to training mode."""
 
 from torch import nn
 
 
 class Freezable(nn.Module):
-    """A module that can be frozen for good: no gradients, and evaluation mode even while the rest trains.
+    """Base class of modules that can be frozen: without gradients, and always in evaluation mode.
 
     Args:
-        frozen: whether its parameters stay as they are.
+        frozen: Whether the module is frozen.
     """
 
     def __init__(self, frozen: bool = False):
@@ -15,15 +15,15 @@ class Freezable(nn.Module):
         self.frozen = frozen
 
     def freeze(self) -> None:
-        """Take the gradients off, if frozen."""
+        """Disable the gradients of all parameters if the module is frozen."""
         if self.frozen:
             self.requires_grad_(False)
 
     @property
     def is_trained(self) -> bool:
-        """Whether any parameter takes gradients, an adapter's in a frozen module included."""
+        """Return whether any parameter requires a gradient, such as those of an adapter in a frozen module."""
         return any(p.requires_grad for p in self.parameters())
 
     def train(self, mode: bool = True) -> "Freezable":
-        """Set the training mode; if frozen, stay in evaluation mode (no dropout, no batch-norm drift)."""
+        """Set the training mode. A frozen module stays in evaluation mode, without dropout or batch statistics."""
         return super().train(mode and not self.frozen)

@@ -15,7 +15,7 @@ from vlmkit.modules.feed_forward import FeedForward
 from vlmkit.modules.language_models import decoder_layers
 
 _EPS = 1e-5
-# Maps the index of a decoder layer and its input `(B, T, D)` to the input that it gets instead, `(B, T, D)`.
+# Maps the index of a decoder layer and its input `(B, T, D)` to the input that replaces it, `(B, T, D)`.
 CrossAttentionHook = Callable[[int, Tensor], Tensor]
 
 
@@ -131,7 +131,7 @@ class GatedCrossAttention(nn.Module):
                 false.
         """
         has_image = visible.any(dim=-1, keepdim=True)
-        # A softmax needs at least one entry: positions without images attend to all, and the result is dropped.
+        # A softmax needs at least one entry: positions without images attend to all, and their result is discarded.
         mask = additive_attention_mask(visible | ~has_image, cross_attention_states.dtype)
         has_image = has_image[:, 0]
 
@@ -149,8 +149,8 @@ def register_cross_attention_hooks(decoder: PreTrainedModel) -> None:
     """Let the layers of a decoder apply the keyword argument `cross_attention_hook` to their inputs.
 
     A decoder that is called with `cross_attention_hook` passes it on to its layers (see [`check_forwards_keywords`]).
-    Each layer then gets `cross_attention_hook(index, hidden_states)` in place of its hidden states. Calls without the
-    keyword are unchanged. The layers store no block, image or weight.
+    The input of each layer is then replaced with `cross_attention_hook(index, hidden_states)`. Calls without the
+    keyword are unchanged. The layers do not store blocks, images or weights.
 
     Args:
         decoder: Causal language model without its head.
@@ -174,7 +174,7 @@ def check_forwards_keywords(decoder: PreTrainedModel) -> None:
         decoder: Decoder that [`register_cross_attention_hooks`] has prepared.
 
     Raises:
-        ValueError: If a layer does not get the keyword, so that it would never see an image.
+        ValueError: If a layer does not receive the keyword, and could not attend to images.
     """
     called = set()
 

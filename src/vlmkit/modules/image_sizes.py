@@ -1,4 +1,4 @@
-"""Images of several sizes in one batch: each runs at its own size, and its tokens are laid out in the padded grid."""
+"""Encoding of padded images of different sizes, each at its own size."""
 
 import math
 from collections.abc import Callable
@@ -16,28 +16,28 @@ from vlmkit.modules.backbones import backbone_name, interpolation_keywords, patc
 
 @dataclass
 class VisionTowerOutput(BaseModelOutputWithPooling):
-    """What a vision tower returns.
+    """Output of a vision tower.
 
     Args:
-        last_hidden_state: `(B, N, D)`.
-        pooler_output: `(B, D)`.
-        hidden_states: the backbone's, if asked for.
-        attentions: the backbone's, if asked for.
-        patch_attention_mask: `(B, rows, columns)`, if images of several sizes are padded to one. The grid of patch
-            tokens, false for padding. These are the last rows * columns of the N tokens, row by row.
+        last_hidden_state: `(B, N, D)`, the vision features.
+        pooler_output: `(B, D)`, one vector per image.
+        hidden_states: Hidden states of the backbone, with `output_hidden_states=True`.
+        attentions: Attention weights of the backbone, with `output_attentions=True`.
+        patch_attention_mask: `(B, rows, columns)`, false for padding, for padded images of different sizes. The patches
+            are the last `rows * columns` of the N vision features, in row-major order.
     """
 
     patch_attention_mask: Tensor | None = None
 
 
 def image_sizes(pixel_attention_mask: Tensor) -> list[tuple[int, int]]:
-    """Height and width of each image within its padding.
+    """Return height and width of each image without its padding, in pixels.
 
     Args:
-        pixel_attention_mask: `(B, H, W)`, 1 where the image is, from the top left on, and 0 for padding.
+        pixel_attention_mask: `(B, H, W)`, 1 for pixels of the image and 0 for padding on the right and at the bottom.
 
     Raises:
-        ValueError: an image is empty, or no rectangle in the top left corner.
+        ValueError: If an image is empty, or not a rectangle in the top left corner.
 
     Example:
         >>> image_sizes(torch.tensor([[[1, 1, 0], [0, 0, 0]]]))
@@ -50,9 +50,9 @@ def image_sizes(pixel_attention_mask: Tensor) -> list[tuple[int, int]]:
     faulty = (rectangles != is_image).flatten(1).any(dim=1) | (heights * widths == 0)
     if faulty.any():
         raise ValueError(
-            "pixel_attention_mask is empty or no rectangle in the top left corner for image "
-            f"{int(faulty.nonzero()[0])}; pad images on the right and at the bottom, with 1 in the mask for each of "
-            "their pixels and 0 for padding"
+            "`pixel_attention_mask` must be a rectangle in the top left corner of each image, but is not for image "
+            f"{int(faulty.nonzero()[0])}. Pad images on the right and at the bottom, and set the mask to 1 for each "
+            "pixel of the image and to 0 for padding."
         )
     return list(zip(heights.tolist(), widths.tolist(), strict=True))
 
@@ -66,24 +66,26 @@ def encode_by_size(
     num_prefix_tokens: int,
     **kwargs: Any,
 ) -> VisionTowerOutput:
-    """Run images of equal size together, without their padding, and put their tokens into the grid of the padded size.
+    """Encode images of equal size together, without padding, and arrange their patches on the padded grid.
 
-    This equals masking the padding in every layer, with position embeddings interpolated to each image's own size.
+    This is equivalent to masking the padding in every layer, with position embeddings interpolated to the size of each
+    image.
 
     Args:
-        backbone: which is run.
-        encode: runs it on `(b, 3, h, w)` and returns tokens and pooled output.
+        backbone: Backbone that encodes the images.
+        encode: Function that runs the backbone on `(b, 3, h, w)` and returns vision features and pooled output.
         pixel_values: `(B, 3, H, W)`.
-        pixel_attention_mask: `(B, H, W)`, 1 where the image is, from the top left on, and 0 for padding.
-        num_prefix_tokens: how many tokens of `encode` precede the patch tokens.
-        **kwargs: passed to `encode`.
+        pixel_attention_mask: `(B, H, W)`, see [`image_sizes`].
+        num_prefix_tokens: Number of tokens that `encode` returns before the patches.
+        **kwargs: Passed to `encode`.
 
     Returns:
-        `last_hidden_state (B, N, D)`, zeros for padding; `pooler_output (B, D)`; and
+        `last_hidden_state (B, N, D)`, with zeros for padding, `pooler_output (B, D)` and
         `patch_attention_mask (B, rows, columns)`.
 
     Raises:
-        ValueError: the mask does not fit, a side is no multiple of the patch, or the backbone refuses a size.
+        ValueError: If the mask has another shape than the images, a side is not a multiple of the patch size, or the
+            backbone does not support an image size.
     """
     canvas = _padded_size(pixel_values, pixel_attention_mask)
     sizes = image_sizes(pixel_attention_mask)
@@ -114,7 +116,7 @@ def encode_by_size(
 
 
 def _padded_size(pixel_values: Tensor, pixel_attention_mask: Tensor) -> tuple[int, int]:
-    """Height and width of the padded images."""
+    """Return height and width of the padded images."""
     expected = (pixel_values.shape[0], *pixel_values.shape[2:])
     if pixel_attention_mask.shape != expected:
         raise ValueError(
@@ -126,23 +128,26 @@ def _padded_size(pixel_values: Tensor, pixel_attention_mask: Tensor) -> tuple[in
 
 
 def _check_multiples(backbone: PreTrainedModel, sizes: list[tuple[int, int]], patch: tuple[int, int]) -> None:
-    """Refuse sides of which a backbone would silently drop the rest; its own size is its own affair."""
+    """Check that image sides are multiples of the patch size, because backbones silently crop the rest.
+
+    The pretrained size is always accepted.
+    """
     for height, width in sizes:
         if (height % patch[0] or width % patch[1]) and (height, width) != pretrained_size(backbone):
             raise ValueError(
-                f"{backbone_name(backbone.config)} makes a token of {patch[0]} x {patch[1]} pixels, of which an image "
-                f"of {height} x {width} is no multiple; resize and pad images to multiples of it"
+                f"Image sides must be multiples of {patch[0]} x {patch[1]}, the patch size of "
+                f"{backbone_name(backbone.config)} in pixels, but got an image of {height} x {width}. Resize or pad it."
             )
 
 
 def _measured_patch(size: tuple[int, int], num_patches: int) -> tuple[int, int]:
-    """The side of the square of pixels that one token stands for."""
+    """Return the patch size, measured from the number of patches of an image."""
     side = math.isqrt(size[0] * size[1] // num_patches)
     return side, side
 
 
 def _grid(size: tuple[int, int], patch: tuple[int, int]) -> tuple[int, int]:
-    """Rows and columns of tokens."""
+    """Return the number of rows and columns of patches."""
     return size[0] // patch[0], size[1] // patch[1]
 
 
@@ -154,13 +159,14 @@ def _padded(
     canvas: tuple[int, int],
     patch: tuple[int, int],
 ) -> Tensor:
-    """Return the tokens `(b, n, D)` of images of one size on the padded grid, with zeros for padding, `(b, N, D)`."""
+    """Pad the tokens `(b, n, D)` of images of one size with zeros to the padded grid, `(b, N, D)`."""
     (rows, columns), (all_rows, all_columns) = _grid(size, patch), _grid(canvas, patch)
     prefix, patches = tokens[:, :num_prefix_tokens], tokens[:, num_prefix_tokens:]
     if patches.shape[1] != rows * columns:
         raise ValueError(
-            f"{backbone_name(backbone.config)} gives {patches.shape[1]} tokens for an image of {size[0]} x {size[1]} "
-            f"pixels, and not {rows} x {columns}; make all sides multiples of its whole stride, or use another backbone"
+            f"{backbone_name(backbone.config)} must return {rows} x {columns} patches for an image of {size[0]} x "
+            f"{size[1]} pixels, but returned {patches.shape[1]}. Use image sides that are multiples of its total "
+            "stride, or another backbone."
         )
     grid = patches.unflatten(1, (rows, columns))
     grid = nn.functional.pad(grid, (0, 0, 0, all_columns - columns, 0, all_rows - rows))
@@ -170,7 +176,7 @@ def _padded(
 def _patch_attention_mask(
     sizes: list[tuple[int, int]], canvas: tuple[int, int], patch: tuple[int, int], device: torch.device
 ) -> Tensor:
-    """`(B, rows, columns)`, true in each image's own rows and columns."""
+    """Return a mask `(B, rows, columns)` of the patches that belong to each image."""
     grids = torch.tensor([_grid(size, patch) for size in sizes], device=device)
     rows, columns = (torch.arange(side, device=device) for side in _grid(canvas, patch))
     return (rows < grids[:, :1])[:, :, None] & (columns < grids[:, 1:])[:, None]

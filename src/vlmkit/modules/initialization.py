@@ -1,4 +1,4 @@
-"""Initialisations that transformers does not do by itself."""
+"""Weight initialization that replaces the default of transformers."""
 
 from torch import nn
 
@@ -6,12 +6,13 @@ from vlmkit.compat.initialized_weights import mark_as_initialized
 
 
 def initialize_xavier(module: nn.Module) -> None:
-    """Give linear and convolutional layers Xavier-uniform weights and zero biases, for good.
+    """Initialize linear and convolutional layers with Xavier-uniform weights and zero biases.
 
-    transformers initialises every layer once more when the model around it is complete, except for marked ones.
+    transformers initializes all layers again once the model is complete, except for those marked as initialized.
 
     Args:
-        module: whose layers are initialised; those on the meta device, whose weights are about to be loaded, are not.
+        module: Module that contains the layers. Layers on the meta device are skipped, because their weights are
+            about to be loaded.
 
     References:
         Glorot and Bengio, "Understanding the difficulty of training deep feedforward neural networks" (AISTATS 2010).

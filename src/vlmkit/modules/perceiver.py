@@ -1,4 +1,4 @@
-"""A Perceiver resampler: a few learned latents that collect what any number of image tokens show."""
+"""The Perceiver resampler, which reduces any number of vision features to a fixed number of latents."""
 
 import torch
 from torch import Tensor, nn
@@ -13,12 +13,14 @@ _EPS = 1e-6
 
 
 class PerceiverLayer(GradientCheckpointingLayer):
-    """Attention of latents to an image and to each other, then a gated MLP; each behind a norm, with a residual.
+    """Attention of the latents to an image and to each other, followed by a gated MLP.
+
+    Both have a pre-norm and a residual connection.
 
     Args:
-        config: see [`Attention`].
-        hidden_size: width D of latents and image; the MLP has 4 D hidden units.
-        num_heads: see [`Attention`].
+        config: See [`Attention`].
+        hidden_size: Width D of latents and vision features. The MLP has 4 D hidden units.
+        num_heads: See [`Attention`].
     """
 
     def __init__(self, config: PreTrainedConfig, *, hidden_size: int, num_heads: int):
@@ -30,34 +32,37 @@ class PerceiverLayer(GradientCheckpointingLayer):
         self.mlp = GatedMLP(hidden_size, intermediate_size=4 * hidden_size, output_size=hidden_size)
 
     def forward(self, latents: Tensor, vision_features: Tensor, attention_mask: Tensor | None) -> Tensor:
-        """From latents `(B, L, D)` to `(B, L, D)`.
+        """Update the latents.
 
         Args:
             latents: `(B, L, D)`.
             vision_features: `(B, N, D)`.
-            attention_mask: `(B, 1, 1, N + L)`, of the image, then of the latents; added to the scores.
+            attention_mask: `(B, 1, 1, N + L)`, for vision features and latents, added to the scores.
+
+        Returns:
+            `(B, L, D)`.
         """
-        normed = self.latents_norm(latents)
-        seen = torch.cat([self.image_norm(vision_features), normed], dim=1)
-        attended, _ = self.attention(normed, self.attention.key_values(seen), attention_mask)
+        queries = self.latents_norm(latents)
+        keys = torch.cat([self.image_norm(vision_features), queries], dim=1)
+        attended, _ = self.attention(queries, self.attention.key_values(keys), attention_mask)
         latents = latents + attended
         return latents + self.mlp(self.mlp_norm(latents))
 
 
 class PerceiverResampler(nn.Module):
-    """Learned latents that look at an image, layer by layer, and leave as its tokens: few, and always as many.
+    """Learned latents that attend to an image in every layer, and are returned as its embeddings.
 
-    The latents are zeros at first; the model around them draws them, or they would all stay the same.
+    The latents are created as zeros. The model must initialize them at random, because equal latents stay equal.
 
     Args:
-        config: see [`Attention`].
-        hidden_size: width D of image and latents.
-        num_latents: L.
-        depth: number of layers.
-        num_heads: see [`Attention`].
+        config: See [`Attention`].
+        hidden_size: Width D of vision features and latents.
+        num_latents: Number of latents, L.
+        depth: Number of layers.
+        num_heads: See [`Attention`].
 
     Raises:
-        ValueError: no latents or no layers, or heads that do not divide the width.
+        ValueError: If `num_latents` or `depth` is less than 1, or `num_heads` does not divide `hidden_size`.
 
     References:
         Jaegle et al., "Perceiver" (arXiv:2103.03206); Alayrac et al., "Flamingo" (arXiv:2204.14198, section 2.1);
@@ -75,17 +80,20 @@ class PerceiverResampler(nn.Module):
         self.norm = nn.RMSNorm(hidden_size, eps=_EPS)
 
     def forward(self, vision_features: Tensor, vision_mask: Tensor | None = None) -> Tensor:
-        """From `(B, N, D)` to `(B, L, D)`.
+        """Reduce vision features to latents.
 
         Args:
             vision_features: `(B, N, D)`.
-            vision_mask: `(B, N)`, false for padding, which no latent sees.
+            vision_mask: `(B, N)`, false for padding, which the latents do not attend to.
+
+        Returns:
+            `(B, L, D)`.
         """
         latents = self.latents.expand(len(vision_features), -1, -1)
         attention_mask = None
         if vision_mask is not None:
-            sees = nn.functional.pad(vision_mask, (0, len(self.latents)), value=True)[:, None, None]
-            attention_mask = additive_attention_mask(sees, latents.dtype)
+            visible = nn.functional.pad(vision_mask, (0, len(self.latents)), value=True)[:, None, None]
+            attention_mask = additive_attention_mask(visible, latents.dtype)
         for layer in self.layers:
             latents = layer(latents, vision_features, attention_mask)
         return self.norm(latents)

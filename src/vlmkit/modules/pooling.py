@@ -1,4 +1,4 @@
-"""Token sequences to one vector, reading only attended tokens."""
+"""Pooling of token sequences to one vector, over attended tokens only."""
 
 import torch
 from torch import Tensor
@@ -9,18 +9,18 @@ POOLINGS = ("mean", "cls", "last")
 
 
 def pool_tokens(tokens: Tensor, attention_mask: Tensor | None = None, *, pooling: str = "mean") -> Tensor:
-    """Pool each sequence's attended tokens.
+    """Pool the attended tokens of each sequence.
 
     Args:
         tokens: `(B, T, D)`.
-        attention_mask: `(B, T)`, 1 for tokens and 0 for padding on either side; all ones if not given.
+        attention_mask: `(B, T)`, 1 for tokens and 0 for padding on either side. Defaults to ones.
         pooling: `"mean"`, `"cls"` (the first attended token) or `"last"` (the last attended token).
 
     Returns:
-        `(B, D)`; zeros for a sequence without any attended token.
+        `(B, D)`. A sequence without attended tokens gives zeros.
 
     Raises:
-        ValueError: the pooling is unknown.
+        ValueError: If `pooling` is unknown.
 
     Example:
         >>> pool_tokens(torch.tensor([[[1.0], [3.0], [9.0]]]), torch.tensor([[1, 1, 0]])).item()

@@ -1,4 +1,4 @@
-"""An image backbone of which only the width is known."""
+"""Placeholder of a vision backbone, for models that are trained on precomputed vision features."""
 
 from huggingface_hub.dataclasses import strict
 from torch import Tensor
@@ -7,10 +7,10 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 @strict
 class PrecomputedVisionConfig(PreTrainedConfig):
-    """In place of a vision configuration: the images come as tokens of another model.
+    """Vision configuration of a model without a vision tower, which takes `vision_features` computed elsewhere.
 
     Args:
-        hidden_size: width of the tokens.
+        hidden_size: Width of the vision features.
     """
 
     model_type = "vlmkit_precomputed_vision"
@@ -19,10 +19,10 @@ class PrecomputedVisionConfig(PreTrainedConfig):
 
 
 class PrecomputedVisionModel(PreTrainedModel):
-    """Stands where a vision backbone would, without a parameter; it can encode no image.
+    """Vision backbone without parameters, which cannot encode images.
 
     Args:
-        config: see [`PrecomputedVisionConfig`].
+        config: Configuration with the width of the vision features.
     """
 
     config: PrecomputedVisionConfig
@@ -36,12 +36,12 @@ class PrecomputedVisionModel(PreTrainedModel):
         self.post_init()
 
     def forward(self, pixel_values: Tensor, **kwargs: object) -> None:
-        """Refuse images.
+        """Raise an error, because there is no vision tower.
 
         Raises:
-            ValueError: always.
+            ValueError: Always.
         """
         raise ValueError(
-            "this model has no vision tower, only the width of its tokens; give vision_features "
-            f"(images, tokens, {self.config.hidden_size}) in place of pixel_values"
+            "This model has no vision tower and cannot encode `pixel_values`. Pass `vision_features` of the shape "
+            f"(images, tokens, {self.config.hidden_size}) instead."
         )

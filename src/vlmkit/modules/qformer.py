@@ -1,4 +1,4 @@
-"""A Q-Former: a text encoder through which learned queries pass beside the text, and look at an image."""
+"""The Q-Former: a text encoder with learned queries that attend to an image."""
 
 from typing import NamedTuple
 
@@ -16,12 +16,12 @@ _CROSS_EPS = 1e-5
 
 
 class QFormerStates(NamedTuple):
-    """What comes out of the Q-Former's layers.
+    """Output of the Q-Former.
 
     Args:
-        text: `(B, T, D)`; T is 0 without text.
-        queries: `(B, Q, D)`; Q is 0 without an image.
-        layers: `(B, T + Q, D)` before the first layer and after each, where asked for.
+        text: `(B, T, D)`. T is 0 without a text.
+        queries: `(B, Q, D)`. Q is 0 without an image.
+        layers: `(B, T + Q, D)` before the first layer and after each layer, with `output_hidden_states=True`.
     """
 
     text: Tensor
@@ -30,10 +30,10 @@ class QFormerStates(NamedTuple):
 
 
 class TextEmbeddings(nn.Module):
-    """Token plus position embeddings, normalised.
+    """Normalized sum of token and position embeddings.
 
     Args:
-        encoder_sizes: of the text encoder.
+        encoder_sizes: Sizes of the text encoder.
     """
 
     def __init__(self, encoder_sizes: EncoderSizes):
@@ -44,7 +44,7 @@ class TextEmbeddings(nn.Module):
         self.dropout = nn.Dropout(encoder_sizes.dropout)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Look tokens up; positions count the attended ones.
+        """Embed tokens. Positions count attended tokens.
 
         Args:
             input_ids: `(B, T)`, padded on either side.
@@ -54,22 +54,25 @@ class TextEmbeddings(nn.Module):
             `(B, T, D)`.
 
         Raises:
-            ValueError: there are more tokens than positions.
+            ValueError: If there are more tokens than learned positions.
         """
         if input_ids.shape[1] > (limit := self.position_embeddings.num_embeddings):
-            raise ValueError(f"{input_ids.shape[1]} tokens exceed the {limit} learned positions; truncate the text")
+            raise ValueError(
+                f"`input_ids` must have at most {limit} tokens, the number of learned positions, but got "
+                f"{input_ids.shape[1]}. Truncate the texts."
+            )
         positions = (attention_mask.cumsum(dim=1) - 1).clamp(min=0)
         embeddings = self.word_embeddings(input_ids) + self.position_embeddings(positions)
         return self.dropout(self.norm(embeddings))
 
 
 class ImageAttention(nn.Module):
-    """Lets queries look at an image: attention, then a feed-forward layer, each with a residual and a norm behind it.
+    """Cross-attention of the queries to an image, and a feed-forward layer, each with a post-norm and a residual.
 
     Args:
-        config: see [`Attention`].
-        hidden_size: width D of queries and image.
-        num_heads: see [`Attention`].
+        config: See [`Attention`].
+        hidden_size: Width D of queries and vision features.
+        num_heads: See [`Attention`].
     """
 
     def __init__(self, config: PreTrainedConfig, *, hidden_size: int, num_heads: int):
@@ -82,12 +85,15 @@ class ImageAttention(nn.Module):
         )
 
     def forward(self, queries: Tensor, vision_features: Tensor, vision_mask: Tensor | None = None) -> Tensor:
-        """From queries `(B, Q, D)` to `(B, Q, D)`.
+        """Update the queries.
 
         Args:
             queries: `(B, Q, D)`.
             vision_features: `(B, N, D)`.
             vision_mask: `(B, 1, 1, N)`, added to the scores.
+
+        Returns:
+            `(B, Q, D)`.
         """
         key_values = self.cross_attention.attention.key_values(vision_features)
         queries, _ = self.cross_attention(queries, key_values, vision_mask)
@@ -95,14 +101,14 @@ class ImageAttention(nn.Module):
 
 
 class QFormerLayer(GradientCheckpointingLayer):
-    """Self-attention of text and queries together; in some layers the queries then look at the image.
+    """Layer of a Q-Former: self-attention over text and queries, a feed-forward layer, and attention to the image.
 
-    Each part has a residual connection and a norm behind it.
+    Each part has a residual connection and a post-norm.
 
     Args:
-        config: see [`Attention`].
-        encoder_sizes: of the text encoder, which this is a layer of.
-        num_cross_attention_heads: heads of the attention to the image; `None` in a layer without.
+        config: See [`Attention`].
+        encoder_sizes: Sizes of the text encoder.
+        num_cross_attention_heads: Heads of the attention to the image, or `None` for a layer without it.
     """
 
     def __init__(self, config: PreTrainedConfig, *, encoder_sizes: EncoderSizes, num_cross_attention_heads: int | None):
@@ -138,14 +144,17 @@ class QFormerLayer(GradientCheckpointingLayer):
         num_text_tokens: int,
         vision_mask: Tensor | None = None,
     ) -> Tensor:
-        """From `(B, T + Q, D)` to `(B, T + Q, D)`.
+        """Update text and queries.
 
         Args:
-            hidden_states: of the text, then of the queries.
-            vision_features: `(B, N, D)`; `None` if there are no queries.
+            hidden_states: `(B, T + Q, D)`, text tokens before queries.
+            vision_features: `(B, N, D)`, or `None` if there are no queries.
             attention_mask: `(B, 1, T + Q, T + Q)`, added to the scores.
-            num_text_tokens: T.
-            vision_mask: see [`ImageAttention`].
+            num_text_tokens: Number of text tokens, T.
+            vision_mask: `(B, 1, 1, N)`, added to the scores of the attention to the image.
+
+        Returns:
+            `(B, T + Q, D)`.
         """
         hidden_states, _ = self.self_attention(hidden_states, attention_mask=attention_mask)
         hidden_states = self.feed_forward(hidden_states)
@@ -156,19 +165,19 @@ class QFormerLayer(GradientCheckpointingLayer):
 
 
 class QFormer(nn.Module):
-    """The layers of a text encoder, and learned queries that pass through them and look at an image on their way.
+    """The layers of a text encoder, and learned queries that pass through them and attend to an image.
 
     Args:
-        config: see [`Attention`].
-        encoder_sizes: of the text encoder.
-        num_queries: Q.
-        num_cross_attention_heads: heads of the attention to the image, a divisor of the width.
-        cross_attention_frequency: The second layer, and every so many layers after it, attends to the image. With 1,
-            all layers do.
-        queries_see_text: see [`joint_attention_mask`].
+        config: See [`Attention`].
+        encoder_sizes: Sizes of the text encoder.
+        num_queries: Number of queries, Q.
+        num_cross_attention_heads: Heads of the attention to the image, a divisor of the width.
+        cross_attention_frequency: Number of layers from one layer with attention to the image to the next. The second
+            layer is the first of them. With 1, all layers attend to the image.
+        queries_see_text: See [`joint_attention_mask`].
 
     Raises:
-        ValueError: no layer would look at the image, or the heads do not divide the width.
+        ValueError: If no layer would attend to the image, or the heads do not divide the width.
 
     References:
         Li et al., "BLIP-2" (arXiv:2301.12597, section 3.1); vlm-training (see `docs/papers.md`).
@@ -214,21 +223,22 @@ class QFormer(nn.Module):
         output_hidden_states: bool = False,
         vision_mask: Tensor | None = None,
     ) -> QFormerStates:
-        """Run texts, images, or both side by side.
+        """Encode texts, images, or pairs of both.
 
         Args:
-            text_states: `(B, T, D)`, of [`TextEmbeddings`].
-            vision_features: `(B, N, D)`; without them there are no queries.
-            attention_mask: `(B, T)` of the texts, 1 for tokens and 0 for padding; all ones if not given.
-            mode: see [`joint_attention_mask`].
-            output_hidden_states: whether the states after each layer are returned, too.
-            vision_mask: `(B, N)`, false for padding, which no query sees; at least one token of each image is true.
+            text_states: `(B, T, D)`, output of [`TextEmbeddings`].
+            vision_features: `(B, N, D)`. Without them, there are no queries.
+            attention_mask: `(B, T)`, 1 for text tokens and 0 for padding. Defaults to ones.
+            mode: Attention between text and queries, see [`joint_attention_mask`].
+            output_hidden_states: Whether to return the states after each layer.
+            vision_mask: `(B, N)`, false for padding, which the queries do not attend to. At least one entry of each
+                image must be true.
 
         Raises:
-            ValueError: the mode is unknown, or there is neither text nor image.
+            ValueError: If `mode` is unknown, or neither text nor image is given.
         """
         if text_states is None and vision_features is None:
-            raise ValueError("give text_states, vision_features or both")
+            raise ValueError("Pass `text_states`, `vision_features` or both.")
         parts = [] if text_states is None else [text_states]
         if vision_features is not None:
             parts.append(self.query_tokens.expand(len(vision_features), -1, -1))
@@ -239,10 +249,10 @@ class QFormer(nn.Module):
                 attention_mask = text_states.new_ones(text_states.shape[:2])
             num_text_tokens = text_states.shape[1]
             num_queries = hidden_states.shape[1] - num_text_tokens
-            sees = joint_attention_mask(
+            visible = joint_attention_mask(
                 attention_mask, num_queries=num_queries, mode=mode, queries_see_text=self.queries_see_text
             )
-            mask = additive_attention_mask(sees, hidden_states.dtype)
+            mask = additive_attention_mask(visible, hidden_states.dtype)
         if vision_mask is not None:
             vision_mask = additive_attention_mask(vision_mask[:, None, None], hidden_states.dtype)
         all_states = [hidden_states]
@@ -260,21 +270,23 @@ class QFormer(nn.Module):
 def joint_attention_mask(
     attention_mask: Tensor, *, num_queries: int, mode: str, queries_see_text: bool = False
 ) -> Tensor:
-    """Who sees whom among the tokens of texts and the queries behind them.
+    """Compute the self-attention mask of text tokens and the queries after them.
 
     Args:
-        attention_mask: `(B, T)`, 1 for tokens and 0 for padding, which nobody sees but itself.
-        num_queries: Q.
-        mode: `"unimodal"` (text and queries are blind to each other), `"multimodal"` (all see all) or
-            `"multimodal_causal"` (a word sees itself, the words before it and the queries; a query sees the queries).
-        queries_see_text: whether queries see the text in `"multimodal_causal"`, too; words then see later ones through
-            them.
+        attention_mask: `(B, T)`, 1 for tokens and 0 for padding, which only padding itself attends to.
+        num_queries: Number of queries, Q.
+        mode: `"unimodal"` (text and queries do not attend to each other), `"multimodal"` (all attend to all) or
+            `"multimodal_causal"` (text tokens attend to themselves, earlier text tokens and the queries; queries
+            attend to queries).
+        queries_see_text: Whether queries also attend to the text with `"multimodal_causal"`. Text tokens can then
+            access later ones through the queries.
 
     Returns:
-        `(B, 1, T + Q, T + Q)`, true where a row sees a column. Every row sees itself, or it would have no softmax.
+        `(B, 1, T + Q, T + Q)`, true where a row attends to a column. The diagonal is always true, because a softmax
+        needs at least one entry.
 
     Raises:
-        ValueError: the mode is unknown.
+        ValueError: If `mode` is unknown.
 
     Example:
         >>> joint_attention_mask(torch.tensor([[1, 1]]), num_queries=1, mode="multimodal_causal").int()[0, 0].tolist()
@@ -285,13 +297,13 @@ def joint_attention_mask(
     row = torch.arange(num_text_tokens + num_queries, device=attention_mask.device)
     column, is_text = row[None, :], row < num_text_tokens
     row, same_side = row[:, None], is_text[:, None] == is_text[None, :]
-    is_there = nn.functional.pad(attention_mask.bool(), (0, num_queries), value=True)[:, None, None, :]
+    is_token = nn.functional.pad(attention_mask.bool(), (0, num_queries), value=True)[:, None, None, :]
     if mode == "unimodal":
-        sees = same_side
+        visible = same_side
     elif mode == "multimodal":
-        sees = torch.ones_like(same_side)
+        visible = torch.ones_like(same_side)
     else:
-        sees = torch.where(is_text[:, None] & is_text[None, :], column <= row, True)
+        visible = torch.where(is_text[:, None] & is_text[None, :], column <= row, True)
         if not queries_see_text:
-            sees = sees & (same_side | is_text[:, None])
-    return (sees & is_there) | (row == column)
+            visible = visible & (same_side | is_text[:, None])
+    return (visible & is_token) | (row == column)

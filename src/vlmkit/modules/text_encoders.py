@@ -1,4 +1,4 @@
-"""The text encoders that a Q-Former can start from: their sizes, and their weights under the Q-Former's names."""
+"""Sizes and weights of the text encoders that a Q-Former can be initialized from."""
 
 from typing import Any, NamedTuple
 
@@ -7,7 +7,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 FAMILIES = ("distilbert", "bert", "roberta")
 
-# Parts of the weights' names, there and here, in the order in which they are replaced.
+# Parts of weight names in the text encoder and in the Q-Former, in the order of their replacement.
 _DISTILBERT_NAMES = {
     "embeddings.LayerNorm": "text_embeddings.norm",
     "embeddings.word": "text_embeddings.word",
@@ -39,19 +39,19 @@ _BERT_NAMES = {
 
 
 class EncoderSizes(NamedTuple):
-    """Sizes of a text encoder of BERT's family.
+    """Sizes of a BERT-like text encoder.
 
     Args:
-        vocab_size: rows of the table of token embeddings.
-        num_positions: tokens that a text can have.
-        hidden_size: width D of the tokens.
-        num_layers: of self-attention and feed-forward.
-        num_heads: of self-attention.
-        intermediate_size: width within the feed-forward layers.
-        eps: of all layer norms.
-        dropout: of embeddings and feed-forward layers.
-        attention_dropout: of attention probabilities.
-        output_dropout: of what is attended.
+        vocab_size: Number of token embeddings.
+        num_positions: Maximum number of tokens of a text.
+        hidden_size: Width D of the tokens.
+        num_layers: Number of layers.
+        num_heads: Number of heads of the self-attention.
+        intermediate_size: Hidden width of the feed-forward layers.
+        eps: Epsilon of all layer norms.
+        dropout: Dropout probability of embeddings and feed-forward layers.
+        attention_dropout: Dropout probability of the attention weights.
+        output_dropout: Dropout probability of the attention output.
     """
 
     vocab_size: int
@@ -70,20 +70,20 @@ def encoder_sizes(config: PreTrainedConfig) -> EncoderSizes:
     """Read the sizes of a text encoder.
 
     Args:
-        config: of DistilBERT, BERT (and with it MiniLM) or RoBERTa.
+        config: Configuration of a DistilBERT, BERT (which includes MiniLM) or RoBERTa model.
 
     Raises:
-        ValueError: it is another model, or its activation is not the GELU that all published ones have.
+        ValueError: If the model has another type, or an activation other than GELU.
     """
     if config.model_type not in FAMILIES:
         raise ValueError(
-            f"{config.model_type} is no text encoder that the Q-Former can start from; give one of the family of BERT: "
-            f"{', '.join(FAMILIES)} (MiniLM is a bert)"
+            f"The text encoder of a Q-Former must have one of the model types {', '.join(FAMILIES)} (MiniLM has type "
+            f"bert), but got {config.model_type!r}."
         )
     is_distilbert = config.model_type == "distilbert"
     activation = config.activation if is_distilbert else config.hidden_act
     if activation != "gelu":
-        raise ValueError(f"the activation of text_config is {activation!r}; the Q-Former's is 'gelu'")
+        raise ValueError(f"The activation of a Q-Former's text encoder must be 'gelu', but got {activation!r}.")
     common: dict[str, Any] = {
         "vocab_size": config.vocab_size,
         "num_positions": config.max_position_embeddings - _first_position(config),
@@ -111,13 +111,13 @@ def encoder_sizes(config: PreTrainedConfig) -> EncoderSizes:
 
 
 def encoder_weights(encoder: PreTrainedModel) -> dict[str, Tensor]:
-    """The weights of a text encoder, under the names that they have in `text_embeddings` and `qformer`.
+    """Return the weights of a text encoder under the names of `text_embeddings` and `qformer`.
 
-    What BERT and RoBERTa add to every token of a text (the embedding of its first segment) is added to the table of
-    positions, of which RoBERTa's first rows belong to the padding and are left out.
+    The embedding of the first segment, which BERT and RoBERTa add to every token, is added to the position embeddings.
+    The first position embeddings of RoBERTa, which belong to padding, are removed.
 
     Args:
-        encoder: of one of the families that [`encoder_sizes`] knows, without a pooling layer.
+        encoder: Text encoder without a pooling layer, of a type that [`encoder_sizes`] supports.
     """
     names = _DISTILBERT_NAMES if encoder.config.model_type == "distilbert" else _BERT_NAMES
     weights = {}
@@ -132,5 +132,5 @@ def encoder_weights(encoder: PreTrainedModel) -> dict[str, Tensor]:
 
 
 def _first_position(config: PreTrainedConfig) -> int:
-    """The row of the first token's position: RoBERTa counts from its padding token."""
+    """Return the row of the first position. RoBERTa counts from its padding token."""
     return config.pad_token_id + 1 if config.model_type == "roberta" else 0

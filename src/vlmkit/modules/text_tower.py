@@ -1,4 +1,4 @@
-"""Any text backbone behind one interface: tokens `(B, T, D)` and one pooled vector `(B, D)`."""
+"""Text towers: any text backbone with one interface, tokens `(B, T, D)` and a pooled vector `(B, D)`."""
 
 import copy
 import os
@@ -25,17 +25,17 @@ TEXT_FEATURES = ("token_embeddings", "encoder")
 
 
 class TextTower(Tower):
-    """A text backbone, or nothing but its embedding tables.
+    """A text backbone of transformers, or its embeddings only.
 
     Args:
-        config: the backbone's configuration; of a two-tower one (CLIP, SigLIP), its text part.
-        features: `"encoder"` (contextual states) or `"token_embeddings"` (token plus learned position embeddings; no
-            other parameter of the backbone is built).
-        pooling: `"mean"`, `"cls"` or `"last"`, over attended tokens.
-        frozen: see [`Tower`].
+        config: Configuration of the backbone, or the text part of a model with two towers (CLIP, SigLIP).
+        features: `"encoder"` for the hidden states of the backbone, or `"token_embeddings"` for token plus learned
+            position embeddings. Other parameters of the backbone are not built then.
+        pooling: Pooling of attended tokens: `"mean"`, `"cls"` or `"last"`, see [`pool_tokens`].
+        frozen: Whether the backbone is frozen.
 
     Raises:
-        ValueError: an option is unknown, or the backbone is no text encoder.
+        ValueError: If `features` or `pooling` is unknown, or the backbone is not a text encoder.
     """
 
     def __init__(
@@ -49,12 +49,12 @@ class TextTower(Tower):
             auto_class = _text_auto_class(config)
             backbone = auto_class.from_config(config, **pooler_keywords(auto_class, config))
             if not isinstance(backbone.get_input_embeddings(), nn.Embedding):
-                raise ValueError(f"{backbone_name(config)} has no table of token embeddings; give a text model")
+                raise ValueError(f"Model type {backbone_name(config)!r} has no token embeddings. Use a text model.")
         super().__init__(backbone, pooling=pooling, frozen=frozen)
 
     @property
     def hidden_size(self) -> int:
-        """Width D of the tokens and of the pooled vector."""
+        """Return the width D of the tokens and of the pooled vector."""
         if isinstance(self.backbone, TokenEmbeddings):
             return self.backbone.token_embeddings.embedding_dim
         return features_size(self.backbone)
@@ -88,19 +88,19 @@ class TextTower(Tower):
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any
     ) -> BaseModelOutputWithPooling:
-        """Encode texts; padding on the left or on the right gives the same result.
+        """Encode texts. The result does not depend on the padding side.
 
         Args:
             input_ids: `(B, T)`.
-            attention_mask: `(B, T)`, 1 for tokens and 0 for padding; all ones if not given.
-            **kwargs: passed to the backbone, such as `output_hidden_states`.
+            attention_mask: `(B, T)`, 1 for tokens and 0 for padding on either side. Defaults to ones.
+            **kwargs: Passed to the backbone, such as `output_hidden_states`.
 
         Returns:
             `last_hidden_state (B, T, D)` and `pooler_output (B, D)`.
         """
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
-        # Every backbone counts positions in its own way, but all agree once the padding is on the right.
+        # Backbones count positions in different ways, but all of them agree if the padding is on the right.
         order = attention_mask.argsort(dim=1, descending=True, stable=True)
         outputs = self.backbone(
             input_ids=input_ids.gather(1, order),
@@ -126,7 +126,7 @@ def _reorder(tensor: Tensor, order: Tensor, dim: int) -> Tensor:
 
 
 def _text_auto_class(config: PreTrainedConfig) -> Any:
-    """The class that builds only the encoder of an encoder-decoder (T5)."""
+    """Return the Auto class that builds the encoder of a model, without the decoder of T5-like models."""
     if config.is_encoder_decoder and type(config) not in MODEL_FOR_TEXT_ENCODING_MAPPING:
-        raise ValueError(f"{config.model_type} cannot be built without its decoder; use another text model")
+        raise ValueError(f"Model type {config.model_type!r} cannot be built without its decoder. Use another model.")
     return AutoModelForTextEncoding if type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING else AutoModel

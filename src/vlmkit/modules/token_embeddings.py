@@ -1,4 +1,4 @@
-"""The embedding tables of any text model, without the rest of it."""
+"""Token and position embeddings of a text model, without its layers."""
 
 import copy
 import os
@@ -11,19 +11,19 @@ from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutput
 
-# What text models call their table of learned positions: GPT-2 and GPT-Neo, BERT's family, CLIP, OPT and BART.
+# Names of the position embeddings in GPT-2 and GPT-Neo, BERT-like models, CLIP, and OPT and BART.
 _POSITION_TABLES = {"wpe", "position_embeddings", "position_embedding", "embed_positions"}
 
 
 class TokenEmbeddings(PreTrainedModel):
-    """Token embeddings plus learned position embeddings (where the text model has such a table).
+    """Token embeddings of a text model, plus its learned position embeddings if it has any.
 
-    Of GPT-2's 124.4M parameters only these 39.4M are built, loaded and saved.
+    Only these weights are built, loaded and saved: 39.4M of the 124.4M parameters of GPT-2.
 
     Args:
-        config: the text model's configuration.
-        part_of_checkpoint: whether weights are about to be read from a whole text model, whose other weights then
-            deserve no warning.
+        config: Configuration of the text model.
+        part_of_checkpoint: Whether the weights are about to be loaded from the checkpoint of a whole text model, whose
+            other weights must not cause a warning.
     """
 
     config: PreTrainedConfig
@@ -43,22 +43,22 @@ class TokenEmbeddings(PreTrainedModel):
             None if positions is None else nn.Embedding(positions.num_embeddings, positions.embedding_dim)
         )
         self.post_init()
-        if part_of_checkpoint:  # not on the class: a model hands its class's patterns on to the model around it
+        if part_of_checkpoint:  # not a class attribute, because transformers applies those to the outer model
             self._keys_to_ignore_on_load_unexpected = {".*"}
 
     @classmethod
     def from_text_pretrained(
         cls, name_or_path: str | os.PathLike, config: PreTrainedConfig, **kwargs: Any
     ) -> "TokenEmbeddings":
-        """Read the tables, and nothing else, from a text model's checkpoint.
+        """Load the embeddings from the checkpoint of a text model.
 
         Args:
-            name_or_path: a folder or hub id of the text model.
-            config: its configuration (the text part, where it has several).
-            **kwargs: passed to `from_pretrained`, such as `dtype` or `revision`.
+            name_or_path: Folder or Hub id of the text model.
+            config: Configuration of the text model, or the text part of a model with two towers.
+            **kwargs: Passed to `from_pretrained`, such as `dtype` or `revision`.
 
         Raises:
-            ValueError: the checkpoint holds no such table.
+            ValueError: If the checkpoint does not contain the embeddings.
         """
         tokens_name, _, positions_name, _ = _find_tables(config)
         renames = {rf"^(?:.+\.)?{re.escape(tokens_name)}\.weight$": "token_embeddings.weight"}
@@ -74,17 +74,17 @@ class TokenEmbeddings(PreTrainedModel):
         )
         if report["missing_keys"]:
             raise ValueError(
-                f"{name_or_path} holds no weights for {sorted(report['missing_keys'])} (looked for {tokens_name!r} and "
-                f"{positions_name!r}); use text_features='encoder'"
+                f"The checkpoint {name_or_path} must contain {tokens_name!r} and {positions_name!r}, but "
+                f"{sorted(report['missing_keys'])} is missing. Use `text_features='encoder'`."
             )
         return model
 
     def get_input_embeddings(self) -> nn.Embedding:
-        """The token table."""
+        """Return the token embeddings."""
         return self.token_embeddings
 
     def set_input_embeddings(self, value: nn.Embedding) -> None:
-        """Replace the token table."""
+        """Replace the token embeddings."""
         self.token_embeddings = value
 
     @torch.no_grad()
@@ -93,42 +93,45 @@ class TokenEmbeddings(PreTrainedModel):
             init.normal_(module.weight, std=getattr(self.config, "initializer_range", None) or 0.02)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> BaseModelOutput:
-        """Look tokens up.
+        """Embed tokens.
 
         Args:
-            input_ids: `(B, T)`, padding (if any) on the right.
-            attention_mask: ignored: tokens do not see each other.
-            **kwargs: ignored.
+            input_ids: `(B, T)`, padded on the right.
+            attention_mask: Not used, because tokens do not attend to each other.
+            **kwargs: Not used.
 
         Returns:
             `last_hidden_state (B, T, D)`.
 
         Raises:
-            ValueError: there are more tokens than learned positions.
+            ValueError: If there are more tokens than learned positions.
         """
         embeddings = self.token_embeddings(input_ids)
         if self.position_embeddings is not None:
             end = self.position_offset + input_ids.shape[1]
             if end > self.position_embeddings.num_embeddings:
                 limit = self.position_embeddings.num_embeddings - self.position_offset
-                raise ValueError(f"{input_ids.shape[1]} tokens exceed the {limit} learned positions; truncate the text")
+                raise ValueError(
+                    f"`input_ids` must have at most {limit} tokens, the number of learned positions, but got "
+                    f"{input_ids.shape[1]}. Truncate the texts."
+                )
             embeddings = embeddings + self.position_embeddings.weight[self.position_offset : end]
         return BaseModelOutput(last_hidden_state=embeddings)
 
 
 def _find_tables(config: PreTrainedConfig) -> tuple[str, nn.Embedding, str | None, nn.Embedding | None]:
-    """Names and shapes of the token and position tables of a text model, which is built without memory to look.
+    """Return names and modules of the token and position embeddings of a text model, on the meta device.
 
     Raises:
-        ValueError: it is no text model.
+        ValueError: If the model has no token embeddings.
     """
     config = copy.deepcopy(config)  # building a model writes into its configuration
-    config._attn_implementation = "eager"  # which every model has
+    config._attn_implementation = "eager"  # supported by every model
     with torch.device("meta"):
         model = AutoModel.from_config(config)
     tokens = model.get_input_embeddings()
     if not isinstance(tokens, nn.Embedding):
-        raise ValueError(f"{config.model_type} has no table of token embeddings; give a text model")
+        raise ValueError(f"Model type {config.model_type!r} has no token embeddings. Use a text model.")
     names = {module: name for name, module in model.named_modules() if isinstance(module, nn.Embedding)}
     for module, name in names.items():
         same_width = module.embedding_dim == tokens.embedding_dim
@@ -138,7 +141,7 @@ def _find_tables(config: PreTrainedConfig) -> tuple[str, nn.Embedding, str | Non
 
 
 def _first_position(table: nn.Embedding) -> int:
-    """The row of the first token's position: OPT and BART keep an offset, RoBERTa counts from its padding row."""
+    """Return the row of the first position. OPT and BART have an offset, and RoBERTa counts from its padding row."""
     if table.padding_idx is not None:
         return table.padding_idx + 1
     return getattr(table, "offset", 0)

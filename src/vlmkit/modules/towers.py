@@ -1,4 +1,4 @@
-"""What the vision and the text tower of a model have in common, and the configurations that they are built from."""
+"""Base class of vision and text towers, and the configurations that they are built from."""
 
 import os
 from collections.abc import Callable
@@ -9,12 +9,12 @@ from vlmkit.modules.freezing import Freezable
 
 
 class Tower(Freezable):
-    """A backbone of transformers, frozen or not, and how its tokens become one vector.
+    """A backbone of transformers that can be frozen, with a pooling of its tokens.
 
     Args:
-        backbone: the model.
-        pooling: how; see [`VisionTower`] and [`TextTower`].
-        frozen: whether its parameters stay as they are.
+        backbone: Pretrained or new model.
+        pooling: Pooling of the tokens, see [`VisionTower`] and [`TextTower`].
+        frozen: Whether the backbone is frozen.
     """
 
     def __init__(self, backbone: PreTrainedModel, *, pooling: str, frozen: bool = False):
@@ -23,33 +23,35 @@ class Tower(Freezable):
         self.set_backbone(backbone)
 
     def set_backbone(self, backbone: PreTrainedModel) -> None:
-        """Put another backbone of the same shape in place, such as the pretrained one."""
+        """Replace the backbone with another one of the same shape, such as the pretrained one."""
         self.backbone = backbone
         self.freeze()
         self.train(self.training)
 
 
 def get_vision_config(config: PreTrainedConfig) -> PreTrainedConfig:
-    """The vision tower's configuration: of a two-tower one (CLIP, SigLIP) its vision part, else the whole."""
+    """Return the vision part of a configuration with two towers (CLIP, SigLIP), or else the configuration."""
     return getattr(config, "vision_config", None) or config
 
 
 def get_text_config(config: PreTrainedConfig) -> PreTrainedConfig:
-    """The text tower's configuration: of a two-tower one (CLIP, SigLIP) its text part, else the whole."""
+    """Return the text part of a configuration with two towers (CLIP, SigLIP), or else the configuration."""
     return getattr(config, "text_config", None) or config
 
 
 def load_backbone_config(
     name_or_path: str | os.PathLike, part: Callable[[PreTrainedConfig], PreTrainedConfig]
 ) -> PreTrainedConfig:
-    """The configuration of a backbone to build a model with; a local folder's path stays out of what is published.
+    """Load the configuration of a backbone.
+
+    The path of a local folder is removed from the configuration, because it would be published with the model.
 
     Args:
-        name_or_path: a folder or hub id.
+        name_or_path: Folder or Hub id of the backbone.
         part: [`get_vision_config`] or [`get_text_config`].
 
     Raises:
-        OSError: there is no such model.
+        OSError: If the model cannot be found.
     """
     config = part(AutoConfig.from_pretrained(name_or_path))
     config._name_or_path = "" if os.path.isdir(name_or_path) else str(name_or_path)

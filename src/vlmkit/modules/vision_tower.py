@@ -1,4 +1,4 @@
-"""Any image backbone behind one interface: tokens `(B, N, D)` and one pooled vector `(B, D)`."""
+"""Vision towers: any image backbone with one interface, vision features `(B, N, D)` and a pooled vector `(B, D)`."""
 
 import copy
 import math
@@ -31,20 +31,20 @@ class VisionTower(Tower):
     """An image backbone of transformers or timm.
 
     Args:
-        config: the backbone's configuration; of a two-tower one (CLIP, SigLIP), its vision part.
-        pooling: `"pooler"` (the backbone's own pooled output), `"cls"` (the class token), `"mean"` (mean over patch
-            tokens) or `"auto"` (the first of these three that the backbone has).
-        frozen: see [`Tower`].
-        prefix_tokens: whether class, distillation and register tokens are among the tokens that are returned.
-        layers: indices into the backbone's `hidden_states`, whose tokens are returned one layer after the other in
-            place of the last ones. They must be as many in each and as wide as the last ones, as a ViT's are.
+        config: Configuration of the backbone, or the vision part of a model with two towers (CLIP, SigLIP).
+        pooling: `"pooler"` (pooled output of the backbone), `"cls"` (class token), `"mean"` (mean over patches) or
+            `"auto"` (the first of these three that the backbone supports).
+        frozen: Whether the backbone is frozen.
+        prefix_tokens: Whether to return class, distillation and register tokens in front of the patches.
+        layers: Indices into the `hidden_states` of the backbone. The tokens of these layers are concatenated along the
+            token dimension, instead of returning the last layer. All layers must have the same shape, as in a ViT.
 
     Attributes:
-        hidden_size: width of the tokens.
-        num_prefix_tokens: class, distillation and register tokens that precede the patch tokens.
+        hidden_size: Width D of the vision features.
+        num_prefix_tokens: Number of class, distillation and register tokens, which precede the patches.
 
     Raises:
-        ValueError: it is no image model, or cannot be pooled in the way asked for.
+        ValueError: If the model is not an image model, or does not support `pooling` or `layers`.
     """
 
     def __init__(
@@ -59,7 +59,10 @@ class VisionTower(Tower):
         check_choice("vision_pooling", pooling, VISION_POOLINGS)
         backbone = AutoModel.from_config(config, **pooler_keywords(AutoModel, config))
         if backbone.main_input_name != "pixel_values":
-            raise ValueError(f"{backbone_name(config)} is no image model: it takes {backbone.main_input_name}")
+            raise ValueError(
+                f"The vision backbone must take `pixel_values`, but {backbone_name(config)} takes "
+                f"`{backbone.main_input_name}`. Use an image model."
+            )
         if hasattr(backbone, "timm_model"):
             restore_timm_initialization(backbone)
         super().__init__(backbone, pooling=pooling, frozen=frozen)
@@ -68,20 +71,21 @@ class VisionTower(Tower):
         depth = getattr(self.backbone.config, "num_hidden_layers", None)
         for layer in self.layers or ():
             if isinstance(depth, int) and not -depth - 1 <= layer <= depth:
-                raise ValueError(f"{backbone_name(config)} has no hidden states {layer}; it has {depth + 1}, from 0")
+                raise ValueError(_missing_layer_message(config, layer, depth + 1))
         if pooling == "cls" and not self.num_prefix_tokens:
             raise ValueError(
-                f"vision_pooling is 'cls', but {backbone_name(config)} has no class token; choose 'mean' or 'pooler'"
+                f"`vision_pooling` must be 'mean' or 'pooler' for {backbone_name(config)}, which has no class token, "
+                "but got 'cls'."
             )
 
     @property
     def hidden_size(self) -> int:
-        """Width D of the tokens."""
+        """Return the width D of the vision features."""
         return features_size(self.backbone)
 
     @property
     def pooled_size(self) -> int:
-        """Width of the pooled vector: that of the tokens, except for CNNs whose head widens it."""
+        """Return the width of the pooled vector. It differs from `hidden_size` for CNNs with a wider head."""
         timm_model = getattr(self.backbone, "timm_model", None)
         if timm_model is not None and self.pooling in ("auto", "pooler"):
             return getattr(timm_model, "head_hidden_size", None) or timm_model.num_features
@@ -93,7 +97,13 @@ class VisionTower(Tower):
 
     @classmethod
     def load_backbone(cls, name_or_path: str | os.PathLike, config: PreTrainedConfig, **kwargs: Any) -> PreTrainedModel:
-        """Load pretrained weights for a tower of this configuration, from a folder or the hub."""
+        """Load a pretrained backbone.
+
+        Args:
+            name_or_path: Folder or Hub id of the image model.
+            config: Configuration of the tower.
+            **kwargs: Passed to `from_pretrained`, such as `dtype`.
+        """
         return AutoModel.from_pretrained(name_or_path, config=config, **pooler_keywords(AutoModel, config), **kwargs)
 
     def forward(
@@ -102,22 +112,23 @@ class VisionTower(Tower):
         """Encode images.
 
         Args:
-            pixel_values: `(B, 3, H, W)`; with a mask, images of several sizes, padded on the right and at the bottom.
-            pixel_attention_mask: `(B, H, W)`, 1 for the pixels of an image and 0 for padding. With it, each image is
-                encoded at its own size, with position embeddings interpolated to it, and neither other images nor
-                padding change it. In training, batch normalization takes its statistics over images of equal size.
-            **kwargs: passed to the backbone, such as `output_hidden_states`.
+            pixel_values: `(B, 3, H, W)`. Images of different sizes are padded on the right and at the bottom.
+            pixel_attention_mask: `(B, H, W)`, 1 for pixels of the image and 0 for padding. With a mask, each image is
+                encoded at its own size with interpolated position embeddings, independently of padding and of other
+                images. In training, batch normalization computes its statistics over images of equal size. Defaults
+                to ones if the images do not have the pretrained size.
+            **kwargs: Passed to the backbone, such as `output_hidden_states`.
 
         Returns:
-            `last_hidden_state (B, N, D)`, prefix tokens first, or `(B, L * N, D)` of L layers; and
-            `pooler_output (B, pooled_size)`. With a `pixel_attention_mask`, also
-            `patch_attention_mask (B, rows, columns)`, the grid of the patch tokens. It is false for padding, whose
-            tokens are zeros. Hidden states and attentions are then returned for images of one size only. Images of
-            another size than the pretrained one are treated as with a mask of ones.
+            `last_hidden_state (B, N, D)`, prefix tokens first, or `(B, L * N, D)` for L layers, and
+            `pooler_output (B, pooled_size)`. With a mask, also `patch_attention_mask (B, rows, columns)`, false for
+            padding, whose features are zeros. Hidden states and attentions are then only returned if all images have
+            the same size.
 
         Raises:
-            ValueError: the backbone returns other tokens than its configuration tells, or has no such layer; the mask
-                does not fit, a side is no multiple of the patch, or the backbone takes only images of its own size.
+            ValueError: If the features do not match the configuration of the backbone, a layer does not exist, the
+                mask has another shape than the images, a side is not a multiple of the patch size, or the backbone
+                does not support the image size.
         """
         if pixel_attention_mask is None:
             size, own = tuple(pixel_values.shape[2:]), pretrained_size(self.backbone)
@@ -126,8 +137,8 @@ class VisionTower(Tower):
             pixel_attention_mask = pixel_values.new_ones(len(pixel_values), *size)
         if self.layers is not None:
             raise ValueError(
-                f"pixel_attention_mask and the vision layers {self.layers} exclude each other; leave out the mask and "
-                "give images of one size, or take the last layer's tokens alone"
+                f"`pixel_attention_mask` cannot be combined with the vision layers {self.layers}. Pass images of the "
+                "pretrained size without a mask, or use the last layer only."
             )
         num_prefix = self.num_prefix_tokens if self.prefix_tokens else 0
         return encode_by_size(
@@ -197,14 +208,14 @@ class VisionTower(Tower):
             kwargs["output_hidden_states"] = True
         outputs = self.backbone(pixel_values=pixel_values, return_dict=True, **kwargs)
         tokens = outputs.last_hidden_state
-        if tokens.ndim == 4:  # a feature map: (B, D, H, W), or (B, H, W, D) of timm's Swin
+        if tokens.ndim == 4:  # a feature map (B, D, H, W), or (B, H, W, D) for Swin of timm
             tokens = tokens.flatten(1, 2) if self._channels_last else tokens.flatten(2).transpose(1, 2)
         pooled = self._pool(tokens, outputs.get("pooler_output"))
-        for what, tensor, width in (("tokens", tokens, self.hidden_size), ("pooled output", pooled, self.pooled_size)):
+        for name, tensor, width in (("tokens", tokens, self.hidden_size), ("pooled output", pooled, self.pooled_size)):
             if tensor.shape[-1] != width:
                 raise ValueError(
-                    f"{backbone_name(self.backbone.config)} returns {what} of width {tensor.shape[-1]}, but its "
-                    f"configuration tells {width}; use another backbone, or the same one of timm"
+                    f"The {name} of {backbone_name(self.backbone.config)} must have the width {width} of its "
+                    f"configuration, but got {tensor.shape[-1]}. Use another backbone, or the same one from timm."
                 )
         if self.layers is not None:
             tokens = self._tokens_of_layers(outputs.get("hidden_states") or ())
@@ -218,21 +229,21 @@ class VisionTower(Tower):
         )
 
     def _tokens_of_layers(self, hidden_states: Sequence[Tensor]) -> Tensor:
-        """The tokens of the chosen layers, one layer after the other."""
-        name = backbone_name(self.backbone.config)
+        """Concatenate the tokens of the selected layers."""
         selected: list[Tensor] = []
         for layer in self.layers or ():
             if not -len(hidden_states) <= layer < len(hidden_states):
-                raise ValueError(f"{name} has no hidden states {layer}; it has {len(hidden_states)}, from 0")
+                raise ValueError(_missing_layer_message(self.backbone.config, layer, len(hidden_states)))
             states = hidden_states[layer]
-            if states.ndim == 4:  # timm gives even a ViT's as maps (B, D, H, W), without the prefix
+            if states.ndim == 4:  # timm returns feature maps (B, D, H, W) even for a ViT, without prefix tokens
                 states = states.flatten(2).transpose(1, 2)
             elif not self.prefix_tokens:
                 states = states[:, self.num_prefix_tokens :]
             if states.shape[-1] != self.hidden_size or states.shape != (selected or [states])[0].shape:
                 raise ValueError(
-                    f"the layers of {name} differ in shape: layer {layer} gives {tuple(states.shape[1:])}, and the "
-                    f"last one's tokens have width {self.hidden_size}; take layers of one shape, as a ViT's are"
+                    f"All vision layers must have the same shape and the width {self.hidden_size}, but layer {layer} "
+                    f"of {backbone_name(self.backbone.config)} has {tuple(states.shape[1:])}. Select layers of one "
+                    "shape, or use a ViT."
                 )
             selected.append(states)
         return torch.cat(selected, dim=1)
@@ -241,13 +252,20 @@ class VisionTower(Tower):
         if self.pooling == "pooler" or (self.pooling == "auto" and pooler_output is not None):
             if pooler_output is None:
                 raise ValueError(
-                    f"vision_pooling is 'pooler', but {backbone_name(self.backbone.config)} returns no pooled output; "
-                    f"choose {'cls' if self.num_prefix_tokens else 'mean'!r}"
+                    f"`vision_pooling` must be {'cls' if self.num_prefix_tokens else 'mean'!r} for "
+                    f"{backbone_name(self.backbone.config)}, which returns no pooled output, but got 'pooler'."
                 )
-            return pooler_output.flatten(1)  # transformers' CNNs return (B, D, 1, 1)
+            return pooler_output.flatten(1)  # CNNs of transformers return (B, D, 1, 1)
         if self.pooling == "mean" or not self.num_prefix_tokens:
             return tokens[:, self.num_prefix_tokens :].mean(dim=1)
         return tokens[:, 0]
+
+
+def _missing_layer_message(config: PreTrainedConfig, layer: int, num_states: int) -> str:
+    return (
+        f"Vision layers must be from {-num_states} to {num_states - 1} for {backbone_name(config)}, which returns "
+        f"{num_states} hidden states, but got {layer}."
+    )
 
 
 def num_vision_patches(config: PreTrainedConfig, *, height: int, width: int) -> int:
@@ -269,9 +287,10 @@ def num_vision_patches(config: PreTrainedConfig, *, height: int, width: int) -> 
 
 
 def vision_patch_size(config: PreTrainedConfig) -> int | None:
-    """Return the side in pixels of what becomes one token of an image backbone.
+    """Return the side of a patch in pixels, or `None` for a [`PrecomputedVisionConfig`].
 
-    [`PrecomputedVisionConfig`] has none, and gives `None`.
+    Args:
+        config: Configuration of the backbone.
 
     Example:
         >>> from transformers import ViTConfig
@@ -288,7 +307,7 @@ def vision_patch_size(config: PreTrainedConfig) -> int | None:
 
 
 def _meta_tower(config: PreTrainedConfig) -> VisionTower:
-    """Build a tower without memory, of which only shapes are of interest."""
+    """Build a tower on the meta device, to compute shapes."""
     config = copy.deepcopy(config)  # building a model writes into its configuration
     with torch.device("meta"):
         return VisionTower(config, pooling="mean", prefix_tokens=False).eval()

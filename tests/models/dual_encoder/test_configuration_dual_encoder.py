@@ -30,7 +30,7 @@ def test_parts_may_be_dictionaries():
 
 @pytest.mark.parametrize("temperature", [0, -0.07, 0.0])
 def test_a_temperature_that_is_not_positive_is_refused(temperature):
-    with pytest.raises(ValueError, match=f"temperature is {temperature}; .*positive"):
+    with pytest.raises(ValueError, match=f"`temperature` must be positive, but got {temperature}"):
         DualEncoderConfig(temperature=temperature)
 
 

@@ -144,9 +144,9 @@ def test_an_unknown_field_is_refused_by_from_pretrained(tmp_path):
 
 
 def test_backbones_that_are_no_text_encoders_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="vit has no table of token embeddings; give a text model"):
+    with pytest.raises(ValueError, match=r"'vit' has no token embeddings. Use a text model"):
         TextTower(tiny.vision_config(), features="encoder")
-    with pytest.raises(ValueError, match="bart cannot be built without its decoder"):
+    with pytest.raises(ValueError, match="'bart' cannot be built without its decoder"):
         TextTower(BartConfig(d_model=16, encoder_layers=1, decoder_layers=1), features="encoder")
 
 

@@ -123,9 +123,12 @@ def test_class_names_that_make_no_captions_are_refused(names, message):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"temperature": 0}, "temperature is 0; .*positive"),
-        ({"temperature": -0.07}, "temperature is -0.07; .*positive"),
-        ({"temperature": 0.005, "learn_temperature": True}, "temperature is 0.005, but a learned one is kept above"),
+        ({"temperature": 0}, "`temperature` must be positive, but got 0"),
+        ({"temperature": -0.07}, "`temperature` must be positive, but got -0.07"),
+        (
+            {"temperature": 0.005, "learn_temperature": True},
+            "`temperature` must be at least 0.01 if it is learned, but got 0.005",
+        ),
         ({"text_embed_dim": 0}, "text_embed_dim is 0; give the width of the text encoder"),
         ({"label_smoothing": -0.1, "loss": "full_bank"}, "label_smoothing is -0.1; give a number from 0 to below 1"),
         ({"label_smoothing": 1.0, "loss": "full_bank"}, "label_smoothing is 1.0; give a number from 0 to below 1"),

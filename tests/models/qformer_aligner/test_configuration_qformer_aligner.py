@@ -86,7 +86,7 @@ def test_something_must_train_the_queries(captioning):
 
 
 def test_temperatures_are_checked():
-    with pytest.raises(ValueError, match="temperature is 0"):
+    with pytest.raises(ValueError, match="`temperature` must be positive, but got 0"):
         tiny.qformer_aligner_config(temperature=0)
     with pytest.raises(ValueError, match="learn_temperature needs the contrastive loss"):
         tiny.qformer_aligner_config(learn_temperature=True, contrastive_loss_weight=0, matching_loss_weight=1)
@@ -105,7 +105,7 @@ def test_an_encoder_too_shallow_for_the_frequency_is_refused():
 
 @pytest.mark.parametrize("text_config", [GPT2Config(n_embd=16, n_layer=1, n_head=2), tiny.vision_config()])
 def test_a_text_model_of_another_family_is_refused(text_config):
-    with pytest.raises(ValueError, match=f"{text_config.model_type} is no text encoder .* distilbert, bert, roberta"):
+    with pytest.raises(ValueError, match=f"distilbert, bert, roberta .* but got '{text_config.model_type}'"):
         QFormerAligner(tiny.qformer_aligner_config(text_config=text_config))
 
 
@@ -117,7 +117,7 @@ def test_a_text_model_of_another_family_is_refused(text_config):
     ],
 )
 def test_another_activation_is_refused(text_config):
-    with pytest.raises(ValueError, match="the activation of text_config is 'relu'; the Q-Former's is 'gelu'"):
+    with pytest.raises(ValueError, match="must be 'gelu', but got 'relu'"):
         QFormerAligner(tiny.qformer_aligner_config(text_config=text_config))
 
 

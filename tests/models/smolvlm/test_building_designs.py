@@ -64,7 +64,7 @@ class TestFromVisionTextPretrained:
         for missing in ({"vision": "nowhere"}, {"text": "nowhere"}):
             with pytest.raises(OSError, match="nowhere"):
                 join(**missing, connector="mlp")
-        with pytest.raises(ValueError, match=r"(?i)no image model|takes input_ids"):
+        with pytest.raises(ValueError, match=r"takes `?input_ids"):
             join(vision="text", connector="mlp")
 
     def test_the_processor_takes_settings_of_images(self, parts, tmp_path):
@@ -126,7 +126,11 @@ class TestWrongDesigns:
     def test_images_that_do_not_fill_the_grid_are_rejected(self, connector, side):
         model = design_model(connector, "autoregressive")
         pixels, mask = torch.rand(1, 3, side, side), torch.ones(1, side, side, dtype=torch.long)
-        message = "an image of 40 x 40 is no multiple" if side == 40 else "A grid of 3 x 3 patches is not divisible by"
+        message = (
+            "multiples of .* but got an image of 40 x 40"
+            if side == 40
+            else "A grid of 3 x 3 patches is not divisible by"
+        )
         with pytest.raises(ValueError, match=message):
             model.get_image_features(pixels, pixel_attention_mask=mask)
 

@@ -106,7 +106,7 @@ def test_any_other_token_may_be_the_images(token):
     ("fields", "message"),
     [
         ({"num_cross_attention_heads": 3}, "must divide the width 16, but got 3 heads"),
-        ({"qformer_config": TEXT["gpt2"]}, "gpt2 is no text encoder that the Q-Former can start from"),
+        ({"qformer_config": TEXT["gpt2"]}, "must have one of the model types distilbert, .* but got 'gpt2'"),
         (
             {"qformer_config": tiny.distilbert_config(n_layers=1)},
             "`cross_attention_frequency` must be 1, but got 2",
@@ -115,7 +115,7 @@ def test_any_other_token_may_be_the_images(token):
             {"text_config": BertConfig(vocab_size=99)},
             r"'bert' uses bidirectional attention .* Set `text_config\.is_decoder=True`",
         ),
-        ({"vision_config": TEXT["gpt2"]}, "gpt2 is no image model"),
+        ({"vision_config": TEXT["gpt2"]}, "must take `pixel_values`, but gpt2 takes"),
     ],
 )
 def test_parts_of_the_wrong_kind_are_rejected_when_the_model_is_built(fields, message):
