@@ -35,13 +35,13 @@ def test_a_temperature_that_is_not_positive_is_refused(temperature):
 
 
 def test_a_width_without_a_shared_space_is_refused():
-    with pytest.raises(ValueError, match=r"projection_dim is 64, but projection='vision_to_text'.*'shared'"):
+    with pytest.raises(ValueError, match=r"`projection_dim` must be `None` .* but got 64\..*'shared'"):
         DualEncoderConfig(projection_dim=64)
 
 
 @pytest.mark.parametrize("width", [0, -3])
 def test_a_shared_space_without_dimensions_is_refused(width):
-    with pytest.raises(ValueError, match=f"projection_dim is {width}; give 1 or more, or leave it out for 512"):
+    with pytest.raises(ValueError, match=f"`projection_dim` must be at least 1, but got {width}"):
         DualEncoderConfig(projection="shared", projection_dim=width)
 
 

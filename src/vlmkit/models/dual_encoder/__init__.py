@@ -1,4 +1,4 @@
-"""DualEncoderModel: which side should we scale?"""
+"""DualEncoderModel: contrastive alignment of an image backbone with a text backbone."""
 
 from vlmkit.models.dual_encoder.configuration_dual_encoder import DualEncoderConfig
 from vlmkit.models.dual_encoder.modeling_dual_encoder import DualEncoderModel, DualEncoderOutput

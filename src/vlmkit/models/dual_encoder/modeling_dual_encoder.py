@@ -1,4 +1,4 @@
-"""DualEncoderModel: an image and a text backbone whose pooled outputs meet in one space."""
+"""DualEncoderModel: an image backbone and a text backbone with a joint embedding space."""
 
 import math
 import os
@@ -31,14 +31,15 @@ classify("photo.jpg", candidate_labels=["a dog in the snow", "two children on a 
 
 @dataclass
 class DualEncoderOutput(ModelOutput):
-    """What [`DualEncoderModel`] returns.
+    """Outputs of [`DualEncoderModel`].
 
     Args:
-        loss: scalar, float32; given when images and texts are pairs and `return_loss` is set.
-        logits_per_image: `(I, B)` similarities of every image with every text, divided by the temperature.
-        logits_per_text: `(B, I)`, the same transposed.
-        image_embeds: `(I, D)`, unit length.
-        text_embeds: `(B, D)`, unit length.
+        loss: Scalar, float32. Returned if images and texts are pairs and `return_loss` is set.
+        logits_per_image: `(I, B)`, float32, cosine similarities of images and texts, divided by the temperature. With
+            `loss="sigmoid"`, a learned bias is added.
+        logits_per_text: `(B, I)`, the transpose of `logits_per_image`.
+        image_embeds: `(I, D)`, float32, unit length.
+        text_embeds: `(B, D)`, float32, unit length.
     """
 
     loss: Tensor | None = None
@@ -49,13 +50,17 @@ class DualEncoderOutput(ModelOutput):
 
 
 class DualEncoderModel(VlmkitModel):
-    """An image backbone and a text backbone, joined by a linear projection and trained contrastively.
+    """A dual encoder: an image backbone and a text backbone, whose pooled outputs are projected to a joint space.
 
-    With the defaults this is the model of "Which side should we scale?": a frozen ViT, the mean of frozen GPT-2 token
-    and position embeddings, one linear layer from image to text width, InfoNCE at temperature 0.07.
+    By default, it is the model of the paper "Which side should we scale?": a frozen ViT for images, the mean of frozen
+    GPT-2 token and position embeddings for texts, a linear layer that projects images to the width of the text
+    features, and InfoNCE with temperature 0.07.
 
     Args:
-        config: see [`DualEncoderConfig`].
+        config: Configuration of the model.
+
+    References:
+        "Which side should we scale?" (see `docs/papers.md`).
 
     Example:
         >>> import torch
@@ -76,7 +81,7 @@ class DualEncoderModel(VlmkitModel):
     input_modalities = ("image", "text")
     card_usage = _USAGE
     card_pipeline = "zero-shot-image-classification"
-    accepts_loss_kwargs = False  # the loss is a mean over the batch's pairs, whatever the accumulation
+    accepts_loss_kwargs = False  # the losses are means over the batch, also with gradient accumulation
 
     def __init__(self, config: DualEncoderConfig, **kwargs: Any):
         super().__init__(config, **kwargs)
@@ -104,7 +109,7 @@ class DualEncoderModel(VlmkitModel):
                 init.constant_(module.logit_scale, initial_logit_scale(self.config.temperature))
             if module.logit_bias is not None:
                 init.constant_(module.logit_bias, self.config.logit_bias)
-        elif isinstance(module, nn.Linear):  # as torch does it, and the original with it
+        elif isinstance(module, nn.Linear):  # the default of PyTorch, which the original uses
             bound = 1 / math.sqrt(module.in_features)
             init.uniform_(module.weight, -bound, bound)
             init.uniform_(module.bias, -bound, bound)
@@ -143,11 +148,11 @@ class DualEncoderModel(VlmkitModel):
         self.text_tower.set_backbone(backbone)
 
     def get_input_embeddings(self) -> nn.Embedding:
-        """The text backbone's token table."""
+        """Return the token embeddings of the text backbone."""
         return self.text_tower.backbone.get_input_embeddings()
 
     def set_input_embeddings(self, value: nn.Embedding) -> None:
-        """Replace the text backbone's token table."""
+        """Replace the token embeddings of the text backbone."""
         self.text_tower.backbone.set_input_embeddings(value)
 
     @can_return_tuple
@@ -156,10 +161,11 @@ class DualEncoderModel(VlmkitModel):
 
         Args:
             pixel_values: `(B, 3, H, W)`.
-            **kwargs: passed to the backbone, such as `output_hidden_states`.
+            **kwargs: Passed to the vision backbone, such as `output_hidden_states`.
 
         Returns:
-            `last_hidden_state (B, N, D_vision)` and the projected `pooler_output (B, D)`, not normalised.
+            `last_hidden_state (B, N, D_vision)`, and the projected embeddings as `pooler_output (B, D)`, not
+            normalized.
         """
         outputs = self.vision_tower(pixel_values, **kwargs)
         outputs.pooler_output = self.vision_projection(outputs.pooler_output)
@@ -173,11 +179,11 @@ class DualEncoderModel(VlmkitModel):
 
         Args:
             input_ids: `(B, T)`, padded on either side.
-            attention_mask: `(B, T)`; all ones if not given.
-            **kwargs: passed to the backbone, such as `output_hidden_states`.
+            attention_mask: `(B, T)`, 1 for tokens and 0 for padding. Defaults to ones.
+            **kwargs: Passed to the text backbone, such as `output_hidden_states`.
 
         Returns:
-            `last_hidden_state (B, T, D_text)` and the projected `pooler_output (B, D)`, not normalised.
+            `last_hidden_state (B, T, D_text)`, and the projected embeddings as `pooler_output (B, D)`, not normalized.
         """
         outputs = self.text_tower(input_ids, attention_mask, **kwargs)
         outputs.pooler_output = self.text_projection(outputs.pooler_output)
@@ -208,7 +214,7 @@ class DualEncoderModel(VlmkitModel):
                 other.
             return_loss: Whether to compute the loss. In evaluation mode, it is omitted if I and B differ, as in
                 zero-shot classification.
-            token_type_ids: Ignored. Tokenizers of BERT return them, and a caption is a single segment.
+            token_type_ids: Ignored, because a caption is a single segment. Accepted because BERT tokenizers return it.
             **kwargs: Keywords that every transformers model accepts, passed to both backbones.
 
         Raises:
@@ -236,7 +242,7 @@ class DualEncoderModel(VlmkitModel):
                 f"and {len(text_pooled)} texts. Pass one text for each image."
             )
 
-        # Cached features are float32 whatever the weights are; unit vectors are float32 whatever the features are.
+        # Precomputed features may have another data type than the weights. Embeddings are always float32.
         image_features = self.vision_projection(image_pooled.to(self.vision_projection.weight.dtype))
         text_features = self.text_projection(text_pooled.to(self.vision_projection.weight.dtype))
         image_embeds = nn.functional.normalize(image_features.float(), dim=-1)
@@ -266,7 +272,7 @@ class DualEncoderModel(VlmkitModel):
         """Check precomputed outputs of a tower.
 
         Raises:
-            ValueError: If the shape is not `(rows, width)`, or the tower is trained.
+            ValueError: If the shape is not `(B, width)`, or the tower is trained and the model is in training mode.
         """
         part, tower = ("vision", self.vision_tower) if side == "image" else ("text", self.text_tower)
         if self.training and tower.is_trained:

@@ -1,4 +1,4 @@
-"""Processor of [`DualEncoderModel`]: images to pixels, texts to tokens."""
+"""Processor of [`DualEncoderModel`], for images and captions."""
 
 from transformers.processing_utils import ProcessingKwargs
 
@@ -6,19 +6,23 @@ from vlmkit.base.processing import ImageTextProcessor
 
 
 class DualEncoderProcessorKwargs(ProcessingKwargs, total=False):  # type: ignore[call-arg]
-    """Defaults of a call: pad to the longest text, cut at 77 tokens as the original does."""
+    """Keywords of a call. By default, texts are padded to the longest one and truncated to 77 tokens (the original)."""
 
     _defaults = {"text_kwargs": {"padding": True, "truncation": True, "max_length": 77}}  # noqa: RUF012
 
 
 class DualEncoderProcessor(ImageTextProcessor):
-    """Turns images into `pixel_values (I, 3, H, W)` and texts into `input_ids`, `attention_mask` `(B, T)`.
+    """Processor of [`DualEncoderModel`]: images to `pixel_values`, texts to `input_ids` and `attention_mask`.
 
-    Texts are padded to the longest and cut at 77 tokens unless the call says otherwise.
+    `pixel_values` has the shape `(I, 3, H, W)`, the other two have `(B, T)`. Texts are padded to the longest one and
+    truncated to 77 tokens, unless the call changes that.
 
     Args:
-        image_processor: any; timm's is translated to one that can be saved.
-        tokenizer: any; without a padding token (GPT-2) it pads with its end-of-text token.
+        image_processor: Image processor. One of timm is converted to one that can be saved.
+        tokenizer: Tokenizer of the text backbone. Without a padding token (GPT-2), it pads with its end-of-text token.
+
+    Raises:
+        ValueError: If the tokenizer has neither a padding nor an end-of-text token.
 
     Example:
         >>> processor = DualEncoderProcessor.from_vision_text_pretrained(
