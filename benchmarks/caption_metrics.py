@@ -1,9 +1,10 @@
-"""Time of caption metrics on a whole test set, beside pycocoevalcap's scorers.
+"""Compare the run time of vlmkit's caption metrics with pycocoevalcap on a full test set.
 
     python benchmarks/caption_metrics.py
 
-Captions are random words with the frequencies of a natural vocabulary. Both score the same words in the same run, on
-one thread; ours also tokenizes them. pycocoevalcap's METEOR and SPICE, which are Java programs, are left out.
+Captions are random words with the word frequencies of natural language. Both implementations score the same captions in
+the same process on one thread. The time of vlmkit includes tokenization. METEOR and SPICE of pycocoevalcap are Java
+programs and are not measured.
 """
 
 import argparse
@@ -20,7 +21,7 @@ VOCABULARY = 10_000
 
 
 def random_captions(num_captions: int, generator: np.random.Generator) -> list[str]:
-    """Captions of about ten words; the frequency of the n-th most frequent word is proportional to 1 / n."""
+    """Return captions of about ten words. Word frequencies follow Zipf's law: rank n has a frequency of about 1 / n."""
     frequencies = 1 / np.arange(1, VOCABULARY + 1)
     lengths = generator.integers(8, 14, num_captions)
     words = generator.choice(VOCABULARY, lengths.sum(), p=frequencies / frequencies.sum())
@@ -28,7 +29,7 @@ def random_captions(num_captions: int, generator: np.random.Generator) -> list[s
 
 
 def pycocoevalcap_metrics(predictions: list[str], references: list[list[str]]) -> dict[str, float]:
-    """BLEU, ROUGE-L and CIDEr of captions that are tokenized already."""
+    """Compute BLEU, ROUGE-L and CIDEr of tokenized captions with pycocoevalcap."""
     wanted, predicted = dict(enumerate(references)), {image: [caption] for image, caption in enumerate(predictions)}
     metrics = {f"bleu_{n}": s for n, s in enumerate(Bleu(4).compute_score(wanted, predicted, verbose=0)[0], start=1)}
     metrics["rouge_l"], _ = Rouge().compute_score(wanted, predicted)
@@ -37,10 +38,12 @@ def pycocoevalcap_metrics(predictions: list[str], references: list[list[str]]) -
 
 
 def main() -> None:
-    """Score random captions with both and print what it took."""
+    """Score random captions with both implementations and print their run times."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--num_images", type=int, default=40_000, help="images, with one predicted caption each")
-    parser.add_argument("--num_references", type=int, default=5, help="reference captions per image")
+    parser.add_argument(
+        "--num_images", type=int, default=40_000, help="Number of images, each with one predicted caption."
+    )
+    parser.add_argument("--num_references", type=int, default=5, help="Number of reference captions per image.")
     arguments = parser.parse_args()
 
     generator = np.random.default_rng(0)
@@ -57,7 +60,7 @@ def main() -> None:
     difference = max(abs(ours[name] - theirs[name]) for name in theirs)
     print(f"{arguments.num_images:,} predictions, {arguments.num_references} references each")
     print(f"vlmkit {seconds[0]:.1f} s, pycocoevalcap {seconds[1]:.1f} s: {seconds[1] / seconds[0]:.1f} times as long")
-    print(f"largest difference of a metric {difference:.1e}")
+    print(f"largest difference between metrics: {difference:.1e}")
 
 
 if __name__ == "__main__":

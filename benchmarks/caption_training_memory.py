@@ -1,11 +1,12 @@
-"""Training of `QFormerCaptioner`: its speed beside transformers' BLIP-2, and what forward passes leave in memory.
+"""Compare the training speed of `QFormerCaptioner` with transformers' BLIP-2, and look for memory leaks.
 
     python benchmarks/caption_training_memory.py
 
-Small models of equal parts with a frozen vision encoder: steps of the two alternate, ours also on vision features
-computed beforehand; medians and ratios are printed. Then the tensors that are alive after one forward pass with
-attention maps and after 50 more are counted, once as training calls the model and once keeping a map of each pass, as
-the original does.
+Speed: two small models with components of equal size and a frozen vision encoder take optimizer steps in turn.
+`QFormerCaptioner` is also timed on precomputed vision features. Medians and ratios are printed.
+
+Memory: live tensors are counted before and after 50 forward passes that return attention maps. They are counted once
+for the plain forward pass, and once while the attention map of every pass is kept, as the original implementation does.
 """
 
 import gc
@@ -31,19 +32,19 @@ _START, _END, _PAD = 0, 1, 2
 
 @dataclass
 class Arguments:
-    """Size of the run."""
+    """Sizes of the models and the number of measurements."""
 
     batch_size: int = 8
-    num_tokens: int = 20
-    steps: int = 20
-    passes: int = 50
-    hidden_size: int = field(default=256, metadata={"help": "a multiple of 64, the width of a head"})
-    num_layers: int = 4
-    num_queries: int = 64
+    num_tokens: int = field(default=20, metadata={"help": "Number of caption tokens after the start token."})
+    steps: int = field(default=20, metadata={"help": "Number of timed optimizer steps per model."})
+    passes: int = field(default=50, metadata={"help": "Number of forward passes of the memory measurement."})
+    hidden_size: int = field(default=256, metadata={"help": "Width of the layers, a multiple of the head size of 64."})
+    num_layers: int = field(default=4, metadata={"help": "Number of layers of each backbone."})
+    num_queries: int = field(default=64, metadata={"help": "Number of learned queries."})
 
 
 def build_models(arguments: Arguments) -> tuple[QFormerCaptioner, Blip2ForConditionalGeneration]:
-    """Ours and BLIP-2, whose Q-Former has about as many parameters as our two layers and attention to the queries."""
+    """Build a `QFormerCaptioner` and a BLIP-2 whose Q-Former has a similar number of parameters."""
     sizes = {"hidden_size": arguments.hidden_size, "num_attention_heads": arguments.hidden_size // 64}
     layers = {"num_hidden_layers": arguments.num_layers, "intermediate_size": 4 * arguments.hidden_size}
     text = {
@@ -78,7 +79,7 @@ def build_models(arguments: Arguments) -> tuple[QFormerCaptioner, Blip2ForCondit
 
 
 def build_batches(model: QFormerCaptioner, arguments: Arguments) -> dict[str, dict[str, Tensor]]:
-    """The same captions and images for each side; BLIP-2 wants a placeholder before the caption for each query."""
+    """Build the same batch for each model. BLIP-2 expects one placeholder token per query before the caption."""
     images = torch.rand(arguments.batch_size, 3, 224, 224)
     captions = torch.randint(
         _PAD + 1, model.config.text_config.vocab_size, (arguments.batch_size, 1 + arguments.num_tokens)
@@ -100,7 +101,7 @@ def build_batches(model: QFormerCaptioner, arguments: Arguments) -> dict[str, di
 
 
 def step(model: nn.Module, batch: dict[str, Tensor], optimizer: torch.optim.Optimizer) -> float:
-    """Seconds of one forward pass, backward pass and update."""
+    """Return the seconds of one forward pass, backward pass and optimizer update."""
     start = time.perf_counter()
     model(**batch).loss.backward()
     optimizer.step()
@@ -109,26 +110,26 @@ def step(model: nn.Module, batch: dict[str, Tensor], optimizer: torch.optim.Opti
 
 
 def live_tensors() -> int:
-    """Tensors that anything in this process still refers to."""
+    """Count the tensors that are still referenced in this process."""
     gc.collect()
     return sum(issubclass(type(item), Tensor) for item in gc.get_objects())
 
 
-def left_behind(model: QFormerCaptioner, batch: dict[str, Tensor], passes: int, keep: bool) -> int:
-    """Additional tensors alive after some forward passes, the attention maps among them if they are kept."""
-    model(**batch, output_attentions=True)  # the first may build what lasts
+def count_leaked_tensors(model: QFormerCaptioner, batch: dict[str, Tensor], passes: int, keep: bool) -> int:
+    """Count the tensors that `passes` forward passes leave alive. With `keep`, this includes their attention maps."""
+    model(**batch, output_attentions=True)  # the first pass may create buffers that persist
     before = live_tensors()
     kept = []
     for _ in range(passes):
         outputs = model(**batch, output_attentions=True)
         if keep:
             kept.append(outputs.cross_attentions.detach())
-    del outputs  # of the last pass
+    del outputs
     return live_tensors() - before
 
 
 def main() -> None:
-    """Alternate steps, compare their medians, and count tensors."""
+    """Time alternating optimizer steps, then count leaked tensors."""
     [arguments] = HfArgumentParser(Arguments).parse_args_into_dataclasses()
     set_seed(0)
     ours, theirs = build_models(arguments)
@@ -142,18 +143,18 @@ def main() -> None:
         for name, batch in batches.items():
             model = theirs if name == "BLIP-2" else ours
             duration = step(model, batch, optimizers[model])
-            if number >= 2:  # the first steps allocate
+            if number >= 2:  # skip warm-up steps
                 seconds[name].append(duration)
 
     print(f"vlmkit {ours.num_parameters() / 1e6:.1f}M parameters, BLIP-2 {theirs.num_parameters() / 1e6:.1f}M")
     for name, durations in seconds.items():
-        print(f"{name:24}{arguments.batch_size / statistics.median(durations):8.1f} samples a second")
+        print(f"{name:24}{arguments.batch_size / statistics.median(durations):8.1f} samples per second")
     for name in ("vlmkit", "vlmkit, vision features"):
         ratio = statistics.median(b / a for a, b in zip(seconds[name], seconds["BLIP-2"], strict=True))
         print(f"speed ratio {name} / BLIP-2: {ratio:.2f} (median over pairs of steps)")
-    for label, keep in (("as it is", False), ("keeping attention, as the original does", True)):
-        count = left_behind(ours, batches["vlmkit"], arguments.passes, keep)
-        print(f"{arguments.passes} forward passes {label}: {count:+d} tensors alive")
+    for label, keep in (("without keeping outputs", False), ("keeping attention maps, as the original does", True)):
+        count = count_leaked_tensors(ours, batches["vlmkit"], arguments.passes, keep)
+        print(f"{arguments.passes} forward passes {label}: {count:+d} live tensors")
 
 
 if __name__ == "__main__":

@@ -1,13 +1,14 @@
-"""One training step beside transformers' `VisionTextDualEncoderModel`, on the same towers and batch.
+"""Compare a training step of `DualEncoderModel` with transformers' `VisionTextDualEncoderModel`.
 
     python benchmarks/dual_encoder_step.py
 
-Steps of the two alternate; the median step and the ratio are printed. Both train everything with the in-batch loss.
+Both models have the same towers, receive the same batch and train all parameters with the in-batch contrastive loss.
+They take optimizer steps in turn; the median time per step and the ratio are printed.
 """
 
 import statistics
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from transformers import (
@@ -23,16 +24,16 @@ from vlmkit import DualEncoderConfig, DualEncoderModel
 
 @dataclass
 class Arguments:
-    """Size of the run."""
+    """Sizes of the models and the number of measurements."""
 
     batch_size: int = 16
-    steps: int = 20
-    hidden_size: int = 192
-    num_layers: int = 4
+    steps: int = field(default=20, metadata={"help": "Number of timed optimizer steps per model."})
+    hidden_size: int = field(default=192, metadata={"help": "Width of both towers, a multiple of the head size of 64."})
+    num_layers: int = field(default=4, metadata={"help": "Number of layers of each tower."})
 
 
 def step(model: torch.nn.Module, batch: dict[str, torch.Tensor], optimizer: torch.optim.Optimizer) -> float:
-    """Seconds of one forward pass, backward pass and update."""
+    """Return the seconds of one forward pass, backward pass and optimizer update."""
     start = time.perf_counter()
     model(**batch, return_loss=True).loss.backward()
     optimizer.step()
@@ -41,7 +42,7 @@ def step(model: torch.nn.Module, batch: dict[str, torch.Tensor], optimizer: torc
 
 
 def main() -> None:
-    """Alternate steps of the two models and compare their medians."""
+    """Time alternating steps of both models and compare the medians."""
     [arguments] = HfArgumentParser(Arguments).parse_args_into_dataclasses()
     sizes = {
         "hidden_size": arguments.hidden_size,
@@ -68,18 +69,18 @@ def main() -> None:
         "attention_mask": torch.ones(arguments.batch_size, 32, dtype=torch.long),
     }
     seconds: dict[str, list[float]] = {"vlmkit": [], "transformers": []}
-    contestants = {
+    runs = {
         name: (model.train(), batch, torch.optim.AdamW(model.parameters(), lr=1e-5))
         for name, model in (("vlmkit", ours), ("transformers", theirs))
     }
     for number in range(arguments.steps + 2):
-        for name, contestant in contestants.items():
-            duration = step(*contestant)
-            if number >= 2:  # the first steps allocate
+        for name, run in runs.items():
+            duration = step(*run)
+            if number >= 2:  # skip warm-up steps
                 seconds[name].append(duration)
     ratios = [b / a for a, b in zip(*seconds.values(), strict=True)]
     for name, durations in seconds.items():
-        print(f"{name:14}{1000 * statistics.median(durations):8.1f} ms a step of {arguments.batch_size}")
+        print(f"{name:14}{1000 * statistics.median(durations):8.1f} ms per step of {arguments.batch_size} pairs")
     print(f"throughput ratio vlmkit / transformers: {statistics.median(ratios):.2f} (median over pairs of steps)")
 
 

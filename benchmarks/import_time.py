@@ -1,8 +1,8 @@
-"""What `import vlmkit` costs beyond the transformers classes that it builds on.
+"""Compare the time of `import vlmkit` with the import of the transformers classes that it builds on.
 
     python benchmarks/import_time.py --runs 5
 
-Prints the median seconds of both in fresh interpreters, run in turns, and their ratio.
+Both imports run in turn in new interpreters. The script prints their median seconds and the ratio.
 """
 
 import argparse
@@ -15,15 +15,15 @@ VLMKIT = "import vlmkit"
 
 
 def seconds(statement: str) -> float:
-    """Time that a fresh interpreter takes for the statement alone, without its own start."""
+    """Return the seconds that a new interpreter needs for a statement, without the start of the interpreter."""
     code = f"import time; start = time.perf_counter(); {statement}; print(time.perf_counter() - start)"
     return float(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
 
 
 def main() -> None:
-    """Alternate, so that whatever else the machine does hits both alike."""
+    """Time both imports in turn, so that other load on the machine affects both equally."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=5, help="of each statement, after one that warms the disk up")
+    parser.add_argument("--runs", type=int, default=5, help="Number of timed runs per import, after one warm-up run.")
     runs = parser.parse_args().runs
 
     times = [(seconds(TRANSFORMERS), seconds(VLMKIT)) for _ in range(runs + 1)][1:]

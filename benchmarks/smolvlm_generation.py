@@ -1,13 +1,14 @@
-"""Speed of SmolVLM's replies beside transformers' `SmolVLMForConditionalGeneration` of equally large parts.
+"""Compare the generation speed of `SmolVLM` with transformers' `SmolVLMForConditionalGeneration` of the same size.
 
     python benchmarks/smolvlm_generation.py
 
-Both have a ViT of the same sizes, which sees the same undivided image, and the same language model, with random weights
-in float32. Theirs makes 49 tokens of an image of 14 x 14 patches (2 x 2 become one; 7 x 7 would be the next); ours gets
-as many queries by default, more than the original's 32, so that the language models read prompts of the same length.
-Both write greedily, exactly as many tokens as asked for. The first token, with all that it takes to see the image and
-to read the prompt, is timed apart from the others. The sides take turns; medians and ratios are printed. Needs 3 GB of
-memory.
+Both models have a ViT of the same size, which encodes the image without cropping, and the same language model. They use
+random float32 weights and greedy decoding, and generate a fixed number of tokens. The model of transformers merges
+2 x 2 of 14 x 14 patches into one token, which gives 49 image tokens. vlmkit's model uses 49 queries by default (the
+original has 32), so that both language models process prompts of the same length.
+
+The time to the first token, which includes the image encoder and the prompt, is reported separately from the time of
+the other tokens. The models are timed in turn; medians and ratios are printed. The script needs 3 GB of memory.
 """
 
 import statistics
@@ -32,21 +33,28 @@ _SCALE_FACTOR = 2
 
 @dataclass
 class Arguments:
-    """Size of the run."""
+    """Sizes of the models and the number of measurements."""
 
-    num_tokens: list[int] = field(default_factory=lambda: [32, 64], metadata={"help": "lengths of the replies"})
+    num_tokens: list[int] = field(default_factory=lambda: [32, 64], metadata={"help": "Reply lengths in tokens."})
     batch_sizes: list[int] = field(default_factory=lambda: [1, 8])
-    prompt_length: int = field(default=40, metadata={"help": "tokens of text, half of them before the image"})
-    num_query_tokens: int = field(default=49, metadata={"help": "ours; the original's are 32"})
-    repetitions: int = 5
-    num_layers: int | None = field(default=None, metadata={"help": "of each part, to try the script with few"})
+    prompt_length: int = field(
+        default=40, metadata={"help": "Number of text tokens in the prompt. Half of them precede the image."}
+    )
+    num_query_tokens: int = field(
+        default=49, metadata={"help": "Number of image tokens of vlmkit's model. The original uses 32."}
+    )
+    repetitions: int = field(default=5, metadata={"help": "Number of measurements per model, length and batch size."})
+    num_layers: int | None = field(
+        default=None,
+        metadata={"help": "Number of layers of each component (at least 2), for a quick test of this script."},
+    )
 
 
 class Stopwatch(LogitsProcessor):
-    """Notes when the scores of each token are known.
+    """Logits processor that records the time of each generated token.
 
     Attributes:
-        marks: seconds since the stopwatch was made.
+        marks: Seconds from the construction of the stopwatch to the logits of each token.
     """
 
     def __init__(self):
@@ -54,13 +62,13 @@ class Stopwatch(LogitsProcessor):
         self.marks: list[float] = []
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Note the time and leave the scores as they are."""
+        """Record the time and return the scores unchanged."""
         self.marks.append(time.perf_counter() - self.start)
         return scores
 
 
 def build_theirs(ours: VlmkitSmolVLMConfig) -> SmolVLMForConditionalGeneration:
-    """Theirs with parts of the same sizes: in place of the Q-Former, one linear layer joins neighbouring patches."""
+    """Build transformers' SmolVLM with the same sizes. A linear layer over blocks of patches replaces the Q-Former."""
     names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "image_size", "patch_size")
     config = SmolVLMConfig(
         vision_config={name: getattr(ours.vision_config, name) for name in names},
@@ -73,7 +81,7 @@ def build_theirs(ours: VlmkitSmolVLMConfig) -> SmolVLMForConditionalGeneration:
 
 
 def build_prompts(config: VlmkitSmolVLMConfig, num_image_tokens: int, arguments: Arguments) -> dict[str, Tensor]:
-    """Texts of random tokens with the image tokens in the middle, for the largest batch."""
+    """Build prompts of random tokens with the image tokens in the middle, for the largest batch size."""
     shape = max(arguments.batch_sizes), arguments.prompt_length
     text = torch.randint(config.text_config.eos_token_id + 1, config.image_token_id, shape)
     image_tokens = torch.full((len(text), num_image_tokens), config.image_token_id)
@@ -85,43 +93,46 @@ def build_prompts(config: VlmkitSmolVLMConfig, num_image_tokens: int, arguments:
 def reply(
     model: SmolVLM | SmolVLMForConditionalGeneration, prompts: dict[str, Tensor], num_tokens: int, batch_size: int
 ) -> tuple[float, float]:
-    """Let a model write.
+    """Generate replies of exactly `num_tokens` tokens.
 
     Returns:
-        Seconds up to the first token, and from there to the last.
+        Seconds to the first token, and seconds from the first to the last token.
 
     Raises:
-        RuntimeError: it wrote more or fewer tokens than asked for.
+        RuntimeError: If the model generates another number of tokens.
     """
     stopwatch = Stopwatch()
-    written = model.generate(
+    sequences = model.generate(
         **{name: tensor[:batch_size] for name, tensor in prompts.items()},
         min_new_tokens=num_tokens,
         max_new_tokens=num_tokens,
         do_sample=False,
         logits_processor=[stopwatch],
     )
-    asked = (batch_size, prompts["input_ids"].shape[1] + num_tokens)
-    if tuple(written.shape) != asked or len(stopwatch.marks) != num_tokens:
-        raise RuntimeError(f"{type(model).__name__} wrote {tuple(written.shape)} in {len(stopwatch.marks)} steps")
+    expected = (batch_size, prompts["input_ids"].shape[1] + num_tokens)
+    if tuple(sequences.shape) != expected or len(stopwatch.marks) != num_tokens:
+        raise RuntimeError(
+            f"{type(model).__name__} must generate sequences of shape {expected} in {num_tokens} steps, but got "
+            f"{tuple(sequences.shape)} in {len(stopwatch.marks)} steps."
+        )
     return stopwatch.marks[0], stopwatch.marks[-1] - stopwatch.marks[0]
 
 
-def race(
-    sides: dict[str, tuple], num_tokens: int, batch_size: int, repetitions: int
+def time_in_turn(
+    models: dict[str, tuple], num_tokens: int, batch_size: int, repetitions: int
 ) -> dict[str, list[tuple[float, float]]]:
-    """Seconds of each side's replies, in turn."""
-    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
+    """Let the models generate in turn and return the seconds to the first token and of the others for every reply."""
+    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in models}
     for _ in range(repetitions):
-        for name, (model, prompts) in sides.items():
+        for name, (model, prompts) in models.items():
             seconds[name].append(reply(model, prompts, num_tokens, batch_size))
     return seconds
 
 
 def report(seconds: dict[str, list[tuple[float, float]]], num_tokens: int, batch_size: int) -> None:
-    """Medians, and the median ratios of replies written one after the other."""
+    """Print the medians and the median speed ratios of consecutive replies."""
     title = f"{num_tokens} tokens, batch {batch_size}"
-    print(f"\n{title:24}{'first token, ms':>16}{'others, tokens a second':>26}{'all, tokens a second':>22}")
+    print(f"\n{title:24}{'first token, ms':>16}{'others, tokens per s':>26}{'all, tokens per s':>22}")
     for name, durations in seconds.items():
         first = statistics.median(first for first, _ in durations)
         others = batch_size * (num_tokens - 1) / statistics.median(others for _, others in durations)
@@ -137,7 +148,7 @@ def report(seconds: dict[str, list[tuple[float, float]]], num_tokens: int, batch
 
 @torch.no_grad()
 def main() -> None:
-    """Build both models, warm up, and let them write replies of each length and batch size."""
+    """Time both models for every reply length and batch size after a warm-up."""
     [arguments] = HfArgumentParser(Arguments).parse_args_into_dataclasses()
     set_seed(0)
     config = model_config(arguments.num_layers)
@@ -146,16 +157,16 @@ def main() -> None:
     images = torch.rand(max(arguments.batch_sizes), 3, 224, 224)
     num_tokens = {"vlmkit": config.num_query_tokens, "transformers": theirs.model.image_seq_len}
     inputs = {"vlmkit": {"pixel_values": images}, "transformers": {"pixel_values": images[:, None]}}
-    sides = {}
+    models = {}
     for name, model in (("vlmkit", ours), ("transformers", theirs)):
-        sides[name] = model, {**inputs[name], **build_prompts(config, num_tokens[name], arguments)}
+        models[name] = model, {**inputs[name], **build_prompts(config, num_tokens[name], arguments)}
         size = f"{model.num_parameters() / 1e6:.0f}M parameters"
-        print(f"{name:14}{size}, {num_tokens[name]} tokens of an image, {arguments.prompt_length} of the prompt's text")
+        print(f"{name:14}{size}, {num_tokens[name]} image tokens, {arguments.prompt_length} text tokens in the prompt")
     print(f"{torch.get_num_threads()} threads", flush=True)
-    race(sides, 2, max(arguments.batch_sizes), repetitions=1)  # the first calls allocate
+    time_in_turn(models, 2, max(arguments.batch_sizes), repetitions=1)  # warm-up
     for batch_size in arguments.batch_sizes:
         for length in arguments.num_tokens:
-            report(race(sides, length, batch_size, arguments.repetitions), length, batch_size)
+            report(time_in_turn(models, length, batch_size, arguments.repetitions), length, batch_size)
 
 
 if __name__ == "__main__":

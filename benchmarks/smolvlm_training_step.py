@@ -1,14 +1,20 @@
-"""Time and memory of an optimiser step of SmolVLM's stage 2, beside what the original does in one.
+"""Compare time and memory of an optimizer step of SmolVLM's second stage with the original implementation.
 
     python benchmarks/smolvlm_training_step.py
 
-The original's sizes and recipe, random weights: LoRA in all linear layers of the language model, Q-Former and adapter
-trained whole, AdamW, clipped gradients. In each of its steps, the original runs the frozen vision tower image by image
-and computes the scores of all positions; it runs on our model's own modules. Ours takes vision features that were
-computed beforehand, once and not counted here, and scores only positions with a label. Each measurement has a process
-of its own, and the sides take turns; the script stops unless both have the same loss. Needs 7 GB of memory.
+Both variants have the sizes and the recipe of the original, with random weights: LoRA in all linear layers of the
+language model, a fully trained Q-Former and adapter, AdamW and gradient clipping.
 
-On a GPU, samples per second, peak memory and model FLOP utilisation of both stages follow, for several batch sizes.
+- original: Runs the frozen vision tower image by image in every step and computes the logits of all positions. It is
+  reimplemented on the modules of vlmkit's model.
+- vlmkit: Uses precomputed vision features, whose computation is not timed, and computes the logits of labeled positions
+  only.
+
+The variants run in turn, each measurement in a separate process. The script raises an error if their losses differ. It
+needs 7 GB of memory.
+
+On a GPU, the script also prints samples per second, peak memory and model FLOPs utilization (MFU) of both stages for
+several batch sizes.
 """
 
 import json
@@ -32,27 +38,34 @@ from vlmkit import QFormerAligner, QFormerAlignerConfig, SmolVLM, VlmkitSmolVLMC
 from vlmkit.training import adapt_backbones
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-_PREFIX_LENGTH, _NUM_LABELS = 36, 20  # with 32 image tokens between them: 88 positions
-_CAPTION_LENGTH = 20  # of stage 1
+_PREFIX_LENGTH, _NUM_LABELS = 36, 20  # text tokens before and after the 32 image tokens, 88 positions in total
+_CAPTION_LENGTH = 20  # caption tokens of stage 1
 _MB = 1e6
 
 
 @dataclass
 class Arguments:
-    """Size of the run."""
+    """Sizes of the models and the number of measurements."""
 
     batch_size: int = 8
-    dtype: str = field(default="float32", metadata={"help": "or bfloat16, by autocast"})
-    steps: int = field(default=3, metadata={"help": "of a process, after a first one that allocates"})
-    repetitions: int = field(default=3, metadata={"help": "processes of each side"})
-    num_layers: int | None = field(default=None, metadata={"help": "of each part, to try the script with few"})
+    dtype: str = field(default="float32", metadata={"help": "float32, or bfloat16 for autocast."})
+    steps: int = field(default=3, metadata={"help": "Number of timed steps per process, after one warm-up step."})
+    repetitions: int = field(default=3, metadata={"help": "Number of processes per variant."})
+    num_layers: int | None = field(
+        default=None,
+        metadata={"help": "Number of layers of each component (at least 2), for a quick test of this script."},
+    )
     gpu_batch_sizes: list[int] = field(default_factory=lambda: [8, 16, 32, 64, 128, 256])
-    peak_tflops: float = field(default=989.0, metadata={"help": "of the GPU in this dtype, here an H100's in bfloat16"})
-    side: str | None = field(default=None, metadata={"help": "original or vlmkit: measure this one, in this process"})
+    peak_tflops: float = field(
+        default=989.0, metadata={"help": "Peak TFLOP/s of the GPU in this dtype. The default is an H100 in bfloat16."}
+    )
+    side: str | None = field(
+        default=None, metadata={"help": "Internal: measure only 'original' or 'vlmkit', in this process."}
+    )
 
 
 def model_config(num_layers: int | None) -> VlmkitSmolVLMConfig:
-    """The defaults are the original's sizes."""
+    """Return the default configuration, which has the sizes of the original, with `num_layers` layers if given."""
     config = VlmkitSmolVLMConfig()
     if num_layers is not None:
         config.vision_config.num_hidden_layers = config.text_config.num_hidden_layers = num_layers
@@ -61,18 +74,18 @@ def model_config(num_layers: int | None) -> VlmkitSmolVLMConfig:
 
 
 def build_aligner(num_layers: int | None) -> QFormerAligner:
-    """Stage 1."""
+    """Build the model of stage 1."""
     config = model_config(num_layers)
     return QFormerAligner(QFormerAlignerConfig(vision_config=config.vision_config, text_config=config.qformer_config))
 
 
 def build_adapted(num_layers: int | None) -> nn.Module:
-    """Stage 2, with the original's LoRA."""
+    """Build the model of stage 2 with the LoRA configuration of the original."""
     return adapt_backbones(SmolVLM(model_config(num_layers)))
 
 
 def build_batch(config: VlmkitSmolVLMConfig, batch_size: int) -> dict[str, Tensor]:
-    """Texts of a prefix, the image tokens, and the assistant's part, on which alone there are labels."""
+    """Build texts of a prefix, the image tokens and a reply. Only the reply has labels."""
     length = _PREFIX_LENGTH + config.num_query_tokens + _NUM_LABELS
     input_ids = torch.randint(config.text_config.eos_token_id + 1, config.image_token_id, (batch_size, length))
     input_ids[:, _PREFIX_LENGTH:-_NUM_LABELS] = config.image_token_id
@@ -84,13 +97,13 @@ def build_batch(config: VlmkitSmolVLMConfig, batch_size: int) -> dict[str, Tenso
 
 @torch.no_grad()
 def encode_one_by_one(model: nn.Module, pixel_values: Tensor) -> Tensor:
-    """Vision features `(B, N, D)`, in float32, as the original's data set computes them."""
+    """Compute float32 vision features `(B, N, D)` image by image, like the dataset class of the original."""
     tower = model.get_base_model().get_encoder("image")
     return torch.cat([tower(image[None]).last_hidden_state for image in pixel_values])
 
 
 def original_loss(model: nn.Module, pixel_values: Tensor, texts: dict[str, Tensor], dtype: str) -> Tensor:
-    """From pixels, by the scores of all positions."""
+    """Compute the loss from pixels and the logits of all positions."""
     vision_features = encode_one_by_one(model, pixel_values)
     inputs = {name: tensor for name, tensor in texts.items() if name != "labels"}
     with torch.autocast(DEVICE, torch.bfloat16, enabled=dtype == "bfloat16"):
@@ -99,13 +112,16 @@ def original_loss(model: nn.Module, pixel_values: Tensor, texts: dict[str, Tenso
 
 
 def vlmkit_loss(model: nn.Module, vision_features: Tensor, texts: dict[str, Tensor], dtype: str) -> Tensor:
-    """From vision features, by the scores of labelled positions."""
+    """Compute the loss from vision features and the logits of labeled positions."""
     with torch.autocast(DEVICE, torch.bfloat16, enabled=dtype == "bfloat16"):
         return model(**texts, vision_features=vision_features, use_cache=False).loss
 
 
 def loss_without_dropout(model: nn.Module, loss: Callable[[], Tensor]) -> float:
-    """The loss of the way that training takes, with all modules but the outermost in evaluation mode."""
+    """Compute the loss without dropout.
+
+    All modules are in evaluation mode except the outermost one, so that the model takes its training code path.
+    """
     model.eval()
     model.get_base_model().training = True
     with torch.no_grad():
@@ -115,12 +131,12 @@ def loss_without_dropout(model: nn.Module, loss: Callable[[], Tensor]) -> float:
 
 
 def new_optimizer(model: nn.Module) -> torch.optim.Optimizer:
-    """AdamW on all that is trained."""
+    """Return AdamW over the trainable parameters."""
     return torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)
 
 
 def step(loss: Callable[[], Tensor], optimizer: torch.optim.Optimizer) -> float:
-    """Seconds of one forward pass, backward pass, clipping and update."""
+    """Return the seconds of one forward pass, backward pass, gradient clipping and optimizer update."""
     start = now()
     loss().backward()
     nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], 1.0)
@@ -130,17 +146,17 @@ def step(loss: Callable[[], Tensor], optimizer: torch.optim.Optimizer) -> float:
 
 
 def now() -> float:
-    """The time, once all that was asked of a GPU is done."""
+    """Return the current time after pending GPU work has finished."""
     if DEVICE == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter()
 
 
 def reset_peak() -> int:
-    """Forget the peak of memory so far.
+    """Reset the memory peak.
 
     Returns:
-        Bytes in use at present.
+        Bytes currently in use.
     """
     if DEVICE == "cuda":
         torch.cuda.reset_peak_memory_stats()
@@ -150,12 +166,12 @@ def reset_peak() -> int:
 
 
 def peak_bytes() -> int:
-    """The peak of memory, the GPU's if there is one."""
+    """Return the peak memory of the GPU, or of the process if there is no GPU, in bytes."""
     return torch.cuda.max_memory_allocated() if DEVICE == "cuda" else resident_bytes("VmHWM")
 
 
 def measure_side(arguments: Arguments) -> dict[str, float]:
-    """Build the model, and let one side take steps."""
+    """Build the model and time the steps of one variant."""
     set_seed(0)
     model = build_adapted(arguments.num_layers).to(DEVICE).train()
     texts = build_batch(model.get_base_model().config, arguments.batch_size)
@@ -178,11 +194,11 @@ def measure_side(arguments: Arguments) -> dict[str, float]:
     return {"loss": value, "seconds": statistics.median(seconds), "peak": peak, "above": peak - built}
 
 
-def race(arguments: Arguments) -> dict[str, list[dict[str, float]]]:
-    """Measurements of both sides, in turn.
+def measure_in_turn(arguments: Arguments) -> dict[str, list[dict[str, float]]]:
+    """Measure both variants in turn, each in a separate process.
 
     Raises:
-        RuntimeError: the sides have different losses.
+        RuntimeError: If the losses of the variants differ.
     """
     measured: dict[str, list[dict[str, float]]] = {"original": [], "vlmkit": []}
     tolerance = 1e-5 if arguments.dtype == "float32" else 1e-3
@@ -193,27 +209,27 @@ def race(arguments: Arguments) -> dict[str, list[dict[str, float]]]:
             results.append(json.loads(output.splitlines()[-1]))
         original, ours = (results[-1]["loss"] for results in measured.values())
         if not math.isclose(original, ours, rel_tol=tolerance):
-            raise RuntimeError(f"the loss of vlmkit is {ours}, the original's {original}")
+            raise RuntimeError(f"The losses of both variants must agree, but got {ours} (vlmkit) and {original}.")
     return measured
 
 
 def report(measured: dict[str, list[dict[str, float]]]) -> None:
-    """Medians of each side, and the median ratios of processes that ran one after the other."""
-    print(f"{'':12}{'ms a step':>12}{'peak MB':>12}{'above the built model, MB':>28}{'loss':>10}")
+    """Print the medians of each variant and the median ratios of consecutive processes."""
+    print(f"{'':12}{'ms per step':>12}{'peak MB':>12}{'peak minus model, MB':>28}{'loss':>10}")
     for side, results in measured.items():
         loss, seconds, peak, above = (statistics.median(row[name] for row in results) for name in results[0])
         print(f"{side:12}{1000 * seconds:12.0f}{peak / _MB:12.0f}{above / _MB:28.0f}{loss:10.4f}")
     pairs = list(zip(measured["original"], measured["vlmkit"], strict=True))
-    for what, name in (("speed", "seconds"), ("peak memory", "peak"), ("memory above the built model", "above")):
+    for title, name in (("speed", "seconds"), ("peak memory", "peak"), ("peak minus model", "above")):
         ratio = statistics.median(original[name] / ours[name] for original, ours in pairs)
-        print(f"{what} ratio: {ratio:.2f} in favour of vlmkit")
+        print(f"{title} ratio original / vlmkit: {ratio:.2f}")
 
 
 def report_stages(arguments: Arguments) -> None:
-    """Samples per second of both stages on vision features; FLOPs are those of all matrix products of a step."""
+    """Print the training speed of both stages on vision features. MFU counts the FLOPs of all matrix products."""
     config = model_config(arguments.num_layers)
     num_tokens = 1 + (config.vision_config.image_size // config.vision_config.patch_size) ** 2
-    print(f"\n{'':10}{'batch':>8}{'samples a second':>20}{'peak MB':>12}{'MFU':>8}")
+    print(f"\n{'':10}{'batch':>8}{'samples per second':>20}{'peak MB':>12}{'MFU':>8}")
     for stage, build in (("stage 1", build_aligner), ("stage 2", build_adapted)):
         model = build(arguments.num_layers).to(DEVICE).train()
         optimizer = new_optimizer(model)
@@ -231,21 +247,21 @@ def report_stages(arguments: Arguments) -> None:
                 step(loss, optimizer)
             reset_peak()
             seconds = statistics.median([step(loss, optimizer) for _ in range(2 + arguments.steps)][2:])
-            utilisation = counter.get_total_flops() / seconds / (1e12 * arguments.peak_tflops)
+            utilization = counter.get_total_flops() / seconds / (1e12 * arguments.peak_tflops)
             speed, peak = batch_size / seconds, peak_bytes() / _MB
-            print(f"{stage:10}{batch_size:8}{speed:20.1f}{peak:12.0f}{utilisation:8.1%}", flush=True)
+            print(f"{stage:10}{batch_size:8}{speed:20.1f}{peak:12.0f}{utilization:8.1%}", flush=True)
 
 
 def main() -> None:
-    """Let the sides take turns and compare them; then measure both stages if there is a GPU."""
+    """Compare both variants, then measure both stages if there is a GPU."""
     [arguments] = HfArgumentParser(Arguments).parse_args_into_dataclasses()
     if arguments.side is not None:
         print(json.dumps(measure_side(arguments)))
         return
     length = _PREFIX_LENGTH + model_config(arguments.num_layers).num_query_tokens + _NUM_LABELS
-    print(f"{arguments.batch_size} texts of {length} positions, {_NUM_LABELS} of them with a label, ", end="")
+    print(f"{arguments.batch_size} texts of {length} positions, {_NUM_LABELS} of them labeled, ", end="")
     print(f"{arguments.dtype}, {DEVICE}, {torch.get_num_threads()} threads", flush=True)
-    report(race(arguments))
+    report(measure_in_turn(arguments))
     if DEVICE == "cuda":
         report_stages(arguments)
 
