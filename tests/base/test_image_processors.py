@@ -65,10 +65,10 @@ def test_a_saved_processor_gives_the_same_pixels_to_the_bit(config, tmp_path):
 
 @pytest.mark.parametrize(
     ("changes", "named"),
-    [({"crop_mode": "border"}, "'border' to 224x224"), ({"input_size": (3, 224, 160)}, "'center' to 224x160")],
+    [({"crop_mode": "border"}, "'border' with 224 x 224"), ({"input_size": (3, 224, 160)}, "'center' with 224 x 160")],
 )
 def test_a_crop_without_counterpart_is_refused(changes, named):
-    with pytest.raises(ValueError, match=f"crop mode {named} pixels has no counterpart; give a transformers"):
+    with pytest.raises(ValueError, match=f"crop mode of a timm image processor must be .* but got {named} pixels"):
         to_saveable_image_processor(timm_processor(**changes))
 
 

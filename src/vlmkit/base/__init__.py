@@ -1,1 +1,1 @@
-"""What all models share: base classes, building from pretrained parts, and what a checkpoint carries."""
+"""Base classes of configurations, models and processors, and the assembly of models from pretrained parts."""

@@ -24,7 +24,7 @@ class VlmkitConfig(ShimMixin, PreTrainedConfig):
     """
 
     def __post_init__(self, **kwargs: Any) -> None:
-        """Reject keywords that are not fields, and the fields of another model."""
+        """Reject keywords that are not fields, and configurations of another model type."""
         if (model_type := kwargs.get("model_type", self.model_type)) != self.model_type:
             raise ValueError(
                 f"`model_type` must be {self.model_type!r}, but got {model_type!r}. "
@@ -34,22 +34,18 @@ class VlmkitConfig(ShimMixin, PreTrainedConfig):
         self.check_keywords(name for name in kwargs if name not in known and not name.startswith("_"))
         super().__post_init__(**kwargs)
 
-    def tie_head_as_text_config(self, tie_word_embeddings: bool | None) -> None:
-        """Tie the language modeling head if `text_config` does. transformers reads the outermost configuration only.
+    def set_tied_head(self, tie_word_embeddings: bool | None) -> None:
+        """Set whether the language modeling head is tied, here and in `text_config`.
+
+        transformers only reads the outermost configuration.
 
         Args:
-            tie_word_embeddings: Value that the user passed, if any.
-
-        Raises:
-            ValueError: If the value differs from that in `text_config`.
+            tie_word_embeddings: Value that the user passed. Defaults to the value in `text_config`.
         """
-        tied = getattr(self.text_config, "tie_word_embeddings", False)
-        if tie_word_embeddings not in (None, tied):
-            raise ValueError(
-                f"`tie_word_embeddings` must be {tied} as in `text_config`, but got {tie_word_embeddings}. "
-                "Set it in `text_config`."
-            )
-        self.tie_word_embeddings = tied
+        text_config: Any = self.text_config
+        if tie_word_embeddings is None:
+            tie_word_embeddings = getattr(text_config, "tie_word_embeddings", False)
+        self.tie_word_embeddings = text_config.tie_word_embeddings = tie_word_embeddings
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:

@@ -108,19 +108,27 @@ class GenerativeModel(VlmkitModel):
         Args:
             text: Folder or Hub id of the language model.
             dtype: Data type of its weights.
+
+        Raises:
+            ValueError: If the language model is not supported, or its head is not tied as configured.
         """
         language_model = AutoModelForCausalLM.from_pretrained(text, dtype=dtype)
         vocab_size = self.config.get_text_config().vocab_size
         if vocab_size > language_model.get_input_embeddings().num_embeddings:
             language_model.resize_token_embeddings(vocab_size)
         self.check_language_model(language_model)
+        head, embeddings = language_model.get_output_embeddings(), language_model.get_input_embeddings()
+        if self.config.tie_word_embeddings and head.weight is not embeddings.weight:
+            raise ValueError(
+                f"`tie_word_embeddings` must be False for {text}, whose head and embeddings are not tied, but got True."
+            )
         self.model.language_model.load_state_dict(language_model.get_decoder().state_dict())
-        self.lm_head.load_state_dict(language_model.get_output_embeddings().state_dict())
+        self.lm_head.load_state_dict(head.state_dict())
         self.generation_config = language_model.generation_config
 
     def check_language_model(self, language_model: PreTrainedModel) -> None:
         """Check that a pretrained language model can be used. A subclass may restrict which ones.
 
         Raises:
-            ValueError: If it cannot be used.
+            ValueError: If the language model is not supported.
         """

@@ -23,7 +23,7 @@ except ImportError as error:
 
 
 class ShimMixin(UploadMixin):
-    """For configurations and processors: saving writes `auto_map` and the shim that it names.
+    """Mixin of configurations and processors that write `auto_map` and the shim when they are saved.
 
     Attributes:
         shim_map: Maps each Auto class to `vlmkit_shim.<class>`. [`vlmkit.registration`] sets it.
@@ -32,7 +32,7 @@ class ShimMixin(UploadMixin):
     shim_map: ClassVar[dict[str, str]]
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> Any:
-        """Save as transformers does, and write the shim."""
+        """Save the files as transformers does, and write the shim."""
         # With push_to_hub, transformers requires a string.
         result = super().save_pretrained(os.fspath(save_directory), *args, **kwargs)  # type: ignore[misc]
         if kwargs.get("is_main_process", True):
@@ -48,7 +48,7 @@ class ShimMixin(UploadMixin):
         Path(folder, f"{SHIM_NAME}.py").write_text(_SHIM.format(names=", ".join(names)), encoding="utf-8")
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what is saved: the dictionary of transformers and `auto_map`."""
+        """Return the dictionary that is saved, which includes `auto_map`."""
         return {**super().to_dict(), "auto_map": self.shim_map}  # type: ignore[misc]
 
     @classmethod

@@ -1,4 +1,4 @@
-"""timm's preprocessing as an ordinary image processor of transformers."""
+"""Conversion of timm image processors to image processors of transformers."""
 
 import math
 
@@ -7,24 +7,24 @@ from transformers import BaseImageProcessor, CLIPImageProcessor
 
 
 def to_saveable_image_processor(image_processor: BaseImageProcessor) -> BaseImageProcessor:
-    """Translate a timm image processor, which only timm's own checkpoints can carry, to one that can be saved.
+    """Convert a timm image processor, which can only be saved with a timm model, to one that can be saved anywhere.
 
     Args:
-        image_processor: any; all but timm's are returned as they are.
+        image_processor: Any image processor. Those of transformers are returned unchanged.
 
     Returns:
-        A `CLIPImageProcessor` with timm's size, crop, interpolation, mean and standard deviation. It resizes tensors
-        where timm resizes PIL images: pixels differ by about one level of 255, and where the margin of a crop is odd,
-        the crop by one pixel.
+        A `CLIPImageProcessor` with the size, crop, interpolation, mean and standard deviation of timm. It resizes
+        tensors instead of PIL images: pixel values differ by about 1/255, and crops with an odd margin are shifted by
+        one pixel.
 
     Raises:
-        ValueError: timm's crop mode is neither "squash" nor "center" to a square.
+        ValueError: If the crop mode is neither "squash" nor "center" with a square size.
 
     Example:
         >>> to_saveable_image_processor(CLIPImageProcessor(size={"shortest_edge": 32})).size["shortest_edge"]
         32
     """
-    # By name: timm is heavy, and importing its processor's class would load it.
+    # Compared by name, because importing the class would import timm, which is slow.
     if type(image_processor).__name__ != "TimmWrapperImageProcessor":
         return image_processor
     config = image_processor.data_config
@@ -35,8 +35,8 @@ def to_saveable_image_processor(image_processor: BaseImageProcessor) -> BaseImag
         size = {"shortest_edge": math.floor(height / config["crop_pct"])}
     else:
         raise ValueError(
-            f"timm's crop mode {config['crop_mode']!r} to {height}x{width} pixels has no counterpart; "
-            "give a transformers image processor"
+            f"The crop mode of a timm image processor must be 'squash', or 'center' with a square size, but got "
+            f"{config['crop_mode']!r} with {height} x {width} pixels. Use an image processor of transformers."
         )
     return CLIPImageProcessor(
         size=size,

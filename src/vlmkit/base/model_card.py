@@ -40,16 +40,16 @@ Without `import vlmkit`, pass `trust_remote_code=True` to `from_pretrained`.
 {facts}
 """
 
-# Marks the card that transformers writes when there is none.
+# Contained in the generic card that transformers writes.
 _GENERIC_CARD = "This is the model card of a 🤗 transformers model that has been pushed on the Hub."
 
 
 class CardMixin(UploadMixin):
-    """For models: saving writes a model card, unless the folder holds one.
+    """Mixin of models that write a model card when they are saved, unless the folder contains one.
 
     Attributes:
-        card_usage: Python lines that load and use the model, with `{name}` for its place.
-        card_pipeline: the hub's task name; `None` if no pipeline of transformers runs the model.
+        card_usage: Python code that loads and uses the model, with `{name}` in place of its Hub id.
+        card_pipeline: Name of the pipeline of transformers that runs the model, or `None`.
     """
 
     card_usage: ClassVar[str]
@@ -58,16 +58,16 @@ class CardMixin(UploadMixin):
     _card_metrics: dict[str, float] | None = None
 
     def describe(self, data: str | None = None, metrics: dict[str, float] | None = None) -> None:
-        """Tell what the model card cannot know by itself; from then on saving rewrites the card.
+        """Set the training data and the metrics of the model card. Saving then overwrites an existing card.
 
         Args:
-            data: what the model was trained on, in a sentence.
-            metrics: name to value on held-out data.
+            data: Description of the training data, in a sentence.
+            metrics: Metrics on held-out data, name to value.
         """
         self._card_data, self._card_metrics = data, metrics
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> Any:
-        """Save as transformers does, and write the model card."""
+        """Save the model as `PreTrainedModel.save_pretrained` does, and write the model card."""
         result = super().save_pretrained(save_directory, *args, **kwargs)  # type: ignore[misc]
         if kwargs.get("is_main_process", True):
             self._write_card(save_directory, name=Path(save_directory).resolve().name)
@@ -115,7 +115,7 @@ class CardMixin(UploadMixin):
         return ModelCard(f"---\n{header}\n---\n\n{body}")
 
     def _facts(self) -> dict[str, Any]:
-        """Size, and the configuration's own plain fields."""
+        """Return the number of parameters and the simple fields of the configuration."""
         parameters = list(self.parameters())  # type: ignore[attr-defined]
         trained = sum(p.numel() for p in parameters if p.requires_grad)
         own = type(self.config).__annotations__  # type: ignore[attr-defined]

@@ -30,7 +30,7 @@ def load_tokenizer(text: str | os.PathLike, **special_tokens: Any) -> PreTrained
     """
     try:
         return AutoTokenizer.from_pretrained(text, **special_tokens)
-    except ValueError as error:  # which names the packages that could convert a tokenizer
+    except ValueError as error:  # its message is about packages that convert tokenizers
         raise ValueError(
             f"`text` must be a model with a tokenizer, but got {os.fspath(text)!r}. "
             "Pass the folder or Hub id of a text model."
@@ -42,7 +42,7 @@ class VlmkitProcessor(ShimMixin, ProcessorMixin):
 
     Args:
         image_processor: Image processor. One of timm, which cannot be saved outside timm's own checkpoints, is
-            translated.
+            converted.
         tokenizer: Tokenizer. Without a padding token (GPT-2), it pads with its end-of-text token. `None` for a
             processor of images only, whose constructor names no tokenizer.
 

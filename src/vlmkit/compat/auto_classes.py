@@ -1,4 +1,4 @@
-"""The table behind an Auto class of transformers, which has no public reader."""
+"""Lookup of the class that an Auto class builds, for which transformers has no public function."""
 
 from typing import Any
 

@@ -46,7 +46,7 @@ def accepts_cache(function: Callable) -> Callable:
 
 
 def cache_argument(cache: Cache | None) -> dict[str, Cache]:
-    """Return the keyword that passes a cache to a model or to `generate`; nothing without a cache."""
+    """Return the keyword that passes a cache to a model or to `generate`, or no keyword without a cache."""
     return {} if cache is None else {CACHE_NAME: cache}
 
 

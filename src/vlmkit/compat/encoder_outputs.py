@@ -11,9 +11,9 @@ from transformers.utils import ModelOutput
 
 
 def pop_encoder_outputs(kwargs: dict[str, Any]) -> ModelOutput | None:
-    """Take the image features that a caller of `generate` computed out of its keywords.
+    """Remove precomputed image features from the keywords of `generate` and return them.
 
-    They are copied, because beam search repeats them in place.
+    The features are copied, because beam search repeats them in place.
     """
     given = kwargs.pop("mm_encoder_outputs", None)
     return copy(given["image"]) if given else None

@@ -1,4 +1,4 @@
-"""Declaring nested configurations, which transformers does through a class that it does not document."""
+"""Declaration of nested configurations, through a class that transformers does not document."""
 
 from transformers.configuration_utils import SubConfigSpec
 

@@ -9,10 +9,10 @@ from typing import Any
 
 
 class UploadMixin:
-    """For classes with `push_to_hub`: calls `prepare_upload` before the folder is pushed."""
+    """Mixin of classes with `push_to_hub` that calls `prepare_upload` before the folder is pushed."""
 
     def prepare_upload(self, folder: str | os.PathLike, repo_id: str) -> None:
-        """Write the files that belong to the upload; a subclass implements this."""
+        """Write additional files into the folder. Subclasses implement this method."""
         raise NotImplementedError
 
     def _upload_modified_files(self, working_dir: str | os.PathLike, repo_id: str, *args: Any, **kwargs: Any) -> Any:

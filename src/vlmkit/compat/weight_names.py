@@ -16,8 +16,8 @@ def with_module_names(model: PreTrainedModel, state_dict: Mapping[str, Any]) -> 
     """Return a state dict under the names that the weights have in the model.
 
     Args:
-        model: Model whose names are wanted.
-        state_dict: State dict under those names, or under the names in a saved checkpoint.
+        model: Model that defines the names.
+        state_dict: State dict with the names of the modules, or with those of a saved checkpoint.
     """
     own = model.state_dict().keys()
     if state_dict.keys() <= own:

@@ -69,9 +69,8 @@ def features_size(backbone: PreTrainedModel) -> int:
 
 def num_prefix_tokens(backbone: PreTrainedModel) -> int:
     """Return the number of class, distillation and register tokens, which precede the patch tokens."""
-    timm_model = getattr(backbone, "timm_model", None)
-    if hasattr(timm_model, "num_prefix_tokens"):
-        return timm_model.num_prefix_tokens
+    if (number := getattr(getattr(backbone, "timm_model", None), "num_prefix_tokens", None)) is not None:
+        return number
     names = {name.rpartition(".")[2] for name, _ in backbone.named_parameters()}
     has_class_token = bool(names & {"cls_token", "class_embedding"})
     return has_class_token + ("distillation_token" in names) + (getattr(backbone.config, "num_register_tokens", 0) or 0)

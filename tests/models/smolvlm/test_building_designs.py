@@ -59,7 +59,10 @@ class TestFromVisionTextPretrained:
 
         with pytest.raises(TypeError, match=r"has no field 'conector'. Did you mean 'connector'"):
             join(conector="mlp")
-        with pytest.raises(ValueError, match="cross_layer_interval is 4, but the language model has 2 layers"):
+        with pytest.raises(
+            ValueError,
+            match=r"`cross_layer_interval` must be from 1 to 2, the number of layers of the language model, but",
+        ):
             join(connector="mlp", fusion="cross_attention")
         for missing in ({"vision": "nowhere"}, {"text": "nowhere"}):
             with pytest.raises(OSError, match="nowhere"):
@@ -101,7 +104,7 @@ class TestWrongDesigns:
             tiny.smolvlm_config(**{field: value})
 
     def test_an_interval_larger_than_the_depth_is_rejected_with_cross_attention(self):
-        message = "cross_layer_interval is 3, but the language model has 2 layers; give 1 to 2"
+        message = r"`cross_layer_interval` must be from 1 to 2, the number of layers of the language model, but"
         with pytest.raises(ValueError, match=message):
             tiny.smolvlm_config(fusion="cross_attention", cross_layer_interval=3)
         assert tiny.smolvlm_config(cross_layer_interval=3).fusion == "autoregressive"

@@ -76,11 +76,13 @@ def test_the_head_is_tied_where_the_language_models_is(tied, tmp_path):
 
 
 @pytest.mark.parametrize("make", [tiny.smolvlm_config, tiny.qformer_captioner_config])
-def test_a_head_tied_otherwise_than_the_language_models_is_rejected(make):
-    text = tiny.llama_config(tie_word_embeddings=True)
-    assert make(text_config=text, tie_word_embeddings=True).tie_word_embeddings
-    with pytest.raises(ValueError, match="`tie_word_embeddings` must be True as in `text_config`, but got False"):
-        make(text_config=text, tie_word_embeddings=False)
+@pytest.mark.parametrize("tied", [True, False])
+def test_whether_the_head_is_tied_can_be_set_for_the_whole_model(make, tied, tmp_path):
+    config = make(text_config=tiny.llama_config(tie_word_embeddings=not tied), tie_word_embeddings=tied)
+    config.save_pretrained(tmp_path)
+    loaded = type(config).from_pretrained(tmp_path)
+    for made in (config, loaded):
+        assert made.tie_word_embeddings is made.text_config.tie_word_embeddings is tied
 
 
 @pytest.mark.parametrize("field", ["num_query_tokens", "num_cross_attention_heads", "cross_attention_frequency"])
@@ -92,7 +94,7 @@ def test_a_number_below_1_is_rejected(field, value):
 
 @pytest.mark.parametrize("token", [-1, 99, 49152])
 def test_an_image_token_outside_the_vocabulary_is_rejected(token):
-    message = f"image_token_id is {token}, but the language model knows 0 to 98 only; give one of these, or a text_con"
+    message = f"`image_token_id` must be from 0 to 98, the vocabulary of the language model, but got {token}"
     with pytest.raises(ValueError, match=message):
         tiny.smolvlm_config(image_token_id=token)
 

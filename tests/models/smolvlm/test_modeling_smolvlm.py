@@ -160,7 +160,7 @@ class TestInputs:
         tokens = torch.randn(3, 7, 20)
         model.train()(**batch, vision_features=tokens).loss.backward()
         assert model.model.connector.vision_projection.weight.grad.abs().sum() > 0
-        with pytest.raises(ValueError, match=r"no vision tower.* give vision_features \(images, tokens, 20\)"):
+        with pytest.raises(ValueError, match=r"This model has no vision tower and cannot encode `pixel_values`"):
             model(**inputs())
 
 

@@ -68,9 +68,12 @@ class TestTexts:
             ({"images": PHOTO, "text": "a"}, "total 0 <image> tokens and 1 images"),
             (
                 {"images": [[PHOTO, PHOTO], [PHOTO]], "text": ["<image> a", "<image> <image>"]},
-                "text 0 has 1 <image>, but 2 images; give one image for each",
+                r"Text 0 must have 2 <image>, one for each of its images, but has 1",
             ),
-            ({"images": [[PHOTO], []], "text": ["a", "<image>"]}, "text 0 has 0 <image>, but 1 images"),
+            (
+                {"images": [[PHOTO], []], "text": ["a", "<image>"]},
+                r"Text 0 must have 1 <image>, one for each of its images, but has 0",
+            ),
             ({"images": [], "text": "a"}, "`images` must not be an empty list"),
             ({"text": []}, "`text` must not be an empty list"),
             ({"text": ["a", " "]}, "Text 1 must not be empty"),
@@ -208,13 +211,13 @@ class TestConversations:
             processor.apply_chat_template(conversation, return_labels=return_labels)
 
     def test_with_more_placeholders_than_images_are_rejected(self, processor):
-        with pytest.raises(ValueError, match="text 0 has 2 <image>, but 1 images; give one image for each"):
+        with pytest.raises(ValueError, match=r"Text 0 must have 1 <image>, one for each of its images, but has 2"):
             processor.apply_chat_template([turn("user", "a", PHOTO, True), CHAT[1]], return_labels=True)
 
     def test_are_checked_each_by_itself(self, processor):
         """The first has a place too many, the second an image: their sums agree."""
         twice = {"role": "user", "content": [{"type": "image", "image": PHOTO, "path": PHOTO}]}
-        with pytest.raises(ValueError, match="text 0 has 2 <image>, but 1 images; give one image for each"):
+        with pytest.raises(ValueError, match=r"Text 0 must have 1 <image>, one for each of its images, but has 2"):
             processor.apply_chat_template([[turn("user", "a", PHOTO, True)], [twice]], **TO_ANSWER)
 
 
@@ -261,11 +264,13 @@ class TestLabels:
         assert words(processor, batch, "labels") == ["a cat"] * 2
 
     def test_without_anything_to_learn_from_are_rejected(self, processor):
-        with pytest.raises(ValueError, match="conversation 1 has nothing that the assistant says, so nothing to learn"):
+        with pytest.raises(
+            ValueError, match=r"Conversation 1 must have a reply of the assistant to compute labels, but has none"
+        ):
             processor.apply_chat_template([CHAT, CHAT[:1]], return_labels=True)
         cut = {"truncation": True, "max_length": 15}
         with pytest.raises(
-            ValueError, match=r"conversation 0 has nothing .*; drop it, or where it was cut, give a large"
+            ValueError, match=r"Conversation 0 must have a reply of the assistant to compute labels, but has none"
         ):
             processor.apply_chat_template(CHAT, return_labels=True, processor_kwargs=cut)
 

@@ -58,7 +58,7 @@ class QFormerCaptionerConfig(VlmkitConfig):
         "vision_config": SubConfigSpec(config_class=AutoConfig, model_type="clip_vision_model"),
         "text_config": SubConfigSpec(config_class=AutoConfig, model_type="gpt_neo", init_kwargs=_TEXT_DEFAULTS),
     }
-    # Of no use over a whole evaluation set, and large.
+    # Large, and not needed for metrics.
     keys_to_ignore_at_inference: ClassVar[list[str]] = [
         CACHE_NAME,
         "query_embeds",
@@ -86,4 +86,4 @@ class QFormerCaptionerConfig(VlmkitConfig):
             raise ValueError("vision_layers is empty; name at least one layer, or drop it for the last one")
         tie_word_embeddings = kwargs.pop("tie_word_embeddings", None)
         super().__post_init__(**kwargs)
-        self.tie_head_as_text_config(tie_word_embeddings)
+        self.set_tied_head(tie_word_embeddings)

@@ -1,4 +1,4 @@
-"""SmolVLM: a small language model that chats about images."""
+"""SmolVLM: a small vision-language model for conversations about images."""
 
 from vlmkit.models.smolvlm.configuration_smolvlm import VlmkitSmolVLMConfig
 from vlmkit.models.smolvlm.image_processing_smolvlm import (

@@ -1,8 +1,8 @@
-"""How a conversation is written for the language model, as Jinja templates that mark what the assistant says."""
+"""Default chat templates in Jinja, which mark the text of the assistant for computing labels."""
 
 from transformers import PreTrainedTokenizerBase
 
-# The text of a message; `image_token` stands for each image.
+# The text of a message, with `image_token` in place of each image.
 _CONTENT = """
 {%- macro content_of(message) -%}
     {%- if message['content'] is string -%}
@@ -28,7 +28,7 @@ _CHATML = """
 {%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}
 """
 
-# For language models that have never seen a conversation.
+# For language models that were not trained on conversations.
 _PLAIN = """
 {%- for message in messages -%}
     {{- message['role'] | capitalize + ': ' -}}
@@ -44,17 +44,18 @@ _PLAIN = """
 
 
 def supports_chatml(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether a tokenizer has the tokens of ChatML, and its texts end as ChatML's turns do."""
+    """Return whether a tokenizer has the tokens of ChatML and uses its end of turn as end of text."""
     return tokenizer.eos_token == "<|im_end|>" and "<|im_start|>" in tokenizer.get_vocab()
 
 
 def chat_template(tokenizer: PreTrainedTokenizerBase, image_token: str) -> str:
-    """The template of conversations with images, by what the tokenizer knows.
+    """Return the default chat template for a tokenizer.
 
     Args:
-        tokenizer: of a language model that has learnt ChatML, whose end of text is that of a turn (SmolLM-Instruct,
-            Qwen-Instruct), or of any other. Generation stops at the end of text.
-        image_token: the placeholder.
+        tokenizer: Tokenizer of the language model. The template is ChatML if the tokenizer supports it, as those of
+            SmolLM-Instruct and Qwen-Instruct do, and otherwise lines of "User: " and "Assistant: ". Replies end with
+            the end-of-text token.
+        image_token: Placeholder of an image.
     """
     turns = _CHATML if supports_chatml(tokenizer) else _PLAIN
     return (_CONTENT + turns).replace("<image_token>", image_token)

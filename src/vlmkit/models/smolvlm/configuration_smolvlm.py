@@ -10,7 +10,7 @@ from vlmkit.compat.cache import CACHE_NAME
 from vlmkit.compat.sub_configs import SubConfigSpec
 from vlmkit.validation import check_at_least
 
-# SmolLM-135M-Instruct, with one more token, the placeholder.
+# SmolLM-135M-Instruct with one additional token, the placeholder.
 _TEXT_DEFAULTS = {
     "hidden_size": 576,
     "intermediate_size": 1536,
@@ -69,45 +69,46 @@ def fixed_num_image_tokens(connector: str, *, fusion: str, num_query_tokens: int
 
 @strict
 class VlmkitSmolVLMConfig(VlmkitConfig):
-    """An image backbone, a connector, and a language model that reads what comes out of it.
+    """Configuration of a vision backbone, a connector and a causal language model.
 
-    `connector` and `fusion` choose a design (see `docs/guides/design.md`). The defaults are the original's: a Q-Former,
-    whose queries are tokens of the language model.
+    `connector` and `fusion` select a design (see `docs/guides/design.md`). The defaults are those of the original
+    system: a Q-Former whose queries replace placeholders in the text.
 
     Args:
-        vision_config: Any image backbone of transformers, or of timm as `timm_wrapper`. With
-            [`PrecomputedVisionConfig`], the model has no vision tower and takes `vision_features`. Default: a ViT-B/16.
-        text_config: Any causal language model of transformers. Default: SmolLM-135M.
+        vision_config: Configuration of an image backbone of transformers, or of timm as `timm_wrapper`. With
+            [`PrecomputedVisionConfig`], the model has no vision tower and takes `vision_features`. Defaults to a
+            ViT-B/16.
+        text_config: Configuration of a causal language model of transformers. Defaults to SmolLM-135M.
         image_token_id: Id of the placeholder token, which image embeddings replace.
         connector: Module that maps vision features to image embeddings. `"qformer"` and `"perceiver"` return
             `num_query_tokens` embeddings for each image, `"mlp"` returns one for each patch, and `"pixel_shuffle"` one
             for each square of neighboring patches.
-        fusion: How the language model reads images. With `"autoregressive"`, image embeddings replace placeholders in
-            the text. With `"cross_attention"`, gated cross-attention between the layers attends to them, and the text
-            has one placeholder for each image.
-        num_query_tokens: Number of image embeddings of the Q-Former and the Perceiver. Default: 32 and 64.
-        num_cross_attention_heads: Number of heads of their attention to the image. Default: that of the Q-Former's
-            text encoder, or of the language model.
-        qformer_config: The text encoder whose layers the Q-Former consists of: DistilBERT, BERT (MiniLM) or RoBERTa.
-            Default: DistilBERT.
-        cross_attention_frequency: The second layer of the Q-Former, and every so many layers after it, attends to the
-            image. With 1, all layers do.
+        fusion: Fusion of images and text. With `"autoregressive"`, image embeddings replace placeholders in the text.
+            With `"cross_attention"`, the text has one placeholder for each image, and gated cross-attention between
+            the decoder layers attends to the image embeddings.
+        num_query_tokens: Number of image embeddings of a Q-Former or Perceiver. Defaults to 32 for a Q-Former and to
+            64 for a Perceiver.
+        num_cross_attention_heads: Number of heads with which a Q-Former or Perceiver attends to the image. Defaults to
+            the number of heads of `qformer_config`, or of the language model for a Perceiver.
+        qformer_config: Configuration of the text encoder whose layers the Q-Former has: DistilBERT, BERT (which
+            includes MiniLM) or RoBERTa. Defaults to DistilBERT.
+        cross_attention_frequency: Number of layers of the Q-Former from one attention to the image to the next. The
+            second layer is the first of them. With 1, all layers attend to the image.
         perceiver_depth: Number of layers of the Perceiver resampler.
         pixel_shuffle_factor: Side of the squares, in patches.
         cross_layer_interval: With `fusion="cross_attention"`, the number of layers of the language model from one
             cross-attention to the next. The first is before the first layer.
-        freeze_vision: Whether the vision backbone is frozen. Default: `True`.
+        freeze_vision: Whether the vision backbone is frozen. Defaults to `True`.
 
     Raises:
-        TypeError: an unknown keyword (the message names the closest field).
-        StrictDataclassFieldValidationError: a value of the wrong type.
-        ValueError: a number below 1, an image token outside the vocabulary, or a `cross_layer_interval` larger than the
-            language model is deep. What only the built model can tell, such as heads that do not divide its width, is
-            told when it is built.
+        TypeError: If a keyword is unknown. The message suggests the most similar field.
+        StrictDataclassFieldValidationError: If a value has the wrong type.
+        ValueError: If a number is less than 1, the image token is not in the vocabulary, or `cross_layer_interval` is
+            larger than the number of layers. Some constraints, such as the number of heads, are checked by the model.
 
     References:
-        vlm-training (see `docs/papers.md`): the defaults. Laurençon et al., "What matters when building vision-language
-        models?" (arXiv:2405.02246): the other designs, and the Perceiver's 64 queries and depth of 3.
+        vlm-training (see `docs/papers.md`) for the defaults; Laurençon et al., "What matters when building
+        vision-language models?" (arXiv:2405.02246) for the other designs and the defaults of the Perceiver.
 
     Example:
         >>> config = VlmkitSmolVLMConfig(num_query_tokens=64)
@@ -121,7 +122,7 @@ class VlmkitSmolVLMConfig(VlmkitConfig):
         "qformer_config": SubConfigSpec(config_class=AutoConfig, model_type="distilbert"),
         "text_config": SubConfigSpec(config_class=AutoConfig, model_type="llama", init_kwargs=_TEXT_DEFAULTS),
     }
-    # Of no use over a whole evaluation set, and large.
+    # Large, and not needed for metrics.
     keys_to_ignore_at_inference: ClassVar[list[str]] = [CACHE_NAME, "image_hidden_states"]
 
     vision_config: PreTrainedConfig | dict | None = None
@@ -139,7 +140,7 @@ class VlmkitSmolVLMConfig(VlmkitConfig):
     freeze_vision: bool = True
 
     def __post_init__(self, **kwargs: Any) -> None:
-        """Check the values."""
+        """Validate the fields."""
         if self.num_query_tokens is None:
             self.num_query_tokens = default_num_query_tokens(self.connector)
         for name in _COUNTS:
@@ -149,13 +150,13 @@ class VlmkitSmolVLMConfig(VlmkitConfig):
         vocab_size = self.get_text_config().vocab_size
         if not 0 <= self.image_token_id < vocab_size:
             raise ValueError(
-                f"image_token_id is {self.image_token_id}, but the language model knows 0 to {vocab_size - 1} only; "
-                "give one of these, or a text_config with a larger vocab_size"
+                f"`image_token_id` must be from 0 to {vocab_size - 1}, the vocabulary of the language model, but got "
+                f"{self.image_token_id}. Use another id, or increase `text_config.vocab_size`."
             )
         num_layers = self.get_text_config().num_hidden_layers
         if self.fusion == "cross_attention" and self.cross_layer_interval > num_layers:
             raise ValueError(
-                f"cross_layer_interval is {self.cross_layer_interval}, but the language model has {num_layers} layers; "
-                f"give 1 to {num_layers}"
+                f"`cross_layer_interval` must be from 1 to {num_layers}, the number of layers of the language model, "
+                f"but got {self.cross_layer_interval}."
             )
-        self.tie_head_as_text_config(tie_word_embeddings)
+        self.set_tied_head(tie_word_embeddings)

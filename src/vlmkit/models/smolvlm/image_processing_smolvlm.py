@@ -1,4 +1,4 @@
-"""Image processors of [`SmolVLM`]: images of any aspect ratio, whole or split into quarters, to padded pixels."""
+"""Image processors of [`SmolVLM`], which keep the aspect ratio and can split images into quarters."""
 
 from typing import Any, NamedTuple
 
@@ -14,18 +14,19 @@ from transformers.processing_utils import ImagesKwargs
 from transformers.utils import logging
 
 from vlmkit.base.hub import ShimMixin
+from vlmkit.validation import check_at_least
 
 logger = logging.get_logger(__name__)
 
-_KINDS_OF_SIZE = ({"height", "width"}, {"longest_edge"}, {"longest_edge", "shortest_edge"})
+_KEYS_OF_SIZE = ({"height", "width"}, {"longest_edge"}, {"longest_edge", "shortest_edge"})
 
 
 class VlmkitSmolVLMImageProcessorKwargs(ImagesKwargs, total=False):  # type: ignore[call-arg]
-    """What the constructor and a call take beyond the keywords of all image processors.
+    """Keywords in addition to those of all image processors.
 
     Attributes:
-        do_image_splitting: whether an image becomes five crops, its quarters and the whole, or the whole alone.
-        size_divisor: of which the sides of all crops are multiples, in pixels: the side of the model's patches.
+        do_image_splitting: Whether to split an image into five crops, its quarters and the whole image.
+        size_divisor: Divisor of the sides of all crops, in pixels: the patch size of the model.
     """
 
     do_image_splitting: bool
@@ -33,7 +34,7 @@ class VlmkitSmolVLMImageProcessorKwargs(ImagesKwargs, total=False):  # type: ign
 
 
 class _CropImageProcessor(ShimMixin, BaseImageProcessor):
-    """What both backends have in common: which crops an image has, their sizes, and the batch of them."""
+    """Base class of both backends, which splits images, computes the sizes of crops and pads them to a batch."""
 
     valid_kwargs = VlmkitSmolVLMImageProcessorKwargs
     model_input_names = ["pixel_values", "pixel_attention_mask", "num_crops"]  # noqa: RUF012
@@ -50,16 +51,16 @@ class _CropImageProcessor(ShimMixin, BaseImageProcessor):
     do_pad = True
 
     def crop_sizes(self, height: int, width: int, **images_kwargs: Any) -> list[tuple[int, int]]:
-        """Height and width of each crop that an image becomes, in pixels.
+        """Compute the height and width of each crop of an image, in pixels.
 
         Args:
-            height: of the image, in pixels.
-            width: of the image, in pixels.
-            **images_kwargs: keywords of the call, such as `do_image_splitting` or `size`.
+            height: Height of the image, in pixels.
+            width: Width of the image, in pixels.
+            **images_kwargs: Keywords of the call, such as `do_image_splitting` or `size`.
 
         Raises:
-            TypeError: a call has no such keyword.
-            ValueError: the image is empty or too small to be split, or an option makes no sense.
+            TypeError: If a keyword is unknown.
+            ValueError: If the image is empty or too small to be split, or an option is invalid.
 
         Example:
             >>> processor = VlmkitSmolVLMImageProcessor(size={"longest_edge": 224})
@@ -68,7 +69,7 @@ class _CropImageProcessor(ShimMixin, BaseImageProcessor):
             >>> processor.crop_sizes(300, 400, do_image_splitting=True)
             [(144, 208), (144, 208), (144, 208), (144, 208), (176, 224)]
         """
-        validate_typed_dict(self.valid_kwargs, images_kwargs)  # as a call does
+        validate_typed_dict(self.valid_kwargs, images_kwargs)
         own = {name: getattr(self, name) for name in self.valid_kwargs.__annotations__}
         options = self._standardize_kwargs(**{**own, **images_kwargs})
         size = options["size"] if options["do_resize"] else None
@@ -76,10 +77,11 @@ class _CropImageProcessor(ShimMixin, BaseImageProcessor):
         return [crop.size for crop in crops]
 
     def _standardize_kwargs(self, *, size: Any, size_divisor: int, **kwargs: Any) -> dict[str, Any]:
-        """Check what the constructor or a call gets, as well."""
+        """Standardize keywords as transformers does, and check those of the crops."""
         if kwargs.get("do_center_crop") or kwargs.get("pad_size") or kwargs.get("do_pad") is False:
             raise ValueError(
-                "crops are not cropped, and padded to the largest; leave out do_center_crop, do_pad and pad_size"
+                "`do_center_crop`, `do_pad=False` and `pad_size` are not supported, because crops are padded to the "
+                "largest one. Omit them."
             )
         if isinstance(size, int | list | tuple):
             size = get_size_dict(size)  # an integer is the side of a square
@@ -102,13 +104,13 @@ class _CropImageProcessor(ShimMixin, BaseImageProcessor):
         return_tensors: Any,
         **kwargs: Any,
     ) -> BatchFeature:
-        """Images `(3, H, W)` to the batch of their crops."""
+        """Convert images `(3, H, W)` to a batch of their crops."""
         if not images:
-            raise ValueError("images is an empty list; give at least one image")
+            raise ValueError("`images` must not be an empty list. Pass at least one image.")
         if do_image_splitting and not self.do_image_splitting:
             logger.warning(
-                "images are split for a model that was not trained with split images; "
-                "set do_image_splitting=True in the processor that it is trained and saved with"
+                "The images are split, but the model was not trained with split images. Set `do_image_splitting=True` "
+                "in the processor that is used for training and saved with the model."
             )
         pixels, sizes = [], []
         for image in images:
@@ -124,13 +126,13 @@ class _CropImageProcessor(ShimMixin, BaseImageProcessor):
                 )
         num_crops = np.array([len(crops) for crops in sizes])
         data: dict[str, Any] = {"pixel_values": pixels, "num_crops": num_crops, "crop_sizes": sizes}
-        # A mask is the grid of the patches, too; without one, it is a square.
+        # The mask also defines the grid of patches. Without a mask, the grid must be a square.
         if not do_resize or "height" not in size or size.height != size.width:
             data["pixel_values"], data["pixel_attention_mask"] = self._padded(pixels)
         return BatchFeature(data, tensor_type=return_tensors, skip_tensor_conversion=["crop_sizes"])
 
     def _padded(self, crops: list[Any]) -> tuple[Any, Any]:
-        """One batch of crops of several sizes, and its mask; the backends' own `pad` copies everything three times."""
+        """Pad crops of different sizes to a batch, and return it with its mask. `pad` of the backends copies thrice."""
         height, width = (max(crop.shape[axis] for crop in crops) for axis in (1, 2))
         pixels, mask = self._zeros((len(crops), crops[0].shape[0], height, width), crops[0])
         for row, crop in enumerate(crops):
@@ -140,34 +142,35 @@ class _CropImageProcessor(ShimMixin, BaseImageProcessor):
 
 
 class VlmkitSmolVLMImageProcessor(_CropImageProcessor, TorchvisionBackend):
-    """Turns images into crops, and these into `pixel_values (C, 3, H, W)` and `pixel_attention_mask (C, H, W)`.
+    """Resize images with their aspect ratio, optionally split them, and pad all crops to a batch.
 
-    The crops of all images follow one another. An image is one crop, or with `do_image_splitting` five: its quarters
-    (top left, top right, bottom left, bottom right; of an odd side, the second half is the longer), cut from its own
-    pixels, then the whole. Each crop is resized, scaled and normalised by itself, then padded with zeros on the right
-    and at the bottom to the largest height and width of the call.
+    Returns `pixel_values (C, 3, H, W)`, the crops of all images in order, `pixel_attention_mask (C, H, W)`, which is 1
+    for pixels of a crop and 0 for padding, `num_crops (I,)`, and `crop_sizes`, the `(height, width)` of the crops of
+    each image (not an input of the model). The mask is omitted if `size` is a fixed square.
 
-    `pixel_attention_mask` is 1 for the pixels of a crop and 0 for padding. Without it, all crops have the fixed height
-    and width of `size`. `crop_sizes` lists the `(height, width)` of the crops of each image; models do not take it.
+    An image is a single crop. With `do_image_splitting`, it has five crops: its quarters (top left, top right, bottom
+    left, bottom right) at the original resolution, followed by the whole image. Each crop is resized, rescaled and
+    normalized on its own, then padded with zeros on the right and at the bottom to the largest height and width.
 
     Args:
-        **kwargs: of all image processors, and
-            `size`: `{"longest_edge": L}` (by default 384) keeps the aspect ratio and reduces a crop until its longer
-            side is at most L; with `"shortest_edge": S` it is first enlarged until its shorter side is at least S.
-            Sides become the nearest multiples of `size_divisor`. `{"height": H, "width": W}` squashes.
-            `size_divisor` (16): the side of the model's patches; for `pixel_shuffle`, times `pixel_shuffle_factor`.
-            `do_image_splitting` (`False`): the value that is saved says how the model is trained; a call that
-            splits against it is warned.
-            `resample`: bicubic, with antialias. `image_mean`, `image_std`: 0.5 each.
+        size: `{"longest_edge": L}` reduces a crop until its longer side is at most L pixels, with its aspect ratio.
+            Together with `"shortest_edge": S`, a crop is first enlarged until its shorter side is at least S. Sides
+            are rounded to multiples of `size_divisor`. `{"height": H, "width": W}` ignores the aspect ratio. Defaults
+            to `{"longest_edge": 384}`.
+        size_divisor: Side of an image token in pixels: the patch size of the model, multiplied by
+            `pixel_shuffle_factor` for a `pixel_shuffle` connector. Defaults to 16.
+        do_image_splitting: Whether to split images. Save the value that the model is trained with: a call that
+            splits images although the saved value is `False` logs a warning. Defaults to `False`.
+        **kwargs: Keywords of all image processors. `resample` defaults to bicubic, `image_mean` and `image_std` to 0.5.
 
     Raises:
-        ValueError: `size` has other keys, or a side that is no multiple of `size_divisor`; `size_divisor` is below 1;
-            an image is empty, or is to be split and has a side of one pixel; there is no image; or a call crops or
-            does not pad.
+        ValueError: If `size` has other keys or a side that is not a multiple of `size_divisor`, `size_divisor` is less
+            than 1, an image is empty or too small to be split, no image is given, or cropping or no padding is
+            requested.
 
     References:
-        Laurençon et al., "What matters when building vision-language models?", arXiv:2405.02246: it keeps the aspect
-        ratio of images, and splits them into the same five crops.
+        Laurençon et al., "What matters when building vision-language models?" (arXiv:2405.02246), for the aspect ratio
+        and the five crops.
 
     Example:
         >>> from PIL import Image
@@ -185,7 +188,7 @@ class VlmkitSmolVLMImageProcessor(_CropImageProcessor, TorchvisionBackend):
 
 
 class VlmkitSmolVLMImageProcessorPil(_CropImageProcessor, PilBackend):
-    """[`VlmkitSmolVLMImageProcessor`] by PIL and NumPy, without torchvision; pixels differ by a level of 255 or two."""
+    """[`VlmkitSmolVLMImageProcessor`] with PIL and NumPy instead of torchvision. Pixels differ by up to 2/255."""
 
     def rescale_and_normalize(
         self,
@@ -196,7 +199,7 @@ class VlmkitSmolVLMImageProcessorPil(_CropImageProcessor, PilBackend):
         image_mean: Any,
         image_std: Any,
     ) -> np.ndarray:
-        """Do the chosen ones of the two steps, which torchvision's backend has in one."""
+        """Rescale and normalize an image, as the torchvision backend does in one step."""
         if do_rescale:
             images = self.rescale(images, rescale_factor)
         return self.normalize(images, image_mean, image_std) if do_normalize else images
@@ -207,7 +210,7 @@ class VlmkitSmolVLMImageProcessorPil(_CropImageProcessor, PilBackend):
 
 
 class _Crop(NamedTuple):
-    """A part of an image and the size `(height, width)` that it is resized to."""
+    """Part of an image, and the `(height, width)` that it is resized to."""
 
     rows: slice
     columns: slice
@@ -215,15 +218,17 @@ class _Crop(NamedTuple):
 
 
 def _split(height: int, width: int, do_image_splitting: bool, size: SizeDict | None, divisor: int) -> list[_Crop]:
-    """The crops of an image, in order; without a `size` they are not resized."""
+    """Return the crops of an image in order. Without a `size`, they are not resized."""
     if min(height, width) < 1:
-        raise ValueError(f"an image of {height}x{width} pixels (height x width) is empty; drop it")
+        raise ValueError(
+            f"Images must have at least 1 x 1 pixels, but got {height} x {width} (height x width). Remove the image."
+        )
     parts = [(slice(0, height), slice(0, width))]
     if do_image_splitting:
         if min(height, width) < 2:
             raise ValueError(
-                f"an image of {height}x{width} pixels (height x width) has no quarters; give one of at least 2x2, or "
-                "do_image_splitting=False"
+                f"Images must have at least 2 x 2 pixels to be split, but got {height} x {width} (height x width). Set "
+                "`do_image_splitting=False`, or remove the image."
             )
         halves = [(slice(0, side // 2), slice(side // 2, side)) for side in (height, width)]
         parts = [(rows, columns) for rows in halves[0] for columns in halves[1]] + parts
@@ -235,7 +240,7 @@ def _split(height: int, width: int, do_image_splitting: bool, size: SizeDict | N
 
 
 def _target_size(height: int, width: int, size: SizeDict, divisor: int) -> tuple[int, int]:
-    """The height and width that those of a crop become."""
+    """Return height and width of a crop after resizing."""
     if "height" in size:
         return size.height, size.width
     enlarge = max(1.0, size.get("shortest_edge", 0) / min(height, width))
@@ -245,13 +250,17 @@ def _target_size(height: int, width: int, size: SizeDict, divisor: int) -> tuple
 
 
 def _check_size(size: dict[str, int], divisor: int) -> None:
-    """Refuse a `size` of another kind, or one whose sides no crops can have."""
-    if divisor < 1:
-        raise ValueError(f"size_divisor is {divisor}; give the side of the model's patches, in pixels")
-    if set(size) not in _KINDS_OF_SIZE:
-        raise ValueError(f"size is {size}; give longest_edge, with or without shortest_edge, or height and width")
+    """Check the keys of `size`, and that its sides are multiples of the divisor."""
+    check_at_least("size_divisor", divisor)
+    if set(size) not in _KEYS_OF_SIZE:
+        raise ValueError(
+            "`size` must have the keys longest_edge, longest_edge and shortest_edge, or height and width, but got "
+            f"{size}."
+        )
     for name, side in size.items():
         if side < 1 or side % divisor:
             below = max(side, 0) // divisor * divisor
             nearest = " or ".join(str(multiple) for multiple in (below, below + divisor) if multiple)
-            raise ValueError(f"{name} of size is {side}, no multiple of size_divisor {divisor}; give {nearest}")
+            raise ValueError(
+                f"`{name}` of `size` must be a multiple of `size_divisor` {divisor}, but got {side}. Use {nearest}."
+            )

@@ -79,7 +79,7 @@ class SmolVLMOutput(CausalLMOutputWithPast):
 
 
 class VlmkitSmolVLMPreTrainedModel(VlmkitModel):
-    """What [`VlmkitSmolVLMModel`] and [`SmolVLM`] share: class attributes and the initialization of weights."""
+    """Base class of [`VlmkitSmolVLMModel`] and [`SmolVLM`], with the initialization of weights."""
 
     config: VlmkitSmolVLMConfig
     input_modalities = ("image", "text")

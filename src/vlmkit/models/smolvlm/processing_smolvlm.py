@@ -1,4 +1,4 @@
-"""Processor of [`SmolVLM`]: prepares images, and tokenizes conversations with placeholders for them."""
+"""Processor of [`SmolVLM`], for images and conversations with image placeholders."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -33,7 +33,7 @@ from vlmkit.validation import check_at_least, check_choice
 
 
 class VlmkitSmolVLMProcessorKwargs(ProcessingKwargs, total=False):  # type: ignore[call-arg]
-    """Defaults of a call: pad to the longest text, on the left as generation needs it."""
+    """Keywords of a call. By default, texts are padded to the longest one, on the left for generation."""
 
     _defaults = {  # noqa: RUF012
         "text_kwargs": {"padding": True, "padding_side": "left", "return_token_type_ids": False}
@@ -50,7 +50,7 @@ class VlmkitSmolVLMProcessor(ImageTextProcessor):
     that gets `vision_features`. Texts are padded on the left and not truncated, unless the call changes that.
 
     Args:
-        image_processor: Image processor. One of timm is translated to one that can be saved.
+        image_processor: Image processor. One of timm is converted to one that can be saved.
         tokenizer: Tokenizer of the language model. `image_token` is added to it, and it pads on the left. Without a
             padding token, it pads with its end-of-text token.
         num_image_tokens: Number of image tokens of a crop: the number of queries of a Q-Former or Perceiver, the
@@ -165,12 +165,12 @@ class VlmkitSmolVLMProcessor(ImageTextProcessor):
         num_image_tokens = fixed_num_image_tokens(connector, fusion=fusion, num_query_tokens=num_query_tokens)
         vision_config = load_backbone_config(vision, get_vision_config)
         if images_kwargs:
-            statistics: dict[str, Any] = {
+            defaults: dict[str, Any] = {
                 name: list(getattr(image_processor, name)) for name in ("image_mean", "image_std")
             }
             if "size_divisor" not in images_kwargs and (patch := vision_patch_size(vision_config)) is not None:
-                statistics["size_divisor"] = patch * factor
-            image_processor = VlmkitSmolVLMImageProcessor(**{**statistics, **images_kwargs})
+                defaults["size_divisor"] = patch * factor
+            image_processor = VlmkitSmolVLMImageProcessor(**{**defaults, **images_kwargs})
         elif num_image_tokens is None:
             num_image_tokens = _num_tokens_of_fixed_size(image_processor, vision_config, factor)
         return cls(
@@ -215,18 +215,18 @@ class VlmkitSmolVLMProcessor(ImageTextProcessor):
         Raises:
             ValueError: If a field contradicts the processor.
         """
-        own = {
+        design = {
             name: getattr(self, name) for name in ("connector", "fusion", "num_query_tokens", "pixel_shuffle_factor")
         }
-        own = {name: value for name, value in own.items() if value is not None}
-        own["image_token_id"] = self.image_token_id
-        for name in own.keys() & fields.keys():
-            if fields[name] is not None and fields[name] != own[name]:
+        design = {name: value for name, value in design.items() if value is not None}
+        design["image_token_id"] = self.image_token_id
+        for name in design.keys() & fields.keys():
+            if fields[name] is not None and fields[name] != design[name]:
                 raise ValueError(
-                    f"`{name}` must be {own[name]!r} as in the processor, but got {fields[name]!r}. "
+                    f"`{name}` must be {design[name]!r} as in the processor, but got {fields[name]!r}. "
                     "Build the processor with the same value."
                 )
-        completed = {**fields, **own}
+        completed = {**fields, **design}
         has_queries = completed.get("connector", "qformer") in ("qformer", "perceiver")
         if has_queries and completed.get("fusion", "autoregressive") == "autoregressive":
             completed.setdefault("num_query_tokens", self.num_image_tokens)
@@ -271,60 +271,62 @@ class VlmkitSmolVLMProcessor(ImageTextProcessor):
     def apply_chat_template(
         self, conversation: Sequence[Any], *args: Any, return_labels: bool = False, **kwargs: Any
     ) -> Any:
-        """Write a conversation, or several, as a text, or as the inputs of the model.
+        """Format one or several conversations as text, or as inputs of the model.
 
         Args:
-            conversation: Messages `{"role", "content"}`. A content is a string, or a list of `{"type": "text", "text"}`
-                and `{"type": "image", "image" | "path" | "url"}`, or `{"type": "image"}` where the model gets
-                `vision_features`.
-            *args: see `ProcessorMixin.apply_chat_template`.
-            return_labels: whether this is to learn from: the inputs as PyTorch tensors, padded on the right, with
-                `labels (B, T)`, which are -100 everywhere but in what the assistant says and in the end of its turns.
-            **kwargs: see `ProcessorMixin.apply_chat_template`; such as `add_generation_prompt`, `tokenize`,
-                `return_dict`, `return_tensors`, `processor_kwargs`.
+            conversation: Messages `{"role", "content"}`, or a list of conversations. The content is a string, or a
+                list of `{"type": "text", "text"}` and `{"type": "image", "image" | "path" | "url"}`, or
+                `{"type": "image"}` if the model gets `vision_features`.
+            *args: See `ProcessorMixin.apply_chat_template`.
+            return_labels: Whether to return tensors for training, padded on the right, with `labels (B, T)`. Labels
+                are the tokens of the assistant, including the end of each turn, and -100 for all other tokens.
+            **kwargs: See `ProcessorMixin.apply_chat_template`, such as `add_generation_prompt`, `tokenize`,
+                `return_dict`, `return_tensors` and `processor_kwargs`.
 
         Raises:
-            ValueError: an unknown role or part, an empty message, a turn of the assistant without text, `image_token`
-                in a text, nothing to learn from, more or fewer images than image parts, or an image cut by truncation.
+            ValueError: If a role or part is unknown, a message or reply is empty, a text contains `image_token`, a
+                conversation has no labels, the number of images differs from the number of image parts, or an image
+                is cut by truncation.
         """
         conversation = validate_conversation(conversation, self.image_token)
         if not return_labels:
             return super().apply_chat_template(conversation, *args, **kwargs)
         processor_kwargs = {"padding_side": "right", **(kwargs.pop("processor_kwargs", None) or {})}
-        wanted = {"tokenize": True, "return_dict": True, "return_assistant_tokens_mask": True, "return_tensors": "pt"}
+        options = {"tokenize": True, "return_dict": True, "return_assistant_tokens_mask": True, "return_tensors": "pt"}
         inputs = super().apply_chat_template(
-            conversation, *args, **{**kwargs, **wanted, "processor_kwargs": processor_kwargs}
+            conversation, *args, **{**kwargs, **options, "processor_kwargs": processor_kwargs}
         )
-        is_said = inputs.pop("assistant_masks").bool()
-        for row, said in enumerate(is_said):
-            if not said.any():
+        is_label = inputs.pop("assistant_masks").bool()
+        for row, labelled in enumerate(is_label):
+            if not labelled.any():
                 raise ValueError(
-                    f"conversation {row} has nothing that the assistant says, so nothing to learn from; drop it, or "
-                    "where it was cut, give a larger max_length"
+                    f"Conversation {row} must have a reply of the assistant to compute labels, but has none. Remove "
+                    "it, or increase `max_length` if it was truncated."
                 )
-        is_said &= inputs["input_ids"] != self.image_token_id  # an image that the assistant shows is not said
-        inputs["labels"] = inputs["input_ids"].masked_fill(~is_said, -100)
+        is_label &= inputs["input_ids"] != self.image_token_id  # images of the assistant are not predicted
+        inputs["labels"] = inputs["input_ids"].masked_fill(~is_label, -100)
         return inputs
 
     def validate_inputs(self, images: Any = None, text: Any = None, **kwargs: Any) -> None:
-        """Check that images and texts are not empty, and that each text has a placeholder for each of its images.
+        """Check that images and texts are not empty, and that each text has one placeholder for each of its images.
 
         Raises:
-            ValueError: If they do not, or `do_image_splitting` is set and the image processor cannot split images.
+            ValueError: If a check fails, or `do_image_splitting` is set and the image processor cannot split images.
         """
         if kwargs.get("do_image_splitting") and not hasattr(self.image_processor, "do_image_splitting"):
             raise ValueError(
-                f"{type(self.image_processor).__name__} does not split images; leave out do_image_splitting, or make "
-                "the processor with a VlmkitSmolVLMImageProcessor"
+                f"`do_image_splitting` is not supported by {type(self.image_processor).__name__}. Omit it, or use a "
+                "`VlmkitSmolVLMImageProcessor`."
             )
-        if images is None and isinstance(text, list):  # the model will count its vision_features
+        if images is None and isinstance(text, list):  # the model checks the number of `vision_features`
             text = [sample.replace(self.image_token, "image") if isinstance(sample, str) else sample for sample in text]
         elif isinstance(text, list) and isinstance(images, list) and images and isinstance(images[0], (list, tuple)):
-            # Each text's own; the sums alone, which transformers compares, may agree.
+            # transformers only compares the total numbers, which may agree by chance.
             for row, (own, sample) in enumerate(zip(images, text, strict=False)):
                 if (found := sample.count(self.image_token)) != len(own):
                     raise ValueError(
-                        f"text {row} has {found} {self.image_token}, but {len(own)} images; give one image for each"
+                        f"Text {row} must have {len(own)} {self.image_token}, one for each of its images, but has "
+                        f"{found}."
                     )
         super().validate_inputs(images=images, text=text, **kwargs)
 
@@ -352,13 +354,13 @@ class VlmkitSmolVLMProcessor(ImageTextProcessor):
     def get_text_with_replacements(
         self, text: list[str], images_replacements: Sequence[str] = (), *args: Any, **kwargs: Any
     ) -> tuple[list[str], list[Any]]:
-        """Put all placeholders of an image where its `image_token` is, with or without images."""
+        """Replace each `image_token` with all placeholders of its image, also if no images are given."""
         num_images = sum(sample.count(self.image_token) for sample in text)
         replacements = list(images_replacements) or [self.replace_image_token({}, 0) for _ in range(num_images)]
         return super().get_text_with_replacements(text, replacements, *args, **kwargs)
 
     def _get_num_multimodal_tokens(self, image_sizes: Sequence[Any] | None = None, **kwargs: Any) -> MultiModalData:
-        """How many tokens images become, for servers that plan ahead."""
+        """Return the number of image tokens for given image sizes, which inference servers need in advance."""
         if image_sizes is None:
             return MultiModalData()
         if not hasattr(self.image_processor, "crop_sizes"):
