@@ -1,9 +1,9 @@
-"""Train a small dual encoder from scratch on drawn scenes, and find held-out scenes by their captions.
+"""Train a small dual encoder from scratch on synthetic scenes, and retrieve held-out scenes by their captions.
 
     make demo        (or: python examples/dual_encoder/demo.py)
 
-No network, no GPU, about four minutes on two cores. The held-out scenes show combinations of colour and shape that
-were never seen in training.
+The demo needs neither a network connection nor a GPU, and takes about four minutes on two CPU cores. The held-out
+scenes contain combinations of color and shape that do not occur in training.
 """
 
 from dataclasses import dataclass, field
@@ -31,7 +31,7 @@ CUTOFFS = (1, 5, 10)
 
 @dataclass
 class DemoTrainingArguments(DualEncoderTrainingArguments):
-    """A recipe for a model that starts from random weights."""
+    """Training arguments with defaults for a model with random initial weights."""
 
     output_dir: str = "runs/demo"
     learning_rate: float = 2e-3
@@ -44,18 +44,18 @@ class DemoTrainingArguments(DualEncoderTrainingArguments):
 
 @dataclass
 class SceneArguments:
-    """How many scenes."""
+    """Number of synthetic scenes."""
 
-    num_train: int = field(default=4000)
-    num_test: int = field(default=200)
+    num_train: int = field(default=4000, metadata={"help": "Number of training scenes."})
+    num_test: int = field(default=200, metadata={"help": "Number of held-out scenes."})
 
 
 def build_processor(captions: list[list[str]]) -> DualEncoderProcessor:
-    """Pixels scaled to [-1, 1], and one token per word of the training captions."""
+    """Build a processor that scales pixels to [-1, 1] and maps every word of the training captions to one token."""
     backend = Tokenizer(models.WordLevel(unk_token="[UNK]"))
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
     trainer = trainers.WordLevelTrainer(special_tokens=["[PAD]", "[UNK]"])
-    backend.train_from_iterator((caption for of_one_image in captions for caption in of_one_image), trainer)
+    backend.train_from_iterator((caption for image_captions in captions for caption in image_captions), trainer)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="[PAD]", unk_token="[UNK]")
     image_processor = CLIPImageProcessor(
         size={"height": 64, "width": 64}, do_center_crop=False, image_mean=[0.5] * 3, image_std=[0.5] * 3
@@ -64,7 +64,7 @@ def build_processor(captions: list[list[str]]) -> DualEncoderProcessor:
 
 
 def build_model(vocab_size: int) -> DualEncoderModel:
-    """A four-block ResNet and a two-layer BERT, 1.6M parameters, all trained."""
+    """Build a dual encoder of a four-block ResNet and a two-layer BERT with 1.6M trainable parameters."""
     vision = ResNetConfig(hidden_sizes=[32, 64, 128, 256], depths=[1, 1, 1, 1], embedding_size=32, layer_type="basic")
     text = BertConfig(
         vocab_size=vocab_size,
@@ -89,7 +89,7 @@ def build_model(vocab_size: int) -> DualEncoderModel:
 
 
 def main() -> None:
-    """Train, score, save, reload, score again, draw."""
+    """Train, evaluate, save and reload a model, and plot a similarity matrix."""
     scenes, training_args = parse_arguments(SceneArguments, DemoTrainingArguments)
     set_seed(training_args.seed)
     tables = load_scenes(num_train=scenes.num_train, num_test=scenes.num_test)
@@ -109,12 +109,12 @@ def main() -> None:
     print_recalls({"untrained": untrained, "trained": trained}, tables["test"], CUTOFFS)
 
     folder = Path(training_args.output_dir)
-    model.describe(data=f"{scenes.num_train:,} drawn scenes", metrics=trained)
+    model.describe(data=f"{scenes.num_train:,} synthetic scenes", metrics=trained)
     trainer.save_model()
     reloaded = AutoModel.from_pretrained(folder), AutoProcessor.from_pretrained(folder)
     if score(*reloaded, tables["test"], CUTOFFS) != trained:
-        raise SystemExit("the reloaded model scores differently")
-    print(f"\nsaved to {folder}, reloaded through AutoModel and AutoProcessor: the same numbers")
+        raise SystemExit("The metrics of the reloaded model differ from those of the trained model.")
+    print(f"\nSaved to {folder}. The model reloaded with AutoModel and AutoProcessor has the same metrics.")
 
     draw_similarity(model, processor, tables["test"], 8, folder / "similarity.png")
 

@@ -1,4 +1,4 @@
-"""Recall@K of a saved dual encoder on held-out images and captions.
+"""Compute Recall@K of a saved dual encoder on held-out images and captions.
 
 python examples/dual_encoder/evaluate.py --model runs/dual_encoder --data jxie/flickr8k --split test
 """
@@ -18,22 +18,24 @@ CUTOFFS = (1, 5, 10)
 
 @dataclass
 class EvaluationArguments:
-    """Which model, and where the results go."""
+    """Model, split and output folder."""
 
-    model: str = field(metadata={"help": "folder or hub id of a DualEncoderModel"})
-    split: str = field(default="test", metadata={"help": "train, validation or test"})
-    output_dir: str = field(default="runs/dual_encoder_evaluation", metadata={"help": "metrics.json, similarity.png"})
-    grid_size: int = field(default=8, metadata={"help": "images in similarity.png"})
+    model: str = field(metadata={"help": "Folder or hub id of a DualEncoderModel."})
+    split: str = field(default="test", metadata={"help": "Split to evaluate: train, validation or test."})
+    output_dir: str = field(
+        default="runs/dual_encoder_evaluation", metadata={"help": "Folder for metrics.json and similarity.png."}
+    )
+    grid_size: int = field(default=8, metadata={"help": "Number of images in similarity.png."})
 
 
 def main() -> None:
-    """Encode every image and caption once, and print recall both ways beside chance."""
+    """Encode every image and caption once, and print recall in both directions next to the chance level."""
     arguments, data_args = parse_arguments(EvaluationArguments, DataArguments)
     model = AutoModel.from_pretrained(arguments.model).eval()
     processor = AutoProcessor.from_pretrained(arguments.model)
     tables = load_tables(data_args)
     if arguments.split not in tables:
-        raise SystemExit(f"there is no split {arguments.split!r}; choose one of {', '.join(tables)}")
+        raise SystemExit(f"`--split` must be one of {', '.join(tables)}, but got {arguments.split!r}.")
     table = tables[arguments.split]
 
     metrics = score(model, processor, table, CUTOFFS)

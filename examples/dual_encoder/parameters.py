@@ -1,8 +1,8 @@
-"""What the paper's twelve combinations load, compute with and train, in millions of parameters.
+"""Count loaded, computed and trained parameters of the paper's twelve combinations, in millions.
 
     python examples/dual_encoder/parameters.py
 
-Nothing is downloaded: the models are built without memory, from their sizes.
+Nothing is downloaded. The models are built from their configurations on the meta device, which allocates no memory.
 """
 
 import torch
@@ -20,7 +20,7 @@ TEXT = {
 
 
 def main() -> None:
-    """Print a markdown table."""
+    """Print a Markdown table."""
     print("| vision | text | loaded | computed | trained |\n|---|---|---|---|---|")
     for vision in VISION:
         for text, sizes in TEXT.items():

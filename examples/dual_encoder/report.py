@@ -1,4 +1,4 @@
-"""Tables and plots over the cells of scaling_grid.py."""
+"""Tables and plots of the results of scaling_grid.py."""
 
 import csv
 import json
@@ -13,7 +13,7 @@ import numpy as np
 
 from vlmkit.analysis.plots import recall_heatmap, recall_versus_parameters
 
-# "Which side should we scale?": Recall@5, mean of both directions, 200 queries, a single run each.
+# "Which side should we scale?": Recall@5, averaged over both directions, 200 test images, one run per combination.
 PUBLISHED = {
     ("vit_base", "gpt2"): 0.25,
     ("vit_base", "gpt2-medium"): 0.36,
@@ -33,9 +33,9 @@ def write_report(results: list[dict[str, Any]], folder: Path, cutoffs: list[int]
     """Write results.json, results.csv, recall_heatmap.png, recall_versus_parameters.png and summary.md.
 
     Args:
-        results: one per vision backbone, text backbone and seed, as `run_cell` returns them.
-        folder: where the files go.
-        cutoffs: of Recall@K; the heatmap shows K = 5, or the middle one where there is no 5.
+        results: One result of `run_cell` per vision backbone, text backbone and seed.
+        folder: Output folder.
+        cutoffs: Values of K for Recall@K. Table and plots show K = 5, or the middle cutoff if 5 is not among them.
     """
     (folder / "results.json").write_text(json.dumps(results, indent=2))
     _write_csv(results, folder / "results.csv")
@@ -71,29 +71,29 @@ def write_report(results: list[dict[str, Any]], folder: Path, cutoffs: list[int]
 
 
 def labels(names: list[str]) -> dict[str, str]:
-    """A short label for each name; the whole name where two short ones would be the same."""
+    """Map each model name to a short label. A name keeps its full form if its short label would not be unique."""
     counts = Counter(short(name) for name in dict.fromkeys(names))
     return {name: short(name) if counts[short(name)] == 1 else name for name in names}
 
 
 def short(name: str) -> str:
-    """The last part of the path or hub id, without timm's training tag."""
-    kind, _, place = name.rpartition(":")
-    return (f"{kind} " if kind else "") + re.sub(r"\.[a-z]\w*$", "", Path(place).name)
+    """Return the last part of a path or hub id, without the training tag of timm."""
+    prefix, _, path = name.rpartition(":")
+    return (f"{prefix} " if prefix else "") + re.sub(r"\.[a-z]\w*$", "", Path(path).name)
 
 
 def deviation(values: list[float]) -> float:
-    """Standard deviation over seeds; 0 for a single one."""
+    """Return the sample standard deviation over seeds, or 0 for a single seed."""
     return statistics.stdev(values) if len(values) > 1 else 0.0
 
 
 def sampling_error(recall: float, queries: int) -> float:
-    """Standard error of a recall that was measured on so many queries."""
+    """Return the binomial standard error of a recall p that was measured on n queries, sqrt(p (1 - p) / n)."""
     return (recall * (1 - recall) / queries) ** 0.5
 
 
 def published_recall(cell: Cell) -> float:
-    """The paper's figure for a cell of its grid, else NaN."""
+    """Return the published recall of a combination, or NaN if the paper does not report it."""
     vision, text = map(short, cell)
     return PUBLISHED.get((vision.partition("_patch")[0], text), float("nan"))
 
@@ -104,9 +104,14 @@ def _summary(
     first = next(iter(cells.values()))[0]
     lines = [
         f"Protocol `{first['protocol']}`: {first['test_images']} test images, {first['test_captions']} test captions.",
-        f"Recall@{k} in per cent, mean of both directions: mean ± standard deviation over seeds; ± test is the",
-        "standard error that the size of the test set alone causes. Parameters in millions: loaded by the original",
-        "system, read by a forward pass, trained.",
+        "",
+        "- loaded: parameters of both complete backbones and the projection, in millions.",
+        "- computed: parameters that a forward pass uses, in millions.",
+        "- trained: parameters that receive gradients, in millions.",
+        f"- Recall@{k}: per cent, averaged over both directions; mean ± standard deviation over the seeds.",
+        "- ± test: standard error from the size of the test set, sqrt(p (1 - p) / n) for a recall p on n test images.",
+        "- seeds: number of runs. The deviation of a single run is shown as 0.",
+        "- published: recall that the paper reports for the combination.",
         "",
         f"| vision | text | loaded | computed | trained | Recall@{k} | ± test | seeds | published |",
         "|---|---|---|---|---|---|---|---|---|",

@@ -1,4 +1,4 @@
-"""Arguments, data, cached features and printed metrics that the scripts share."""
+"""Shared code of the dual encoder scripts: arguments, data loading, feature caching and printed metrics."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -19,21 +19,28 @@ from vlmkit.training import ContrastiveTrainingArguments
 
 @dataclass
 class DataArguments:
-    """Which images and captions."""
+    """Dataset and protocol."""
 
     data: str | None = field(
-        default=None, metadata={"help": "folder or hub id of Flickr8k (jxie/flickr8k); drawn scenes if not given"}
+        default=None,
+        metadata={"help": "Folder or hub id of Flickr8k (jxie/flickr8k). Defaults to synthetic scenes."},
     )
     protocol: Literal["paper", "full"] = field(
-        default="paper", metadata={"help": "1,800 + 200 images with one caption, or the published splits with all"}
+        default="paper",
+        metadata={
+            "help": "'paper' draws 1,800 training and 200 test images with one caption each. 'full' uses the published "
+            "splits with all captions."
+        },
     )
-    split_seed: int = field(default=0, metadata={"help": "which 2,000 images the protocol 'paper' draws"})
-    on_error: Literal["raise", "skip"] = field(default="raise", metadata={"help": "what to do with faulty rows"})
+    split_seed: int = field(default=0, metadata={"help": "Seed of the images drawn by the protocol 'paper'."})
+    on_error: Literal["raise", "skip"] = field(
+        default="raise", metadata={"help": "Whether invalid rows raise an error or are skipped."}
+    )
 
 
 @dataclass
 class DualEncoderTrainingArguments(ContrastiveTrainingArguments):
-    """The paper's recipe."""
+    """Training arguments with the hyperparameters of the paper as defaults."""
 
     output_dir: str = "runs/dual_encoder"
     learning_rate: float = 1e-4
@@ -43,11 +50,11 @@ class DualEncoderTrainingArguments(ContrastiveTrainingArguments):
     per_device_train_batch_size: int = 256
     per_device_eval_batch_size: int = 256
     logging_strategy: str = "epoch"
-    label_names: list[str] | None = field(default_factory=lambda: ["group_ids"])  # what compute_metrics gets
+    label_names: list[str] | None = field(default_factory=lambda: ["group_ids"])  # passed to compute_metrics
 
 
 def load_tables(arguments: DataArguments) -> DatasetDict:
-    """Flickr8k from the place that was given, or the embedded scenes."""
+    """Load Flickr8k, or synthetic scenes if no dataset is given."""
     if arguments.data is None:
         return load_scenes(seed=arguments.split_seed)
     return load_flickr8k(
@@ -56,28 +63,31 @@ def load_tables(arguments: DataArguments) -> DatasetDict:
 
 
 def cache_features(model: PreTrainedModel, processor: ProcessorMixin, table: Dataset) -> Dataset:
-    """Run both towers over a table once; later calls read the files."""
+    """Add cached outputs of both towers to a table. Later calls read them from the cache."""
     return cache_text_features(model.text_tower, processor, cache_image_features(model.vision_tower, processor, table))
 
 
 def score(
     model: PreTrainedModel, processor: ProcessorMixin, table: Dataset, cutoffs: Sequence[int]
 ) -> dict[str, float]:
-    """Retrieval metrics over a whole table."""
+    """Compute the retrieval metrics of a table."""
     embeds = embed_table(model, processor, table)
     return retrieval_metrics(embeds.image_embeds, embeds.text_embeds, cutoffs=cutoffs, relevant=relevance(table))
 
 
 def relevance(table: Dataset) -> Tensor:
-    """Which caption is true of which image, `(images, captions)`: of drawn scenes, judged by the scene itself."""
+    """Return which captions describe which images, a boolean matrix `(num_images, num_captions)`.
+
+    For synthetic scenes, the scene graph decides which captions are true. Otherwise only an image's own captions match.
+    """
     if "scene" in table.column_names:
         return torch.from_numpy(caption_matches(table))
-    captions_of_row = torch.tensor([len(captions) for captions in table["captions"]])
-    return torch.eye(len(table), dtype=torch.bool).repeat_interleave(captions_of_row, dim=1)
+    num_captions = torch.tensor([len(captions) for captions in table["captions"]])
+    return torch.eye(len(table), dtype=torch.bool).repeat_interleave(num_captions, dim=1)
 
 
 def print_recalls(columns: dict[str, dict[str, float]], table: Dataset, cutoffs: Sequence[int]) -> None:
-    """Print a row per direction and cut-off: what chance gives, then each column of metrics."""
+    """Print one row per direction and cutoff, with the chance level and one value per entry of `columns`."""
     relevant = relevance(table)
     print(f"\n{f'{relevant.shape[0]:,} images, {relevant.shape[1]:,} captions':32}{'chance':>8}", end="")
     print("".join(f"{name:>12}" for name in columns))
@@ -89,7 +99,7 @@ def print_recalls(columns: dict[str, dict[str, float]], table: Dataset, cutoffs:
 
 
 def draw_similarity(model: PreTrainedModel, processor: ProcessorMixin, table: Dataset, size: int, path: Path) -> None:
-    """Draw the first images of a table against their first captions."""
+    """Plot the similarities of the first `size` images of a table and their first captions."""
     few = table.select(range(min(size, len(table))))
     few = few.map(lambda row: {"captions": row["captions"][:1]})
     embeds = embed_table(model, processor, few)
@@ -97,4 +107,4 @@ def draw_similarity(model: PreTrainedModel, processor: ProcessorMixin, table: Da
     similarity_grid(few["image"][:], captions, similarity=(embeds.image_embeds @ embeds.text_embeds.T).numpy()).savefig(
         path, dpi=120
     )
-    print(f"picture: {path}")
+    print(f"similarity plot: {path}")

@@ -1,11 +1,12 @@
-"""Which side should we scale? Every vision backbone with every text backbone, over several seeds.
+"""Train and evaluate every combination of vision and text backbone over several seeds.
 
-The paper's grid, beside its honest version in which the text models really run ("encoder:"):
+By default, this is the grid of "Which side should we scale?", in two variants: with the token embeddings of the text
+models only, as in the paper, and with their complete encoders ("encoder:NAME").
 
     python examples/dual_encoder/scaling_grid.py --data jxie/flickr8k --seeds 0 1 2
 
-A killed run goes on where it stopped: finished cells are read, not redone. Each tower runs once over the images or
-captions; its features are shared by all cells and epochs.
+An interrupted run resumes: results of finished cells are read from disk. Each tower encodes the images or captions
+once; all cells and epochs share the cached features.
 """
 
 import json
@@ -39,25 +40,30 @@ TEXT = ["openai-community/gpt2", "openai-community/gpt2-medium", "openai-communi
 
 @dataclass
 class GridArguments:
-    """Rows, columns and repetitions of the grid."""
+    """Backbones, seeds and cutoffs of the grid."""
 
     vision: list[str] = field(
         default_factory=lambda: VISION,
-        metadata={"help": "folders or hub ids; 'random:NAME' takes the architecture without its weights"},
+        metadata={
+            "help": "Folders or hub ids of image models. 'random:NAME' uses the architecture with random weights."
+        },
     )
     text: list[str] = field(
         default_factory=lambda: [*TEXT, *(f"encoder:{name}" for name in TEXT)],
-        metadata={"help": "folders or hub ids, used for their token embeddings; 'encoder:NAME' runs the whole model"},
+        metadata={
+            "help": "Folders or hub ids of text models. Only their token embeddings are used; 'encoder:NAME' runs the "
+            "whole model."
+        },
     )
     seeds: list[int] = field(
         default_factory=lambda: [0, 1, 2],
-        metadata={"help": "of the training and, in the protocol 'paper', of the split (in place of --split_seed)"},
+        metadata={"help": "Seeds of the training and, in the protocol 'paper', of the split (replaces --split_seed)."},
     )
-    cutoffs: list[int] = field(default_factory=lambda: [1, 5, 10])
+    cutoffs: list[int] = field(default_factory=lambda: [1, 5, 10], metadata={"help": "Values of K for Recall@K."})
 
 
 def main() -> None:
-    """Run the cells that are missing, then write the report over all of them."""
+    """Run the cells without a saved result, then write the report over all cells."""
     grid, data_args, training_args = parse_arguments(GridArguments, DataArguments, DualEncoderTrainingArguments)
     folder = Path(training_args.output_dir)
     (folder / "cells").mkdir(parents=True, exist_ok=True)
@@ -84,7 +90,7 @@ def run_cell(
     data_args: DataArguments,
     training_args: DualEncoderTrainingArguments,
 ) -> dict[str, Any]:
-    """Train one projection on cached features and score it on the test split."""
+    """Train one projection on cached features and evaluate it on the test split."""
     start = time.perf_counter()
     data_args.split_seed = training_args.seed = seed
     training_args.save_strategy = "no"
@@ -93,7 +99,7 @@ def run_cell(
     tables = load_tables(data_args)
     train, test = (CaptionPairs(cache_features(model, processor, tables[split])) for split in ("train", "test"))
     encoded = time.perf_counter()
-    set_seed(seed)  # once more: encoding may have drawn random numbers, reading cached features does not
+    set_seed(seed)  # again: encoding may draw random numbers, reading cached features does not
     trainer = Trainer(
         model,
         training_args,
@@ -118,7 +124,7 @@ def run_cell(
 
 
 def build(vision: str, text: str, seed: int) -> tuple[DualEncoderModel, DualEncoderProcessor]:
-    """The model and processor of a cell."""
+    """Build the model and processor of a cell."""
     vision_name, text_name = vision.removeprefix("random:"), text.removeprefix("encoder:")
     features = "encoder" if text.startswith("encoder:") else "token_embeddings"
     set_seed(seed)
@@ -127,15 +133,15 @@ def build(vision: str, text: str, seed: int) -> tuple[DualEncoderModel, DualEnco
         vision_name, text_name, processor=processor, text_features=features
     )
     if vision.startswith("random:"):
-        set_seed(seed)  # the same weights whatever the text side
+        set_seed(seed)  # the same weights for every text backbone
         model.vision_tower.set_backbone(VisionTower(model.config.vision_config).backbone)
     return model, processor
 
 
-def _split_kind(name: str) -> tuple[str, str]:
-    """`random:`, `encoder:` or nothing, as part of a file name; and the model's place."""
-    kind, _, place = name.rpartition(":")
-    return (f"{kind}-" if kind else ""), place
+def _split_prefix(name: str) -> tuple[str, str]:
+    """Split a name into its prefix for file names (`random-`, `encoder-` or empty) and the path or hub id."""
+    prefix, _, path = name.rpartition(":")
+    return (f"{prefix}-" if prefix else ""), path
 
 
 def cell_name(
@@ -146,12 +152,12 @@ def cell_name(
     data_args: DataArguments,
     training_args: DualEncoderTrainingArguments,
 ) -> str:
-    """Return a readable file name, which ends in a hash of everything that the result depends on."""
+    """Return a readable file name that ends in a hash of all settings that affect the result."""
     recipe = ("learning_rate", "weight_decay", "num_train_epochs", "max_steps", "per_device_train_batch_size")
     settings = [vision, text, seed, grid.cutoffs, data_args.data, data_args.protocol]
     settings += [getattr(training_args, name) for name in recipe]
     fingerprint = text_fingerprint(json.dumps(settings), size=4)
-    short = "--".join(f"{kind}{Path(place).name}" for kind, place in map(_split_kind, (vision, text)))
+    short = "--".join(f"{prefix}{Path(path).name}" for prefix, path in map(_split_prefix, (vision, text)))
     return f"{short}--{data_args.protocol}--{seed}--{fingerprint}"
 
 

@@ -1,13 +1,20 @@
 """Train a dual encoder on images and captions.
 
-The paper's recipe, with frozen features computed once:
+Train with the hyperparameters of the paper on cached features of the frozen towers:
 
     python examples/dual_encoder/train.py --vision timm/vit_small_patch16_224.augreg_in21k_ft_in1k \
         --text openai-community/gpt2 --data jxie/flickr8k --cache_features
 
-On two GPUs (or two CPU processes, with --use_cpu): torchrun --nproc_per_node 2 examples/dual_encoder/train.py ...
-A YAML file of the same names can come first: python examples/dual_encoder/train.py recipe.yaml --seed 1
-On drawn scenes (no --data), these recalls count a scene's own captions only; evaluate.py judges by the scene graph.
+Train on two GPUs, or on two CPU processes with --use_cpu:
+
+    torchrun --nproc_per_node 2 examples/dual_encoder/train.py ...
+
+Read arguments from a YAML file and override some of them:
+
+    python examples/dual_encoder/train.py recipe.yaml --seed 1
+
+Without --data, the model is trained on synthetic scenes. The recalls of this script then count only the captions of the
+same scene as correct; evaluate.py counts every caption that is true according to the scene graph.
 """
 
 from dataclasses import dataclass, field
@@ -27,10 +34,10 @@ from vlmkit.training import EvalCollatorTrainer, parse_arguments
 
 @dataclass
 class ModelArguments:
-    """Which backbones, and how they are joined; the defaults are the paper's."""
+    """Backbones, projection and loss. The defaults are those of the paper."""
 
-    vision: str = field(metadata={"help": "folder or hub id of an image model"})
-    text: str = field(metadata={"help": "folder or hub id of a text model"})
+    vision: str = field(metadata={"help": "Folder or hub id of an image model."})
+    text: str = field(metadata={"help": "Folder or hub id of a text model."})
     text_features: Literal["token_embeddings", "encoder"] = "token_embeddings"
     text_pooling: Literal["mean", "cls", "last"] = "mean"
     projection: Literal["vision_to_text", "shared"] = "vision_to_text"
@@ -43,26 +50,33 @@ class ModelArguments:
 
 @dataclass
 class FeatureArguments:
-    """What happens to images on the way to the model."""
+    """Feature caching and augmentation."""
 
-    cache_features: bool = field(default=False, metadata={"help": "compute frozen features once, not in every epoch"})
-    augment: bool = field(default=False, metadata={"help": "random crops and colours in training"})
+    cache_features: bool = field(
+        default=False, metadata={"help": "Compute the features of the frozen towers once instead of in every epoch."}
+    )
+    augment: bool = field(default=False, metadata={"help": "Apply random crops and color jitter to training images."})
 
 
 def main() -> None:
-    """Train, evaluate on the held-out split, save and (with --push_to_hub) publish."""
+    """Train, evaluate on the test split, save the model and push it to the Hub if `--push_to_hub` is set."""
     model_args, data_args, feature_args, training_args = parse_arguments(
         ModelArguments, DataArguments, FeatureArguments, DualEncoderTrainingArguments
     )
     if feature_args.cache_features and feature_args.augment:
-        raise SystemExit("--augment changes the images in every epoch, --cache_features encodes them once: drop one")
+        raise SystemExit(
+            "`--augment` and `--cache_features` cannot be combined: cached features are computed only once."
+        )
     if feature_args.cache_features and not (model_args.freeze_vision and model_args.freeze_text):
-        raise SystemExit("--cache_features needs frozen towers: drop it, or leave both towers frozen")
+        raise SystemExit("`--cache_features` requires frozen towers. Set `--freeze_vision True --freeze_text True`.")
 
     folder = Path(training_args.output_dir)
     checkpoint = get_last_checkpoint(folder) if folder.is_dir() else None
     if checkpoint and not training_args.resume_from_checkpoint:
-        raise SystemExit(f"{folder} holds a run: --resume_from_checkpoint {checkpoint}, or another --output_dir")
+        raise SystemExit(
+            f"The output folder {folder} already contains a run. Pass `--resume_from_checkpoint {checkpoint}` to "
+            "resume it, or choose another `--output_dir`."
+        )
 
     set_seed(training_args.seed)
     config = {name: value for name, value in vars(model_args).items() if name not in ("vision", "text")}
@@ -70,7 +84,7 @@ def main() -> None:
     model = DualEncoderModel.from_vision_text_pretrained(
         model_args.vision, model_args.text, processor=processor, **config
     )
-    with training_args.main_process_first():  # the others read what the first one computed
+    with training_args.main_process_first():  # other processes read the cache of the first one
         tables = load_tables(data_args)
         if feature_args.cache_features:
             model.to(training_args.device)
@@ -94,14 +108,18 @@ def main() -> None:
     trainer.log_metrics("test", metrics)
     trainer.save_metrics("test", metrics)
     recalls = {name.removeprefix("test_"): value for name, value in metrics.items() if "recall@" in name}
-    model.describe(data=f"{data_args.data or 'drawn scenes'}, protocol {data_args.protocol!r}", metrics=recalls)
+    model.describe(data=f"{data_args.data or 'synthetic scenes'}, protocol {data_args.protocol!r}", metrics=recalls)
     trainer.save_model()
     if training_args.push_to_hub and trainer.is_world_process_zero():
-        model.push_to_hub(trainer.hub_model_id)  # our model card in place of Trainer's
+        model.push_to_hub(trainer.hub_model_id)  # replaces the model card of Trainer
 
 
 def augmentation_for(processor: DualEncoderProcessor) -> v2.Compose:
-    """Random crops and colours, at the side that the processor gives images; a flip would swap left and right."""
+    """Return random crops and color jitter for training images.
+
+    The crops are resized to the input size of the processor. Images are not flipped, because captions mention left and
+    right.
+    """
     image_processor = processor.image_processor
     size = image_processor.crop_size if image_processor.do_center_crop else image_processor.size
     side = size.get("height") or size["shortest_edge"]
