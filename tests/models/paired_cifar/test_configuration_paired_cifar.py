@@ -85,13 +85,13 @@ def test_the_reports_vits_on_single_images(name):
     ],
 )
 def test_a_template_without_its_two_slots_is_refused(template, slots):
-    with pytest.raises(ValueError, match=f"has the slots {slots}; it needs {{a}} for the left image and {{b}}"):
+    with pytest.raises(ValueError, match=f"`caption_template` must have .* with the placeholders {slots}"):
         tiny.paired_cifar_config(caption_template=template)
 
 
 @pytest.mark.parametrize("template", ["{a} beside {b", "{a} beside b}", "{a} {b} {"])
 def test_a_template_with_broken_braces_is_refused(template):
-    with pytest.raises(ValueError, match="is no template: "):
+    with pytest.raises(ValueError, match="`caption_template` must be a valid format string, but got "):
         tiny.paired_cifar_config(caption_template=template)
 
 
@@ -103,16 +103,16 @@ def test_a_template_may_name_the_right_image_first():
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        ([], "class_names has 0 names; give at least two"),
-        (["dog"], "class_names has 1 names; give at least two"),
-        (["dog", "cat", "dog"], "class name 'dog' repeats"),
-        (["oak_tree", "oak tree"], "class name 'oak_tree' repeats"),
-        (["oak ", "oak"], "class name 'oak ' repeats"),
-        (["dog", ""], "class name '' is empty or contains braces"),
-        (["dog", " "], "class name ' ' is empty or contains braces"),
-        (["dog", "_"], "class name '_' is empty or contains braces"),
-        (["dog", "{a}"], "class name '{a}' is empty or contains braces"),
-        (["dog", "c}at"], "class name 'c}at' is empty or contains braces"),
+        ([], "`class_names` must contain at least 2 names, but got 0"),
+        (["dog"], "`class_names` must contain at least 2 names, but got 1"),
+        (["dog", "cat", "dog"], "must be unique, but 'dog' appears more than once"),
+        (["oak_tree", "oak tree"], "must be unique, but 'oak_tree' appears more than once"),
+        (["oak ", "oak"], "must be unique, but 'oak ' appears more than once"),
+        (["dog", ""], "must not be empty or contain braces, but got ''"),
+        (["dog", " "], "must not be empty or contain braces, but got ' '"),
+        (["dog", "_"], "must not be empty or contain braces, but got '_'"),
+        (["dog", "{a}"], "must not be empty or contain braces, but got '{a}'"),
+        (["dog", "c}at"], "must not be empty or contain braces, but got 'c}at'"),
     ],
 )
 def test_class_names_that_make_no_captions_are_refused(names, message):
@@ -129,13 +129,13 @@ def test_class_names_that_make_no_captions_are_refused(names, message):
             {"temperature": 0.005, "learn_temperature": True},
             "`temperature` must be at least 0.01 if it is learned, but got 0.005",
         ),
-        ({"text_embed_dim": 0}, "text_embed_dim is 0; give the width of the text encoder"),
-        ({"label_smoothing": -0.1, "loss": "full_bank"}, "label_smoothing is -0.1; give a number from 0 to below 1"),
-        ({"label_smoothing": 1.0, "loss": "full_bank"}, "label_smoothing is 1.0; give a number from 0 to below 1"),
-        ({"label_smoothing": 0.1}, "label_smoothing spreads the target over the whole bank; set loss='full_bank'"),
-        ({"swap_loss_weight": -1}, "swap_loss_weight is -1; give 0 to leave it out"),
-        ({"swap_margin": -0.5}, "swap_margin is -0.5; give 0 to leave it out"),
-        ({"class_loss_weight": -2.0}, "class_loss_weight is -2.0; give 0 to leave it out"),
+        ({"text_embed_dim": 0}, "`text_embed_dim` must be at least 1, but got 0"),
+        ({"label_smoothing": -0.1, "loss": "full_bank"}, "must be at least 0 and less than 1, but got -0.1"),
+        ({"label_smoothing": 1.0, "loss": "full_bank"}, "must be at least 0 and less than 1, but got 1.0"),
+        ({"label_smoothing": 0.1}, "`label_smoothing` must be 0 .* but got 0.1. Set `loss='full_bank'`"),
+        ({"swap_loss_weight": -1}, "`swap_loss_weight` must be at least 0, but got -1"),
+        ({"swap_margin": -0.5}, "`swap_margin` must be at least 0, but got -0.5"),
+        ({"class_loss_weight": -2.0}, "`class_loss_weight` must be at least 0, but got -2.0"),
     ],
 )
 def test_numbers_out_of_their_range_are_refused(fields, message):
@@ -148,23 +148,27 @@ def test_a_fixed_temperature_may_be_low():
 
 
 @pytest.mark.parametrize(
-    ("vision_input", "image_size", "wanted"),
+    ("vision_input", "image_size", "message"),
     [
-        ("pair", 32, r"\(32, 32\), but vision_input='pair' wants .* \(32, 64\)"),
-        ("pair", (64, 32), r"\(64, 32\), but vision_input='pair' wants .* \(64, 128\)"),
-        ("halves", (16, 32), r"\(16, 32\), but vision_input='halves' wants .* \(16, 16\)"),
+        ("pair", 32, r"\(height, 2 \* height\) with `vision_input='pair'`, such as \(32, 64\), but got \(32, 32\)"),
+        ("pair", (64, 32), r"`vision_input='pair'`, such as \(64, 128\), but got \(64, 32\)"),
+        (
+            "halves",
+            (16, 32),
+            r"`vision_input='halves'`, such as \(16, 16\), but got \(16, 32\)",
+        ),
     ],
 )
-def test_a_vit_whose_size_is_no_pair_is_refused(vision_input, image_size, wanted):
+def test_a_vit_whose_size_is_no_pair_is_refused(vision_input, image_size, message):
     vision = tiny.vision_config(image_size=image_size, patch_size=8)
-    with pytest.raises(ValueError, match=f"vision_config.image_size is {wanted}"):
+    with pytest.raises(ValueError, match=f"`vision_config.image_size` must be .*{message}"):
         tiny.paired_cifar_config(vision_config=vision, vision_input=vision_input)
 
 
 @pytest.mark.parametrize("patch_size", [5, (8, 5), (5, 8)])
 def test_a_vit_whose_size_is_no_multiple_of_its_patch_is_refused(patch_size):
     vision = tiny.vision_config(image_size=(16, 32), patch_size=patch_size)
-    with pytest.raises(ValueError, match=r"image_size \(16, 32\) is no multiple of patch_size \(.*5"):
+    with pytest.raises(ValueError, match=r"must be a multiple of `patch_size` \(.*5.*, but got \(16, 32\)"):
         tiny.paired_cifar_config(vision_config=vision)
 
 

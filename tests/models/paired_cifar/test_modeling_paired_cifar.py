@@ -173,7 +173,7 @@ class TestCaptionBank:
 
     def test_an_encoder_of_another_width_is_refused_with_the_way_out(self):
         model = make_model(bank=False)
-        message = "BertModel gives embeddings of width 8, but text_embed_dim is 12; set text_embed_dim=8"
+        message = "of width 12, .* but got 8 from BertModel. Build the model with `text_embed_dim=8`"
         with pytest.raises(ValueError, match=message):
             model.build_caption_bank(tiny.text_encoder(width=8), tiny.tokenizer(pad_token="<pad>"))
         assert model.config.text_encoder is None
@@ -184,7 +184,7 @@ class TestCaptionBank:
         assert outputs.loss is None
         assert outputs.logits_per_image is None
         torch.testing.assert_close(outputs.image_embeds.norm(dim=1), torch.ones(3))
-        message = r"there is no caption bank yet; call model.build_caption_bank\(text_model, tokenizer\)"
+        message = r"must be built first\. Call `model.build_caption_bank\(text_model, tokenizer\)`"
         for use in (lambda: model(pixels(), IDS), lambda: model.predict_captions(pixels()), model.check_caption_bank):
             with pytest.raises(ValueError, match=message):
                 use()
@@ -193,7 +193,7 @@ class TestCaptionBank:
         model = AutoModel.from_config(make_model().config)
         assert model.config.text_encoder is not None
         for use in (lambda: model(pixels()), lambda: model(pixels(), IDS), lambda: model.predict_captions(pixels())):
-            with pytest.raises(ValueError, match=r"there is no caption bank yet; call model.build_caption_bank"):
+            with pytest.raises(ValueError, match=r"must be built first\. Call `model.build_caption_bank"):
                 use()
         tiny.build_caption_bank(model)
         assert model(pixels(), IDS).loss.isfinite()
@@ -210,7 +210,7 @@ class TestCaptionBank:
     )
     def test_loading_with_another_description_is_refused(self, field, value, tmp_path):
         make_model().save_pretrained(tmp_path)
-        message = rf"the caption bank was built with another {field}; call\s+model.build_caption_bank"
+        message = rf"The caption bank was built with another `{field}`\. Rebuild it with `model.build_caption_bank"
         for loading in (AutoModel, PairedCifarAligner):
             with pytest.raises(ValueError, match=message):
                 loading.from_pretrained(tmp_path, **{field: value})
@@ -218,7 +218,7 @@ class TestCaptionBank:
     def test_all_that_differs_is_named(self):
         model = make_model()
         model.config.caption_template, model.config.caption_normalization = "{a} and {b}", "center"
-        with pytest.raises(ValueError, match="another caption_template and caption_normalization; call"):
+        with pytest.raises(ValueError, match=r"another `caption_template` and `caption_normalization`\. Rebuild"):
             model.predict_captions(pixels())
         tiny.build_caption_bank(model)
         assert model.predict_captions(pixels())[0][0].caption in model.captions
@@ -226,23 +226,23 @@ class TestCaptionBank:
     def test_a_class_list_of_another_length_is_refused(self, tmp_path):
         make_model().save_pretrained(tmp_path)
         with pytest.raises(
-            ValueError, match=r"built with another class_names, so its size differs.*build_caption_bank"
+            ValueError, match=r"`class_names` must match the caption bank in .*, which has another size"
         ):
             PairedCifarAligner.from_pretrained(tmp_path, class_names=["dog", "cat"])
 
     def test_captions_that_the_encoder_cannot_tell_apart_are_refused(self):
         model = PairedCifarAligner(tiny.paired_cifar_config(caption_template="{a} {b} zzz", class_names=["zz", "zzz"]))
-        with pytest.raises(ValueError, match="'zz zz zzz' and 'zz zzz zzz' have the same embedding; shorten"):
+        with pytest.raises(ValueError, match=r"'zz zz zzz' and 'zz zzz zzz' have the same one\. Shorten"):
             tiny.build_caption_bank(model)  # all of these words are unknown to it
 
     def test_another_encoder_or_pooling_is_refused(self):
         model, encoder = make_model(), tiny.text_encoder()
         model.check_caption_bank(encoder)
-        with pytest.raises(ValueError, match=r"another text encoder \(BertModel, mean, \w{8}\); call"):
+        with pytest.raises(ValueError, match=r"another text encoder \(BertModel, mean, \w{8}\)\. Rebuild"):
             model.check_caption_bank(encoder, pooling="cls")
         with torch.no_grad():
             encoder.embeddings.word_embeddings.weight[50, 3] += 1e-3
-        with pytest.raises(ValueError, match=r"another text encoder \(BertModel, mean, \w{8}\); call"):
+        with pytest.raises(ValueError, match=r"another text encoder \(BertModel, mean, \w{8}\)\. Rebuild"):
             model.check_caption_bank(encoder)
 
     def test_the_encoder_is_found_again_wherever_it_lies(self, tmp_path):
@@ -295,7 +295,7 @@ class TestLosses:
     @pytest.mark.parametrize("ids", [[0, 1, 9], [-1, 0, 1]])
     def test_ids_outside_the_bank_are_refused(self, loss, ids):
         with pytest.raises(
-            ValueError, match=r"caption_ids lie outside the caption bank; .*num_classes \* left \+ right"
+            ValueError, match=r"`caption_ids` must be rows of the caption bank, num_classes \* left \+ right"
         ):
             make_model(loss=loss)(pixels(), torch.tensor(ids))
 
@@ -315,7 +315,7 @@ class TestLosses:
         torch.testing.assert_close(model(batch, MIXED_IDS, MIXED_WEIGHTS).loss, expected)
 
     def test_mixed_captions_are_refused_in_batch(self):
-        with pytest.raises(ValueError, match=r"caption_ids \(3, 4\) give several captions to a pair.*'full_bank'"):
+        with pytest.raises(ValueError, match=r"must have the shape \(B,\), .* but got \(3, 4\)\. Set .*'full_bank'"):
             make_model()(pixels(), MIXED_IDS, MIXED_WEIGHTS)
 
     def test_mixed_captions_need_weights(self):
@@ -446,7 +446,7 @@ class TestEncoding:
     @pytest.mark.parametrize("shape", [(16, 31), (16, 16), (16, 64), (32, 16)])
     def test_what_is_no_pair_is_refused(self, vision_input, shape):
         model = make_model(vision_input=vision_input, vision_config=SMALL_RESNET)
-        with pytest.raises(ValueError, match=rf"pixel_values \(3, 3, {shape[0]}, {shape[1]}\) is no batch of pairs"):
+        with pytest.raises(ValueError, match=rf"\(B, 3, H, 2H\), .* but got \(3, 3, {shape[0]}, {shape[1]}\)"):
             model(torch.rand(3, 3, *shape))
 
     def test_image_features(self):
@@ -522,7 +522,7 @@ class TestPredictCaptions:
 
     @pytest.mark.parametrize("k", [0, -1, 10])
     def test_k_out_of_range_is_refused(self, k):
-        with pytest.raises(ValueError, match=f"k is {k}; give 1 to 9, the number of captions"):
+        with pytest.raises(ValueError, match=f"`k` must be from 1 to 9, the number of captions, but got {k}"):
             make_model().predict_captions(pixels(), k=k)
 
     @pytest.mark.parametrize("training", [False, True])

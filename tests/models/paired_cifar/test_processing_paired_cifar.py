@@ -104,7 +104,7 @@ class TestSizes:
             pixels(processor, photos(24))
             pixels(processor, as_tensor(photos(24)))
         reports = [record.message for record in warnings.records if "resized" in record.message]
-        assert reports == ["images of 24x24 pixels are resized to 16x16"]
+        assert reports == ["Images of 24x24 pixels are resized to 16x16."]
 
     @pytest.mark.parametrize("given", ["images", "arrays", "tensor"])
     def test_sizes_are_width_by_height(self, processor, warnings, given):
@@ -112,7 +112,7 @@ class TestSizes:
         images = {"images": pairs, "arrays": [[np.array(pairs[0][0])] * 2], "tensor": as_tensor(pairs)}[given]
         assert pixels(processor, images).shape == (1, 3, 16, 32)
         assert [record.message for record in warnings.records if "resized" in record.message] == [
-            "images of 20x16 pixels are resized to 16x16"
+            "Images of 20x16 pixels are resized to 16x16."
         ]
 
     def test_the_right_size_is_not_reported_and_not_changed(self, processor, warnings):
@@ -129,12 +129,12 @@ class TestSizes:
 
     @pytest.mark.parametrize("size", [{"height": 16, "width": 24}, {"shortest_edge": 16}])
     def test_an_image_processor_that_gives_no_squares_is_refused(self, size):
-        with pytest.raises(ValueError, match=r"image_processor.size is .*16.*; a pair needs two squares"):
+        with pytest.raises(ValueError, match=r"`image_processor.size` must be a square .*, but got .*16"):
             PairedCifarAlignerProcessor(CLIPImageProcessor(size=size, do_center_crop=False))
 
     def test_an_image_processor_that_crops_is_refused(self):
         cropping = CLIPImageProcessor(size={"height": 16, "width": 16}, do_center_crop=True)
-        with pytest.raises(ValueError, match="do_center_crop is set, but images are resized whole; set it to False"):
+        with pytest.raises(ValueError, match=r"`image_processor.do_center_crop` must be `False`, but got `True`"):
             PairedCifarAlignerProcessor(cropping)
 
     def test_an_array_of_pairs_is_taken_like_a_tensor(self, processor):
@@ -146,15 +146,15 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("images", "message"),
         [
-            ([[plain((0, 0, 0))]], "pair 0 holds 1 images; give two"),
-            ([plain((0, 0, 0))], "pair 0 holds 1 images; give two"),
-            ([[plain((0, 0, 0))] * 2, [plain((0, 0, 0))] * 3], "pair 1 holds 3 images; give two"),
-            ([plain((0, 0, 0))] * 3, "pair 0 holds 3 images; give two"),
-            ([[plain((0, 0, 0))] * 2, []], "pair 1 holds 0 images; give two"),
-            (plain((0, 0, 0)), r"images is one Image; give pairs, \[\[left, right\], ...\]"),
-            ("left.png", r"images is one str; give pairs"),
-            (np.zeros((16, 16, 3), np.uint8), "images is one ndarray; give pairs"),
-            ([[plain((0, 0, 0))] * 2, plain((0, 0, 0))], "pair 1 is one Image; give two images"),
+            ([[plain((0, 0, 0))]], r"Pair 0 must consist of two images \[left, right\], but got 1"),
+            ([plain((0, 0, 0))], "Pair 0 must consist of two images .*, but got 1"),
+            ([[plain((0, 0, 0))] * 2, [plain((0, 0, 0))] * 3], "Pair 1 must consist of two images .*, but got 3"),
+            ([plain((0, 0, 0))] * 3, "Pair 0 must consist of two images .*, but got 3"),
+            ([[plain((0, 0, 0))] * 2, []], "Pair 1 must consist of two images .*, but got 0"),
+            (plain((0, 0, 0)), r"`images` must be a list of pairs \[\[left, right\], ...\], but got Image"),
+            ("left.png", "`images` must be a list of pairs .*, but got str"),
+            (np.zeros((16, 16, 3), np.uint8), "`images` must be a list of pairs .*, but got ndarray"),
+            ([[plain((0, 0, 0))] * 2, plain((0, 0, 0))], r"Pair 1 must be a list \[left, right\], but got Image"),
         ],
     )
     def test_what_is_no_pair(self, processor, images, message):
@@ -165,24 +165,24 @@ class TestRefusals:
     @pytest.mark.parametrize("around", [list, lambda pair: [pair]], ids=["one pair", "pairs"])
     def test_batches_of_left_and_right_images(self, processor, kind, around):
         lefts, rights = kind((5, 3, 16, 16)), kind((5, 3, 16, 16))
-        with pytest.raises(ValueError, match=r"pair 0 holds \(5, 3, 16, 16\), .* to \(B, 2, 3, H, W\), or give pairs"):
+        with pytest.raises(ValueError, match=r"Pair 0 .* got a batch of shape \(5, 3, 16, 16\)\. Stack"):
             processor(images=around([lefts, rights]))
 
     @pytest.mark.parametrize(
         "shape", [(3, 16, 16), (2, 3, 16, 16), (5, 3, 3, 16, 16), (5, 1, 3, 16, 16), (2, 2, 5, 3, 16, 16)]
     )
     def test_tensors_of_another_shape(self, processor, shape):
-        with pytest.raises(ValueError, match=r"images is a tensor \(.*16, 16\); pairs are \(B, 2, 3, H, W\)"):
+        with pytest.raises(ValueError, match=r"must have the shape \(B, 2, 3, H, W\) .* but got \(.*16, 16\)"):
             processor(images=torch.zeros(shape, dtype=torch.uint8))
 
     def test_tensors_with_other_than_three_channels(self, processor):
         for channels in (1, 4):
-            with pytest.raises(ValueError, match=rf"images is a tensor \(5, 2, {channels}, 16, 16\); pairs are"):
+            with pytest.raises(ValueError, match=rf"must have the shape .* but got \(5, 2, {channels}, 16, 16\)"):
                 processor(images=torch.zeros(5, 2, channels, 16, 16, dtype=torch.uint8))
 
     def test_text(self, processor):
         for images in (photos(), None):
-            with pytest.raises(ValueError, match="takes images only; the captions are in the model's caption bank"):
+            with pytest.raises(ValueError, match=r"`text` must not be passed .* in the caption bank of the model"):
                 processor(images=images, text=["a photo"] * 2)
 
     def test_nothing(self, processor):

@@ -15,7 +15,7 @@ from vlmkit.validation import check_at_least
 class DualEncoderConfig(VlmkitConfig):
     """Configuration of an image backbone, a text backbone, their projections and a contrastive loss.
 
-    The defaults are those of the paper "Which side should we scale?".
+    The defaults follow the paper "Which side should we scale?".
 
     Args:
         vision_config: Configuration of an image backbone of transformers, or of timm as `timm_wrapper`. Defaults to a

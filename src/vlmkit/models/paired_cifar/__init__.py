@@ -1,4 +1,4 @@
-"""PairedCifarAligner: two CIFAR-100 images, ten thousand captions."""
+"""PairedCifarAligner: alignment of pairs of CIFAR-100 images with captions of both images."""
 
 from vlmkit.models.paired_cifar.configuration_paired_cifar import PairedCifarAlignerConfig
 from vlmkit.models.paired_cifar.modeling_paired_cifar import (

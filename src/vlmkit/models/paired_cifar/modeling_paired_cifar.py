@@ -23,6 +23,7 @@ from vlmkit.models.paired_cifar.caption_bank import (
 )
 from vlmkit.models.paired_cifar.configuration_paired_cifar import PairedCifarAlignerConfig
 from vlmkit.models.paired_cifar.pair_captions import pair_captions
+from vlmkit.models.paired_cifar.processing_paired_cifar import PairedCifarAlignerProcessor
 from vlmkit.modules.initialization import initialize_xavier
 from vlmkit.modules.temperature import initial_logit_scale, inverse_temperature, new_logit_scale
 from vlmkit.modules.vision_tower import VisionTower
@@ -37,13 +38,13 @@ print(model.predict_captions(**inputs, k=5)[0])"""
 
 
 class PredictedCaption(NamedTuple):
-    """A caption that fits a pair of images.
+    """Predicted caption of a pair of images.
 
     Args:
-        caption: the text.
-        left: the left image's class.
-        right: the right image's class.
-        probability: softmax over the whole bank, at the model's temperature.
+        caption: Text of the caption.
+        left: Class name of the left image.
+        right: Class name of the right image.
+        probability: Softmax probability of the caption among all captions of the bank.
     """
 
     caption: str
@@ -54,15 +55,16 @@ class PredictedCaption(NamedTuple):
 
 @dataclass
 class PairedCifarAlignerOutput(ModelOutput):
-    """What [`PairedCifarAligner`] returns.
+    """Outputs of [`PairedCifarAligner`].
 
     Args:
-        loss: scalar, float32; given with `caption_ids`, if `return_loss` is set.
-        logits_per_image: `(B, C²)` similarities of every pair with every caption, divided by the temperature; `None`
-            as long as no caption bank was built.
-        image_embeds: `(B, D)`, unit length.
-        hidden_states: of the backbone, if asked for; with `vision_input="halves"` of `2B` images, the left ones first.
-        attentions: of the backbone, if asked for, and likewise.
+        loss: Scalar, float32. Returned if `caption_ids` are given and `return_loss` is set.
+        logits_per_image: `(B, C²)`, float32, cosine similarities of pairs of images and captions, divided by the
+            temperature. `None` without a caption bank.
+        image_embeds: `(B, D)`, float32, unit length.
+        hidden_states: Hidden states of the vision backbone, if requested. With `vision_input="halves"`, their batch
+            contains 2B images, all left images first.
+        attentions: Attention weights of the vision backbone, if requested, with the same batch as `hidden_states`.
     """
 
     loss: Tensor | None = None
@@ -73,13 +75,17 @@ class PairedCifarAlignerOutput(ModelOutput):
 
 
 class PairedCifarAligner(VlmkitModel):
-    """An image encoder for two images side by side, trained to find their caption among those of all pairs of classes.
+    """An image encoder for pairs of images, trained to retrieve the caption of a pair from a bank of captions.
 
-    The captions are embedded once by a frozen text encoder, which is no part of the model: [`build_caption_bank`] fills
-    the buffer `caption_embeds (C², D)`, which is saved with the weights. Pair (left, right) has row C · left + right.
+    The bank contains the captions of all ordered pairs of C classes. A frozen text encoder, which is not part of the
+    model, embeds them once: [`PairedCifarAligner.build_caption_bank`] fills the buffer `caption_embeds (C², D)`, which
+    is saved with the weights. The caption of the classes (left, right) is in row `C * left + right`.
 
     Args:
-        config: see [`PairedCifarAlignerConfig`].
+        config: Configuration of the model.
+
+    References:
+        The report on paired CIFAR-100 images (see `docs/papers.md`).
 
     Example:
         >>> from transformers import ViTConfig
@@ -91,18 +97,19 @@ class PairedCifarAligner(VlmkitModel):
     """
 
     config: PairedCifarAlignerConfig
+    processor_class = PairedCifarAlignerProcessor
     base_model_prefix = "paired_cifar_aligner"
     main_input_name = "pixel_values"
     input_modalities = ("image",)
     card_usage = _USAGE
-    card_pipeline = None  # transformers has none for pairs of images
-    accepts_loss_kwargs = False  # the loss is a mean over the batch's pairs, whatever the accumulation
+    card_pipeline = None  # pipelines of transformers do not support pairs of images
+    accepts_loss_kwargs = False  # the losses are means over the batch, also with gradient accumulation
 
     def __init__(self, config: PairedCifarAlignerConfig, **kwargs: Any):
         super().__init__(config, **kwargs)
         self.vision_tower = VisionTower(config.vision_config, pooling=config.vision_pooling)
         if isinstance(config.vision_config, ViTConfig):
-            initialize_xavier(self.vision_tower)  # as the report has it
+            initialize_xavier(self.vision_tower)  # as in the report
         width = self.vision_tower.pooled_size * (3 if config.vision_input == "halves" else 1)
         same = width == config.text_embed_dim
         self.vision_projection = nn.Identity() if same else nn.Linear(width, config.text_embed_dim)
@@ -112,7 +119,7 @@ class PairedCifarAligner(VlmkitModel):
         self.register_buffer("caption_embeds", torch.zeros(config.num_classes**2, config.text_embed_dim))
         self.register_buffer("caption_bank_fingerprints", torch.zeros(len(BANK_FIELDS), 16, dtype=torch.uint8))
         self._bank_is_checked = False
-        # The bank is the same in all processes and does not change: DDP need not send it around in every step.
+        # The bank is constant and equal in all processes, so DDP does not have to broadcast it in each step.
         self._ddp_params_and_buffers_to_ignore = ["caption_embeds", "caption_bank_fingerprints"]
         self.post_init()
 
@@ -129,21 +136,27 @@ class PairedCifarAligner(VlmkitModel):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
-        """Load as transformers does, and check that the caption bank is the one that the configuration describes.
+        """Load a model, and check that its caption bank matches the configuration.
+
+        Args:
+            pretrained_model_name_or_path: Folder or Hub id of the model.
+            *args: See `PreTrainedModel.from_pretrained`.
+            **kwargs: See `PreTrainedModel.from_pretrained`. Fields of [`PairedCifarAlignerConfig`] override the saved
+                configuration.
 
         Raises:
-            OSError: nothing is found there, or the weights are truncated or damaged.
-            ValueError: the bank was built for another template, class list, text encoder or normalisation.
+            OSError: If the model cannot be found, or its weights are truncated or damaged.
+            ValueError: If the bank was built for another template, class list, text encoder or normalization.
         """
         try:
             loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
-        except RuntimeError as error:  # what transformers raises for weights of another shape
+        except RuntimeError as error:  # transformers raises it for weights of another shape
             if not (changed := {"class_names", "text_embed_dim"} & kwargs.keys()):
                 raise
+            names = " and ".join(f"`{name}`" for name in sorted(changed))
             raise ValueError(
-                f"the caption bank in {pretrained_model_name_or_path} was built with another "
-                f"{' and '.join(sorted(changed))}, so its size differs; make a new model and call "
-                "model.build_caption_bank(text_model, tokenizer)"
+                f"{names} must match the caption bank in {pretrained_model_name_or_path}, which has another size. "
+                "Build a new model, and call `model.build_caption_bank(text_model, tokenizer)`."
             ) from error
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         if model.config.text_encoder is not None:
@@ -151,14 +164,14 @@ class PairedCifarAligner(VlmkitModel):
         return loaded
 
     def get_input_embeddings(self) -> nn.Module:
-        """The backbone's first layer."""
+        """Return the input embeddings of the vision backbone."""
         return self.vision_tower.backbone.get_input_embeddings()
 
     # The caption bank
 
     @property
     def captions(self) -> list[str]:
-        """The C² captions, in the order of the bank."""
+        """Return the C² captions, in the order of the bank."""
         return pair_captions(self.config.caption_template, self.config.class_names)
 
     def build_caption_bank(
@@ -169,13 +182,13 @@ class PairedCifarAligner(VlmkitModel):
         pooling: str = "mean",
         batch_size: int = 256,
     ) -> None:
-        """Embed all captions once with a frozen text encoder, for training and evaluation.
+        """Embed all captions with a frozen text encoder, once for training and evaluation.
 
         Args:
             text_model: CLIP model (its projected embeddings are used) or any text encoder (its last hidden states are
                 pooled).
             tokenizer: Tokenizer of the text encoder.
-            pooling: `"mean"` (sentence encoders), `"cls"` or `"last"`, over attended tokens.
+            pooling: Pooling of attended tokens: `"mean"` (for sentence encoders), `"cls"` or `"last"`.
             batch_size: Number of captions per forward pass.
 
         Raises:
@@ -185,8 +198,9 @@ class PairedCifarAligner(VlmkitModel):
         embeds = embed_captions(text_model, tokenizer, captions=self.captions, pooling=pooling, batch_size=batch_size)
         if embeds.shape[1] != self.config.text_embed_dim:
             raise ValueError(
-                f"{type(text_model).__name__} gives embeddings of width {embeds.shape[1]}, but text_embed_dim is "
-                f"{self.config.text_embed_dim}; set text_embed_dim={embeds.shape[1]}, or use another encoder"
+                f"`text_model` must have embeddings of width {self.config.text_embed_dim}, the `text_embed_dim` of the "
+                f"model, but got {embeds.shape[1]} from {type(text_model).__name__}. Build the model with "
+                f"`text_embed_dim={embeds.shape[1]}`, or use another text encoder."
             )
         self.caption_embeds.copy_(normalize_embeds(embeds, self.config.caption_normalization))
         self.config.text_encoder = encoder_name(text_model, pooling)
@@ -198,22 +212,25 @@ class PairedCifarAligner(VlmkitModel):
 
         Args:
             text_model: Text encoder that the bank must have been built with. Not checked if `None`.
-            pooling: See [`build_caption_bank`].
+            pooling: Pooling that the bank must have been built with. Only checked with a `text_model`.
 
         Raises:
-            ValueError: If there is no bank, or it was built for another template, class list, encoder or normalization.
+            ValueError: If the bank has not been built, or was built for another template, class list, text encoder or
+                normalization.
         """
-        # A model built from a saved configuration, without its weights, has the name of an encoder but no embeddings.
+        # A model that is built from a saved configuration names a text encoder, although its bank is empty.
         if self.config.text_encoder is None or not self.caption_bank_fingerprints.any():
-            raise ValueError("there is no caption bank yet; call model.build_caption_bank(text_model, tokenizer)")
+            raise ValueError(
+                "The caption bank must be built first. Call `model.build_caption_bank(text_model, tokenizer)`."
+            )
         same = (self.caption_bank_fingerprints.cpu() == bank_fingerprints(self.config)).all(dim=1)
-        differing = [name for name, is_same in zip(BANK_FIELDS, same.tolist(), strict=True) if not is_same]
+        differing = [f"`{name}`" for name, is_same in zip(BANK_FIELDS, same.tolist(), strict=True) if not is_same]
         if text_model is not None and not is_encoder(self.config.text_encoder, text_model=text_model, pooling=pooling):
             differing.append(f"text encoder ({self.config.text_encoder})")
         if differing:
             raise ValueError(
-                f"the caption bank was built with another {' and '.join(differing)}; call "
-                "model.build_caption_bank(text_model, tokenizer) to build it anew"
+                f"The caption bank was built with another {' and '.join(differing)}. Rebuild it with "
+                "`model.build_caption_bank(text_model, tokenizer)`."
             )
         self._bank_is_checked = True
 
@@ -225,29 +242,32 @@ class PairedCifarAligner(VlmkitModel):
 
         Args:
             pixel_values: `(B, 3, H, 2H)`, the two images side by side.
-            **kwargs: passed to the backbone, such as `output_hidden_states`.
+            **kwargs: Passed to the vision backbone, such as `output_hidden_states`.
 
         Returns:
-            `last_hidden_state (B, N, D_vision)` (with `vision_input="halves"` the left image's tokens, then the right
-            one's) and the projected `pooler_output (B, D)`, not normalised.
+            `last_hidden_state (B, N, D_vision)`, and the projected embeddings as `pooler_output (B, D)`, not
+            normalized. With `vision_input="halves"`, the tokens of the left image come first.
+
+        Raises:
+            ValueError: If the images are not twice as wide as high.
         """
         outputs = self._encode(pixel_values, **kwargs)
         outputs.pooler_output = self.vision_projection(outputs.pooler_output)
         return outputs
 
     def _encode(self, pixel_values: Tensor, **kwargs: Any) -> BaseModelOutputWithPooling:
-        """The vision tower's output for each pair."""
+        """Run the vision tower on pairs of images."""
         if pixel_values.shape[-1] != 2 * pixel_values.shape[-2]:
             raise ValueError(
-                f"pixel_values {tuple(pixel_values.shape)} is no batch of pairs: two images side by side are "
-                "(B, 3, H, 2H)"
+                "`pixel_values` must have the shape (B, 3, H, 2H), two images side by side, but got "
+                f"{tuple(pixel_values.shape)}. Prepare pairs with a `PairedCifarAlignerProcessor`."
             )
         if self.config.vision_input == "pair":
             return self.vision_tower(pixel_values, **kwargs)
         outputs = self.vision_tower(torch.cat(pixel_values.chunk(2, dim=-1)), **kwargs)
         outputs.last_hidden_state = torch.cat(outputs.last_hidden_state.chunk(2), dim=1)
         left, right = outputs.pooler_output.chunk(2)
-        # The product tells whether both show one class, which no linear layer can read from the two vectors alone.
+        # Without the product, a linear layer could not detect that both images have the same class.
         outputs.pooler_output = torch.cat([left, right, left * right], dim=1)
         return outputs
 
@@ -260,19 +280,21 @@ class PairedCifarAligner(VlmkitModel):
         return_loss: bool = True,
         **kwargs: Unpack[TransformersKwargs],
     ) -> PairedCifarAlignerOutput:
-        """Compute the similarities of pairs of images with all captions of the bank, and the loss.
+        """Compute the similarities of pairs of images and all captions of the bank, and the loss.
 
         Args:
             pixel_values: `(B, 3, H, 2H)`, the two images side by side.
-            caption_ids: `(B,)`, rows of the caption bank, C · left + right, or `(B, K)` for mixed images.
+            caption_ids: `(B,)`, rows of the caption bank, `C * left + right`, or `(B, K)` for mixed images (MixUp,
+                CutMix).
             caption_weights: `(B, K)`, weights of the captions of mixed images, which add up to 1.
             return_loss: Whether to compute the loss if `caption_ids` are given.
-            **kwargs: Keywords that every transformers model accepts, passed to the backbone.
+            **kwargs: Keywords that every transformers model accepts, passed to the vision backbone.
 
         Raises:
             TypeError: If an argument is unknown. The message suggests the most similar one.
-            ValueError: If `caption_ids` are given without a caption bank, are not rows of it, or are those of mixed
-                images with `loss="in_batch"`.
+            ValueError: If the images are not twice as wide as high, `caption_ids` are given without a caption bank or
+                are not rows of it, the bank does not match the configuration, or images are mixed with
+                `loss="in_batch"`.
         """
         self.check_forward_arguments(kwargs)
         outputs = self._encode(pixel_values, **kwargs)
@@ -307,7 +329,7 @@ class PairedCifarAligner(VlmkitModel):
         """Compute the loss between images and captions, among the captions of the batch or of the whole bank."""
         torch_compilable_check(
             (caption_ids >= 0).all() & (caption_ids < len(self.caption_embeds)).all(),
-            "caption_ids lie outside the caption bank; they are num_classes * left + right",
+            "`caption_ids` must be rows of the caption bank, num_classes * left + right, but some are out of range.",
         )
         if self.config.loss == "full_bank":
             return soft_cross_entropy(
@@ -315,8 +337,8 @@ class PairedCifarAligner(VlmkitModel):
             )
         if caption_ids.ndim != 1 or caption_weights is not None:
             raise ValueError(
-                f"caption_ids {tuple(caption_ids.shape)} give several captions to a pair, which loss='in_batch' cannot "
-                "use; set loss='full_bank', or do not mix images"
+                "`caption_ids` must have the shape (B,), without `caption_weights`, for `loss='in_batch'`, but got "
+                f"{tuple(caption_ids.shape)}. Set `loss='full_bank'`, or do not mix images."
             )
         return info_nce(image_embeds, self.caption_embeds[caption_ids], logit_scale=logit_scale, group_ids=caption_ids)
 
@@ -337,27 +359,27 @@ class PairedCifarAligner(VlmkitModel):
                 caption_weights=caption_weights,
             )
             loss = loss + self.config.swap_loss_weight * hinge
-        for classifier, classes in zip(self.classifiers, (left, right), strict=False):  # none, or one for each
+        for classifier, classes in zip(self.classifiers, (left, right), strict=False):  # empty without a class loss
             class_loss = soft_cross_entropy(classifier(pooled), classes, weights=caption_weights)
             loss = loss + self.config.class_loss_weight * class_loss
         return loss
 
     @torch.no_grad()
     def predict_captions(self, pixel_values: Tensor, k: int = 5) -> list[list[PredictedCaption]]:
-        """Find the captions that fit best, in evaluation mode.
+        """Predict the captions of pairs of images, in evaluation mode.
 
         Args:
             pixel_values: `(B, 3, H, 2H)`, the two images side by side.
-            k: captions per pair, from 1 to C².
+            k: Number of captions per pair, from 1 to C².
 
         Returns:
-            For each pair its k best captions, the best first.
+            The k most probable captions of each pair, in descending order of probability.
 
         Raises:
-            ValueError: k is out of range, or there is no caption bank.
+            ValueError: If `k` is out of range, or the caption bank is missing or does not match the configuration.
         """
         if not 1 <= k <= len(self.caption_embeds):
-            raise ValueError(f"k is {k}; give 1 to {len(self.caption_embeds)}, the number of captions")
+            raise ValueError(f"`k` must be from 1 to {len(self.caption_embeds)}, the number of captions, but got {k}.")
         self.check_caption_bank()
         training = self.training
         probabilities = self.eval()(pixel_values).logits_per_image.softmax(dim=-1)

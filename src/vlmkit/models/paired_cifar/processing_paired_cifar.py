@@ -1,4 +1,4 @@
-"""Processor of [`PairedCifarAligner`]: pairs of images to pixels side by side."""
+"""Processor of [`PairedCifarAligner`], for pairs of images."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -20,16 +20,16 @@ _CIFAR100_STD = (0.2673, 0.2564, 0.2762)
 
 
 class PairedCifarAlignerProcessor(VlmkitProcessor):
-    """Turns pairs of images into `pixel_values (B, 3, H, 2H)`, the left image on the left.
+    """Processor of [`PairedCifarAligner`]: pairs of images to `pixel_values (B, 3, H, 2H)`.
 
-    Each image is resized to the processor's square size (other sizes are reported once), scaled and normalised, before
-    the two are put side by side.
+    Each image is resized to the square size of the image processor, rescaled and normalized. The left and the right
+    image are then joined side by side. Images of other sizes are reported in a warning, once for each size.
 
     Args:
-        image_processor: of one image; it resizes to a square, and neither crops nor pads.
+        image_processor: Image processor of a single image. It must resize to a square, and neither crop nor pad.
 
     Raises:
-        ValueError: the image processor's output is not a square of a fixed size, or it crops or pads.
+        ValueError: If `image_processor` crops or pads, or its size is not a square of a fixed size.
 
     Example:
         >>> processor = PairedCifarAlignerProcessor.for_cifar100()
@@ -41,36 +41,49 @@ class PairedCifarAlignerProcessor(VlmkitProcessor):
     def __init__(self, image_processor: BaseImageProcessor):
         size = dict(image_processor.size or {})
         if size.get("height") is None or size.get("height") != size.get("width"):
-            raise ValueError(f"image_processor.size is {size}; a pair needs two squares: give equal height and width")
+            raise ValueError(
+                f"`image_processor.size` must be a square of a fixed size, but got {size}. Set `height` and `width` to "
+                "the same number."
+            )
         for step in ("do_center_crop", "do_pad"):
-            if getattr(image_processor, step, None):
-                raise ValueError(f"image_processor.{step} is set, but images are resized whole; set it to False")
+            if value := getattr(image_processor, step, None):
+                raise ValueError(
+                    f"`image_processor.{step}` must be `False`, but got `{value}`. Images are resized "
+                    "without cropping or padding."
+                )
         super().__init__(image_processor)
 
     @classmethod
     def for_cifar100(cls, image_size: int = 32) -> "PairedCifarAlignerProcessor":
-        """The processor for CIFAR-100, with the mean and deviation of its training images.
+        """Build a processor with the mean and standard deviation of the training images of CIFAR-100.
 
         Args:
-            image_size: side of each image, in pixels. CNNs made for larger images see more when 32 becomes 64.
+            image_size: Side of each image, in pixels. A larger side, such as 64, increases the resolution of the
+                feature maps of CNNs that were designed for larger images.
         """
         size = {"height": image_size, "width": image_size}
         return cls(ViTImageProcessor(size=size, image_mean=list(_CIFAR100_MEAN), image_std=list(_CIFAR100_STD)))
 
     def prepare_inputs_layout(self, images: Any = None, text: Any = None, **kwargs: Any) -> tuple:
-        """Check that images come in pairs, and convert those of other modes to RGB.
+        """Flatten pairs of images, and convert images of other modes to RGB.
 
         Args:
-            images: `[[left, right], ...]` (images, arrays or files), or one pair `[left, right]`, or a tensor or
-                array `(B, 2, 3, H, W)`.
-            text: refused; the captions are the model's own.
-            **kwargs: passed on.
+            images: Pairs `[[left, right], ...]` of images, arrays or image files, a single pair `[left, right]`, or a
+                tensor or array `(B, 2, 3, H, W)`.
+            text: Must be `None`, because the model contains the captions.
+            **kwargs: Passed to [`VlmkitProcessor.prepare_inputs_layout`].
 
         Returns:
-            The images of all pairs, flat, and `None` for all else.
+            The images of all pairs, the left image of a pair before the right one, and `None` for each other input.
+
+        Raises:
+            FileNotFoundError: If an image file does not exist.
+            ValueError: If a text is given, or `images` are not pairs.
         """
         if text is not None:
-            raise ValueError("this processor takes images only; the captions are in the model's caption bank")
+            raise ValueError(
+                "`text` must not be passed to this processor. The captions are in the caption bank of the model."
+            )
         return super().prepare_inputs_layout(images=_flat_pairs(images), **kwargs)
 
     def _process_images(self, images: Any, **kwargs: Any) -> tuple[dict[str, Any], list]:
@@ -83,12 +96,12 @@ class PairedCifarAlignerProcessor(VlmkitProcessor):
         return {"pixel_values": torch.cat([pixels[0::2], pixels[1::2]], dim=-1)}, []
 
     def _process_tensor(self, images: Tensor, **kwargs: Any) -> Tensor:
-        """What the image processor does, to all images at once: by itself it takes them one by one on the CPU."""
-        one = self.image_processor
-        options = {name: kwargs.get(name, getattr(one, name)) for name in one.valid_kwargs.__annotations__}
+        """Process a batch of images at once. The image processor itself would process them one by one on the CPU."""
+        processor = self.image_processor
+        options = {name: kwargs.get(name, getattr(processor, name)) for name in processor.valid_kwargs.__annotations__}
         if options["do_resize"]:
-            images = one.resize(images, SizeDict(**dict(options["size"])), options["resample"])
-        return one.rescale_and_normalize(
+            images = processor.resize(images, SizeDict(**dict(options["size"])), options["resample"])
+        return processor.rescale_and_normalize(
             images,
             options["do_rescale"],
             options["rescale_factor"],
@@ -98,36 +111,44 @@ class PairedCifarAlignerProcessor(VlmkitProcessor):
         )
 
     def _report_resizing(self, images: Any) -> None:
+        """Log a warning for each size of images that have to be resized."""
         size = (self.image_processor.size["width"], self.image_processor.size["height"])
-        # Those of a tensor are all alike. Of PIL images, get_image_size returns the width first, unlike of all others.
-        some = images[:1] if isinstance(images, Tensor) else images
-        sizes = {image.size if isinstance(image, Image.Image) else get_image_size(image)[::-1] for image in some}
-        for given in sizes - {size}:
-            logger.warning_once(f"images of {given[0]}x{given[1]} pixels are resized to {size[0]}x{size[1]}")
+        samples = images[:1] if isinstance(images, Tensor) else images  # all images of a tensor have the same size
+        # get_image_size returns the width of PIL images first, and the height of arrays and tensors.
+        sizes = {image.size if isinstance(image, Image.Image) else get_image_size(image)[::-1] for image in samples}
+        for width, height in sizes - {size}:
+            logger.warning_once(f"Images of {width}x{height} pixels are resized to {size[0]}x{size[1]}.")
 
 
 def _flat_pairs(images: Any) -> Any:
-    """Left and right images in turn."""
+    """Flatten pairs to a sequence of alternating left and right images.
+
+    Raises:
+        ValueError: If `images` are not pairs. The message names the row.
+    """
     if isinstance(images, np.ndarray) and images.ndim == 5:
         images = torch.from_numpy(images)
     if isinstance(images, Tensor):
         if images.ndim != 5 or images.shape[1:3] != (2, 3):
-            raise ValueError(f"images is a tensor {tuple(images.shape)}; pairs are (B, 2, 3, H, W)")
+            raise ValueError(
+                "`images` must have the shape (B, 2, 3, H, W) if they are a tensor or array, but got "
+                f"{tuple(images.shape)}."
+            )
         return images.flatten(0, 1)
     if images is None or (isinstance(images, list) and not images):
         return images
     if not isinstance(images, Sequence) or isinstance(images, str):
-        raise ValueError(f"images is one {type(images).__name__}; give pairs, [[left, right], ...]")
+        raise ValueError(f"`images` must be a list of pairs [[left, right], ...], but got {type(images).__name__}.")
     pairs = images if any(isinstance(pair, list | tuple) for pair in images) else [images]
     for row, pair in enumerate(pairs):
         if not isinstance(pair, list | tuple):
-            raise ValueError(f"pair {row} is one {type(pair).__name__}; give two images, [left, right]")
+            raise ValueError(f"Pair {row} must be a list [left, right], but got {type(pair).__name__}.")
         if len(pair) != 2:
-            raise ValueError(f"pair {row} holds {len(pair)} images; give two, [left, right]")
+            raise ValueError(f"Pair {row} must consist of two images [left, right], but got {len(pair)}.")
         for image in pair:
             if getattr(image, "ndim", 0) > 3:
                 raise ValueError(
-                    f"pair {row} holds {tuple(image.shape)}, which is more than one image; stack left and right images "
-                    "to (B, 2, 3, H, W), or give pairs, [[left, right], ...]"
+                    f"Pair {row} must consist of single images, but got a batch of shape {tuple(image.shape)}. Stack "
+                    "left and right images to (B, 2, 3, H, W), or pass a list of pairs [[left, right], ...]."
                 )
     return [image for pair in pairs for image in pair]
