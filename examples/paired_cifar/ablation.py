@@ -1,12 +1,13 @@
-"""Which change is worth what? One row after the other, each with one change more than the last.
+"""Train a sequence of models, each of which adds one change to the previous one.
 
-The report's way from its baseline to its enhanced encoder, and the way of our options on the small CNN:
+`--ladder report` leads from the baseline of the report to its enhanced encoder. `--ladder options` adds the options of
+`PairedCifarAligner` to a small CNN:
 
     python examples/paired_cifar/ablation.py --ladder report --data uoft-cs/cifar100
     python examples/paired_cifar/ablation.py --ladder options --data uoft-cs/cifar100 \
         --text sentence-transformers/all-MiniLM-L6-v2
 
-A killed run goes on where it stopped: finished rows are read, not redone.
+An interrupted run resumes: results of finished rows are read from disk.
 """
 
 import json
@@ -38,11 +39,11 @@ Row = tuple[str, dict[str, Any]]
 
 
 def recipe(name: str) -> dict[str, Any]:
-    """The settings of a YAML file beside this script."""
+    """Load the settings of a YAML file in the folder of this script."""
     return yaml.safe_load((Path(__file__).parent / name).read_text())
 
 
-# The report: every row but the last keeps the optimizer and the epochs of the baseline.
+# The rows of the report. All rows except the last use the optimizer and the number of epochs of the baseline.
 REPORT: list[Row] = [
     ("baseline", recipe("baseline.yaml")),
     ("+ 6 layers", {"vision_args": {"num_hidden_layers": 6}}),
@@ -62,7 +63,7 @@ REPORT: list[Row] = [
     ),
 ]
 
-# Ours: the small CNN and recipe of best_cpu.yaml, with the report's captions, loss and temperature to begin with.
+# Our options. The first row is the CNN of best_cpu.yaml with the captions, loss and temperature of the report.
 OPTIONS: list[Row] = [
     (
         "in-batch loss",
@@ -77,7 +78,7 @@ OPTIONS: list[Row] = [
     ),
     ("+ learned temperature", {"learn_temperature": True}),
     ("+ softmax over the bank", {"loss": "full_bank"}),
-    ("+ centred captions", {"caption_normalization": "center"}),
+    ("+ centered captions", {"caption_normalization": "center"}),
     ("+ whitened captions", {"caption_normalization": "whiten"}),
     ("+ class loss", {"class_loss_weight": 0.5}),
     ("+ swap margin", {"swap_loss_weight": 1.0}),
@@ -102,19 +103,21 @@ RECIPE = (
     "fp16",
     "ema_decay",
 )
-"""What of the training arguments a result depends on."""
+"""Training arguments that affect a result."""
 
 
 @dataclass
 class AblationArguments:
-    """Which rows, and how often. All other flags override the rows' settings."""
+    """Rows and seeds. All other flags override the settings of the rows."""
 
-    ladder: Literal["report", "options"] = "report"
-    seeds: list[int] = field(default_factory=lambda: [0])
+    ladder: Literal["report", "options"] = field(
+        default="report", metadata={"help": "Changes of the report, or options of PairedCifarAligner."}
+    )
+    seeds: list[int] = field(default_factory=lambda: [0], metadata={"help": "Training seeds of every row."})
 
 
 def main() -> None:
-    """Run the rows that are missing, then write the report over all of them."""
+    """Run the rows without a saved result, then write the report over all rows."""
     runs = rows()
     ablation, model_args, data_args, _, training_args = runs[0][1]
     folder = Path(training_args.output_dir) / f"ablation_{ablation.ladder}"
@@ -138,7 +141,7 @@ def main() -> None:
 
 
 def rows() -> list[tuple[str, tuple[Any, ...]]]:
-    """Name and arguments of each row and seed."""
+    """Return the name and the arguments of every row and seed."""
     kinds = (AblationArguments, ModelArguments, DataArguments, AugmentationArguments, AlignerTrainingArguments)
     ablation = parse_arguments(*kinds)[0]
     settings: dict[str, Any] = {}
@@ -153,10 +156,9 @@ def rows() -> list[tuple[str, tuple[Any, ...]]]:
 
 
 def fingerprint(arguments: tuple[Any, ...]) -> str:
-    """Hash everything that a result depends on."""
+    """Return a hash of all settings that affect a result."""
     _, *parts, training_args = arguments
-    names = RECIPE
-    settings = [*map(vars, parts), {name: str(getattr(training_args, name)) for name in names}]
+    settings = [*map(vars, parts), {name: str(getattr(training_args, name)) for name in RECIPE}]
     return text_fingerprint(json.dumps(settings), size=4)
 
 
@@ -166,7 +168,7 @@ def run_row(
     text: tuple[PreTrainedModel, PreTrainedTokenizerBase],
     banks: dict[str, PairedCifarAligner],
 ) -> dict[str, Any]:
-    """Train one row and score it; models with the same captions share one bank."""
+    """Train and evaluate one row. Models with the same caption normalization share one caption bank."""
     _, model_args, _, augmentation_args, training_args = arguments
     training_args.save_strategy = "no"
     training_args.load_best_model_at_end = False
@@ -174,7 +176,7 @@ def run_row(
     set_seed(training_args.seed)
     model = PairedCifarAligner(model_args.config(*text, pairs["train"].class_names))
     if model_args.caption_normalization in banks:
-        take_bank(model, banks[model_args.caption_normalization])
+        copy_caption_bank(model, banks[model_args.caption_normalization])
     else:
         model.build_caption_bank(*text, pooling=model_args.text_pooling)
         banks[model_args.caption_normalization] = model
@@ -192,8 +194,8 @@ def run_row(
     }
 
 
-def take_bank(model: PairedCifarAligner, other: PairedCifarAligner) -> None:
-    """Copy the captions' embeddings of another model."""
+def copy_caption_bank(model: PairedCifarAligner, other: PairedCifarAligner) -> None:
+    """Copy the caption bank of `other` to `model`."""
     model.caption_embeds.copy_(other.caption_embeds)
     model.caption_bank_fingerprints.copy_(other.caption_bank_fingerprints)
     model.config.text_encoder = other.config.text_encoder

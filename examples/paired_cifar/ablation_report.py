@@ -1,4 +1,4 @@
-"""Table and plot over the rows of ablation.py."""
+"""Tables and plot of the results of ablation.py."""
 
 import csv
 import json
@@ -19,10 +19,10 @@ def write_report(results: list[dict[str, Any]], caption_ids: Tensor, num_classes
     """Write results.json, results.csv, ladder.png and summary.md.
 
     Args:
-        results: one per row and seed, as `run_row` returns them.
-        caption_ids: of the pairs that were scored.
-        num_classes: of their images.
-        folder: where the files go.
+        results: One result of `run_row` per row and seed.
+        caption_ids: Caption ids of the evaluated pairs, from which the chance levels are computed.
+        num_classes: Number of image classes.
+        folder: Output folder.
     """
     (folder / "results.json").write_text(json.dumps(results, indent=2))
     runs: dict[str, list[dict[str, Any]]] = defaultdict(list)
@@ -47,8 +47,15 @@ def write_report(results: list[dict[str, Any]], caption_ids: Tensor, num_classes
         minutes = statistics.mean(run["seconds"] for run in repeats) / 60
         lines.append(f"| {row} | {size} | {' | '.join(cells)} | {minutes:.1f} |")
     references = ", ".join(f"{name} {chance[f'uniform/{name}']:.2%}" for name in tops)
-    bets = ", ".join(f"{name} {chance[f'same_class/{name}']:.2%}" for name in tops)
-    lines += ["", f"Per cent. Chance: {references}. Betting on captions of equal classes: {bets}."]
+    baselines = ", ".join(f"{name} {chance[f'same_class/{name}']:.2%}" for name in tops)
+    lines += [
+        "",
+        "- top@k: per cent of pairs whose own caption is among the k most similar captions.",
+        "- left_accuracy, right_accuracy: per cent of pairs whose most similar caption names the class of that side.",
+        "- swapped_rate: per cent of pairs of two classes whose most similar caption names both on the wrong side.",
+        "- minutes: training time. All values are means over the seeds; ± is the standard deviation over the seeds.",
+        f"- Chance: {references}. Ranking all captions of equal classes first: {baselines} (dotted in ladder.png).",
+    ]
     (folder / "summary.md").write_text("\n".join(lines) + "\n")
 
     means = {name: [statistics.mean(repeats) for repeats in values[name]] for name in tops}
@@ -57,6 +64,6 @@ def write_report(results: list[dict[str, Any]], caption_ids: Tensor, num_classes
 
 
 def mean_and_deviation(values: list[float]) -> str:
-    """Per cent, with the standard deviation where there are several seeds."""
+    """Format a mean in per cent, with the standard deviation if there are several seeds."""
     mean = f"{100 * statistics.mean(values):.2f}"
     return mean if len(values) < 2 else f"{mean} ± {100 * statistics.stdev(values):.2f}"

@@ -1,4 +1,4 @@
-"""Score a saved aligner on held-out pairs, and draw what it sees and what it confuses.
+"""Evaluate a saved aligner on held-out pairs, and plot confusions, errors, embeddings and attention.
 
 python examples/paired_cifar/evaluate.py --model runs/paired_cifar_cpu --data uoft-cs/cifar100 --split validation
 """
@@ -24,28 +24,35 @@ from vlmkit.training import parse_arguments
 
 @dataclass
 class EvaluationArguments:
-    """Which model, which images, and where the results go."""
+    """Model, images and output folder."""
 
-    model: str = field(metadata={"help": "folder or hub id of a PairedCifarAligner"})
-    data: str = field(default="uoft-cs/cifar100", metadata={"help": "as for train.py"})
-    split: str = field(default="validation", metadata={"help": "train, validation or test"})
-    num_validation: int = field(default=5000, metadata={"help": "as in training, or training images are scored"})
-    output_dir: str = field(default="runs/paired_cifar_evaluation", metadata={"help": "metrics, tables and pictures"})
-    batch_size: int = 250
-    projection: Literal["pca", "tsne"] = field(default="pca", metadata={"help": "of the embedding map"})
-    num_examples: int = field(default=8, metadata={"help": "pairs in the pictures"})
+    model: str = field(metadata={"help": "Folder or hub id of a PairedCifarAligner."})
+    data: str = field(default="uoft-cs/cifar100", metadata={"help": "Dataset, in any form that train.py accepts."})
+    split: str = field(default="validation", metadata={"help": "Split to evaluate: train, validation or test."})
+    num_validation: int = field(
+        default=5000,
+        metadata={"help": "Number of held-out training images. Use the value of the training, to exclude its images."},
+    )
+    output_dir: str = field(
+        default="runs/paired_cifar_evaluation", metadata={"help": "Folder for metrics, tables and plots."}
+    )
+    batch_size: int = field(default=250, metadata={"help": "Number of pairs per batch."})
+    projection: Literal["pca", "tsne"] = field(
+        default="pca", metadata={"help": "Projection of the embeddings to two dimensions."}
+    )
+    num_examples: int = field(default=8, metadata={"help": "Number of pairs shown in the plots."})
 
 
 def main() -> None:
-    """Score pairs of which half show one class, and pairs of independent classes; draw the latter."""
+    """Evaluate pairs of which half show a single class, and pairs of independent classes. Plot the latter."""
     [arguments] = parse_arguments(EvaluationArguments)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    # Eager attention returns its weights, which a picture needs.
+    # Only eager attention returns the attention weights for the plot.
     model = AutoModel.from_pretrained(arguments.model, attn_implementation="eager").to(device).eval()
     processor = AutoProcessor.from_pretrained(arguments.model)
     tables = load_cifar100(arguments.data, num_validation=arguments.num_validation)
     if arguments.split not in tables:
-        raise SystemExit(f"there is no split {arguments.split!r}; choose one of {', '.join(tables)}")
+        raise SystemExit(f"`--split` must be one of {', '.join(tables)}, but got {arguments.split!r}.")
     halves = ImagePairs(tables[arguments.split], different_class_probability=0.5)
     independent = halves.with_pairs(different_class_probability=1 - 1 / halves.num_classes)
     collator = PairCollator(processor, halves.num_classes)
@@ -64,22 +71,27 @@ def main() -> None:
     confusion = class_confusion(independent, predicted)
     write_tables(confusion, independent.class_names, folder)
     examples = next(iter(DataLoader(independent, arguments.num_examples, collate_fn=collator)))
-    pictures = {
+    figures = {
         "confusion": draw_confusion(confusion, independent.class_names),
         "errors": draw_errors(independent, predicted, probabilities, arguments.num_examples),
         "embeddings": draw_embeddings(model, independent, embeds, arguments.projection),
         "occlusion": draw_occlusion(model, independent, examples),
         "attention": draw_attention(model, independent, examples),
     }
-    for name, figure in pictures.items():
+    for name, figure in figures.items():
         if figure is not None:
             figure.savefig(folder / f"{name}.png", dpi=120)
-    print(f"tables and pictures: {folder}")
+    print(f"tables and plots: {folder}")
 
 
 @torch.no_grad()
 def encode(model: PairedCifarAligner, loader: DataLoader) -> tuple[Tensor, Tensor, Tensor]:
-    """Embeddings of all pairs `(num_pairs, D)`, their best captions `(num_pairs,)`, and the probability of these."""
+    """Encode all pairs.
+
+    Returns:
+        Embeddings `(num_pairs, D)`, ids of the most similar captions `(num_pairs,)`, and the probabilities of these
+        captions `(num_pairs,)`.
+    """
     embeds, predicted, probabilities = [], [], []
     for batch in loader:
         outputs = model(batch["pixel_values"].to(model.device))
@@ -91,15 +103,15 @@ def encode(model: PairedCifarAligner, loader: DataLoader) -> tuple[Tensor, Tenso
 
 
 def class_confusion(pairs: ImagePairs, predicted: Tensor) -> Tensor:
-    """How often each class was taken for each class, on either side."""
-    truth, seen = (
+    """Return the confusion matrix of the classes, `(C, C)`, in which both sides of every pair are counted."""
+    true_classes, predicted_classes = (
         torch.cat([ids // pairs.num_classes, ids % pairs.num_classes]) for ids in (pairs.caption_ids, predicted)
     )
-    return confusion_matrix(truth, seen, num_classes=pairs.num_classes)
+    return confusion_matrix(true_classes, predicted_classes, num_classes=pairs.num_classes)
 
 
 def write_tables(confusion: Tensor, class_names: list[str], folder: Path) -> None:
-    """The accuracy of each class, the most frequent confusions, and the whole confusion of classes and superclasses."""
+    """Write CSV files of class accuracies, the most frequent confusions and the confusion matrices."""
     shares = (confusion.diag() / confusion.sum(dim=1).clamp(min=1)).tolist()
     images = confusion.sum(dim=1).tolist()
     accuracies = [(name, count, f"{share:.4f}") for name, count, share in zip(class_names, images, shares, strict=True)]
@@ -116,7 +128,7 @@ def write_tables(confusion: Tensor, class_names: list[str], folder: Path) -> Non
 
 
 def with_names(confusion: Tensor, names: list[str]) -> list[list[Any]]:
-    """Rows of a table: true classes downwards, predicted ones across."""
+    """Return a table with true classes as rows and predicted classes as columns."""
     return [["true", *names], *([name, *row] for name, row in zip(names, confusion.tolist(), strict=True))]
 
 

@@ -1,4 +1,4 @@
-"""Arguments, data, model and printed metrics that the scripts share."""
+"""Shared code of the paired CIFAR scripts: arguments, data loading, models and printed metrics."""
 
 import json
 import os
@@ -27,58 +27,73 @@ CUTOFFS = (1, 10, 100)
 
 @dataclass
 class DataArguments:
-    """Which images, and how they are paired."""
+    """Images and how they are paired."""
 
     data: str = field(
         default="uoft-cs/cifar100",
-        metadata={"help": "hub id, folder of parquet files, or original cifar-100-python folder or archive"},
+        metadata={"help": "Hub id, folder of Parquet files, or original cifar-100-python folder or archive."},
     )
     num_validation: int = field(
         default=5000,
-        metadata={"help": "images held out of the training split, if there is no validation split"},
+        metadata={"help": "Number of images held out of the training split if there is no validation split."},
     )
-    image_size: int = field(default=32, metadata={"help": "side of each image in memory, in pixels"})
-    num_pairs: int | None = field(default=None, metadata={"help": "pairs per epoch; as many as images if not given"})
+    image_size: int = field(default=32, metadata={"help": "Height and width of the images in memory, in pixels."})
+    num_pairs: int | None = field(
+        default=None, metadata={"help": "Number of pairs per epoch. Defaults to the number of images."}
+    )
     different_class_probability: float = field(
         default=0.5,
-        metadata={"help": "how often a training pair shows two classes; 0.99 draws 100 classes independently"},
+        metadata={
+            "help": "Probability that a training pair shows two different classes. With 100 classes, 0.99 draws both "
+            "classes independently."
+        },
     )
-    pair_seed: int = field(default=0, metadata={"help": "of the pairs"})
+    pair_seed: int = field(default=0, metadata={"help": "Seed of the pairs."})
 
 
 @dataclass
 class AugmentationArguments:
-    """What happens to each training image before it is put beside another."""
+    """Augmentation of each training image before two images are joined to a pair."""
 
-    flip: float = field(default=0.0, metadata={"help": "probability"})
-    color_jitter: float = field(default=0.0, metadata={"help": "of brightness, contrast and saturation"})
-    rotation: float = field(default=0.0, metadata={"help": "up to so many degrees to either side"})
-    crop_padding: int = field(default=0, metadata={"help": "pixels around the image, which is then cropped at random"})
-    rand_augment: int = field(default=0, metadata={"help": "operations of RandAugment per image"})
-    mix: Literal["mix_up", "cut_mix"] | None = field(default=None, metadata={"help": "mix images of two pairs"})
-    mix_alpha: float = field(default=1.0, metadata={"help": "of the Beta distribution of their shares"})
+    flip: float = field(default=0.0, metadata={"help": "Probability of a horizontal flip."})
+    color_jitter: float = field(
+        default=0.0, metadata={"help": "Strength of the changes of brightness, contrast and saturation."}
+    )
+    rotation: float = field(default=0.0, metadata={"help": "Maximum rotation in degrees, in both directions."})
+    crop_padding: int = field(
+        default=0, metadata={"help": "Padding in pixels, after which the image is randomly cropped to its size."}
+    )
+    rand_augment: int = field(default=0, metadata={"help": "Number of RandAugment operations per image."})
+    mix: Literal["mix_up", "cut_mix"] | None = field(default=None, metadata={"help": "Mix the images of two pairs."})
+    mix_alpha: float = field(
+        default=1.0, metadata={"help": "Parameter of the Beta distribution from which mixing weights are drawn."}
+    )
 
     def augmentation(self) -> ImageAugmentation:
-        """The augmentation of single images."""
+        """Return the augmentation of single images."""
         return ImageAugmentation(self.flip, self.color_jitter, self.rotation, self.crop_padding, self.rand_augment)
 
 
 @dataclass
 class ModelArguments:
-    """The image encoder, the captions and the loss; the defaults are the report's."""
+    """Image encoder, captions and loss. The defaults are those of the report."""
 
     text: str = field(
-        default="openai/clip-vit-base-patch32", metadata={"help": "folder or hub id of a frozen text encoder"}
+        default="openai/clip-vit-base-patch32", metadata={"help": "Folder or hub id of a frozen text encoder."}
     )
     text_pooling: Literal["mean", "cls", "last"] = "mean"
     vision: str = field(
-        default="vit", metadata={"help": "model type of transformers (vit, regnet, ...) or timm/NAME, from scratch"}
+        default="vit",
+        metadata={"help": "Model type of transformers (vit, regnet, ...) or timm/NAME, trained from scratch."},
     )
     vision_args: str = field(
-        default="{}", metadata={"help": "JSON of the backbone's sizes; those of the report's ViT are changed by it"}
+        default="{}",
+        metadata={"help": "Arguments of the backbone configuration as JSON. They override the ViT of the report."},
     )
     vision_input: Literal["pair", "halves"] = "pair"
-    input_size: int = field(default=32, metadata={"help": "side to which the encoder's images are resized, in pixels"})
+    input_size: int = field(
+        default=32, metadata={"help": "Height and width to which images are resized for the encoder, in pixels."}
+    )
     caption_normalization: Literal["none", "center", "whiten"] = "none"
     loss: Literal["in_batch", "full_bank"] = "in_batch"
     temperature: float = 0.07
@@ -89,7 +104,7 @@ class ModelArguments:
     class_loss_weight: float = 0.0
 
     def vision_config(self) -> PreTrainedConfig:
-        """The configuration of the image backbone."""
+        """Return the configuration of the image backbone."""
         sizes = json.loads(self.vision_args)
         if self.vision.startswith("timm/"):
             return TimmWrapperConfig(architecture=self.vision.removeprefix("timm/"), model_args=sizes)
@@ -100,34 +115,38 @@ class ModelArguments:
     def config(
         self, text_model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, class_names: Sequence[str]
     ) -> PairedCifarAlignerConfig:
-        """The configuration of the whole model, for a text encoder's width and a list of classes."""
+        """Return the configuration of the model, for the given text encoder and classes."""
         width = embed_captions(text_model, tokenizer, captions=["a photo"], pooling=self.text_pooling).shape[1]
-        elsewhere = {"text", "text_pooling", "vision", "vision_args", "input_size"}
+        not_in_config = {"text", "text_pooling", "vision", "vision_args", "input_size"}
         return PairedCifarAlignerConfig(
             vision_config=self.vision_config(),
             text_embed_dim=width,
             class_names=list(class_names),
-            **{name: value for name, value in vars(self).items() if name not in elsewhere},
+            **{name: value for name, value in vars(self).items() if name not in not_in_config},
         )
 
 
 @dataclass
 class AlignerTrainingArguments(ContrastiveTrainingArguments):
-    """What all runs share; the recipes are in the YAML files."""
+    """Training arguments with common defaults. Recipes are YAML files."""
 
     output_dir: str = "runs/paired_cifar"
     per_device_eval_batch_size: int = 500
-    label_names: list[str] | None = field(default_factory=lambda: ["caption_ids"])  # what compute_metrics gets
+    label_names: list[str] | None = field(default_factory=lambda: ["caption_ids"])  # passed to compute_metrics
     ema_decay: float | None = field(
-        default=None, metadata={"help": "evaluate and save a moving average of the weights"}
+        default=None,
+        metadata={"help": "Decay of an exponential moving average of the weights, which is evaluated and saved."},
     )
     early_stopping_patience: int | None = field(
-        default=None, metadata={"help": "stop after so many evaluations without a better one"}
+        default=None, metadata={"help": "Stop after this number of consecutive evaluations without improvement."}
     )
 
 
 def load_pairs(arguments: DataArguments) -> dict[str, ImagePairs]:
-    """A data set of pairs for each split: drawn anew in each epoch to train on, as many as images to evaluate."""
+    """Load a dataset of pairs for each split.
+
+    Training pairs are redrawn in every epoch. Evaluation pairs are fixed, and their number is the number of images.
+    """
     tables = load_cifar100(arguments.data, num_validation=arguments.num_validation)
     training = {
         "num_pairs": arguments.num_pairs,
@@ -142,17 +161,20 @@ def load_pairs(arguments: DataArguments) -> dict[str, ImagePairs]:
 
 
 def load_text_encoder(name: str | os.PathLike) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A frozen text encoder and its tokenizer."""
+    """Load a text encoder and its tokenizer."""
     return AutoModel.from_pretrained(name), AutoTokenizer.from_pretrained(name)
 
 
 def print_metrics(metrics: dict[str, float], pairs: ImagePairs, name: str) -> None:
-    """Print the metrics of some pairs beside what can be had without looking at them."""
+    """Print metrics next to two baselines that do not depend on the images.
+
+    "chance" is a random ranking of all captions. "same class first" ranks all captions of equal classes first.
+    """
     chance = pair_chance(pairs.caption_ids, num_classes=pairs.num_classes, cutoffs=CUTOFFS)
     print(f"\n{name}: {len(pairs):,} pairs, {pairs.num_classes**2:,} captions")
-    print(f"{'':24}{'model':>10}{'chance':>10}{'betting on equal classes':>28}")
+    print(f"{'':24}{'model':>10}{'chance':>10}{'same class first':>20}")
     for k in CUTOFFS:
         top = f"top@{k}"
-        print(f"{top:24}{metrics[top]:10.2%}{chance[f'uniform/{top}']:10.2%}{chance[f'same_class/{top}']:28.2%}")
+        print(f"{top:24}{metrics[top]:10.2%}{chance[f'uniform/{top}']:10.2%}{chance[f'same_class/{top}']:20.2%}")
     for key in ("map", "left_accuracy", "right_accuracy", "swapped_rate"):
         print(f"{key:24}{metrics[key]:10.2%}")

@@ -1,4 +1,4 @@
-"""Pictures of an aligner: confusions, the surest errors, embeddings, and where it looks."""
+"""Plots of an aligner: confusions, most confident errors, embeddings, attention and occlusion maps."""
 
 from collections.abc import Sequence
 
@@ -14,17 +14,17 @@ from vlmkit.analysis.projection import project_embeddings
 from vlmkit.data import CIFAR100_SUPERCLASSES, ImagePairs
 from vlmkit.metrics import merge_classes
 
-PATCHES_PER_IMAGE = 4  # along each side, as the report's ViT has them
+PATCHES_PER_IMAGE = 4  # number of patches along each side of an image, as in the ViT of the report
 
 
 def draw_confusion(confusion: Tensor, class_names: Sequence[str]) -> Figure:
-    """Confusions of the 20 superclasses."""
+    """Plot the confusion matrix of the 20 superclasses."""
     merged = merge_classes(confusion, class_names=class_names, superclasses=CIFAR100_SUPERCLASSES)
     return confusion_heatmap(merged.numpy(), [name.replace("_", " ") for name in CIFAR100_SUPERCLASSES])
 
 
 def draw_errors(pairs: ImagePairs, predicted: Tensor, probabilities: Tensor, count: int) -> Figure | None:
-    """The errors that the model is surest of; `None` if it makes none."""
+    """Plot the errors with the highest predicted probability. Return `None` if there are no errors."""
     wrong = (predicted != pairs.caption_ids).nonzero().flatten()
     surest = wrong[probabilities[wrong].argsort(descending=True)][:count].tolist()
     if not surest:
@@ -38,7 +38,7 @@ def draw_errors(pairs: ImagePairs, predicted: Tensor, probabilities: Tensor, cou
 
 
 def draw_embeddings(model: PairedCifarAligner, pairs: ImagePairs, embeds: Tensor, method: str) -> Figure:
-    """The caption bank in grey, and upon it the pairs whose left image is of one of six classes."""
+    """Plot the caption bank in gray and, on top, the pairs of the six most frequent classes of the left image."""
     left = pairs.caption_ids // pairs.num_classes
     shown = torch.isin(left, left.bincount().topk(6).indices).nonzero().flatten()
     points = project_embeddings(torch.cat([model.caption_embeds, embeds[shown]]).float().cpu(), method=method)
@@ -48,12 +48,12 @@ def draw_embeddings(model: PairedCifarAligner, pairs: ImagePairs, embeds: Tensor
 
 
 def draw_occlusion(model: PairedCifarAligner, pairs: ImagePairs, batch: dict[str, Tensor]) -> Figure:
-    """By how much each patch, when covered, lowers the similarity to the pair's own caption."""
+    """Plot how much the similarity to a pair's own caption decreases if a patch is covered."""
     pixel_values = batch["pixel_values"].to(model.device)
-    own = model.caption_embeds[batch["caption_ids"].to(model.device)]
+    own_caption = model.caption_embeds[batch["caption_ids"].to(model.device)]
 
     def similarity(pixel_values: Tensor) -> Tensor:
-        return (model(pixel_values).image_embeds * own).sum(dim=1)
+        return (model(pixel_values).image_embeds * own_caption).sum(dim=1)
 
     maps = occlusion_map(similarity, pixel_values, patch_size=pixel_values.shape[2] // PATCHES_PER_IMAGE)
     return overlay(pairs, maps)
@@ -61,7 +61,7 @@ def draw_occlusion(model: PairedCifarAligner, pairs: ImagePairs, batch: dict[str
 
 @torch.no_grad()
 def draw_attention(model: PairedCifarAligner, pairs: ImagePairs, batch: dict[str, Tensor]) -> Figure | None:
-    """What reaches the class token of a ViT that sees both images; `None` for other encoders."""
+    """Plot the attention rollout of a ViT that encodes both images jointly. Return `None` for other encoders."""
     vision_config = model.config.vision_config
     if vision_config.model_type != "vit" or model.config.vision_input != "pair":
         return None
@@ -73,19 +73,19 @@ def draw_attention(model: PairedCifarAligner, pairs: ImagePairs, batch: dict[str
 
 
 def overlay(pairs: ImagePairs, maps: Tensor) -> Figure:
-    """Heat maps `(N, h, w)` over the first N pairs."""
+    """Plot heat maps `(N, h, w)` over the images of the first N pairs."""
     rows = range(len(maps))
     titles = [class_pair(pairs, int(pairs.caption_ids[row])) for row in rows]
     return heat_overlay([pair_image(pairs, row) for row in rows], maps.cpu().numpy(), titles=titles)
 
 
 def pair_image(pairs: ImagePairs, row: int) -> Image.Image:
-    """Both images of a pair, side by side."""
+    """Return both images of a pair, side by side."""
     left, right = pairs[row]["images"]
     return Image.fromarray(torch.cat([left, right], dim=-1).permute(1, 2, 0).numpy())
 
 
 def class_pair(pairs: ImagePairs, caption_id: int) -> str:
-    """Both classes of a caption."""
+    """Return the names of both classes of a caption."""
     names = pairs.class_names[caption_id // pairs.num_classes], pairs.class_names[caption_id % pairs.num_classes]
     return ", ".join(names).replace("_", " ")

@@ -1,12 +1,17 @@
 """Train an image encoder on pairs of CIFAR-100 images and the captions of a frozen text encoder.
 
-The report's recipe and encoder, and our best recipe for two CPU cores:
+Train with the recipe of the report, or with our best recipe for two CPU cores:
 
     python examples/paired_cifar/train.py examples/paired_cifar/report.yaml
     python examples/paired_cifar/train.py examples/paired_cifar/best_cpu.yaml
 
-Flags after the file win: ... report.yaml --data cifar-100-python.tar.gz --bf16 --gradient_accumulation_steps 2
-On two GPUs (or two CPU processes, with --use_cpu): torchrun --nproc_per_node 2 examples/paired_cifar/train.py ...
+Flags override the settings of the file:
+
+    ... report.yaml --data cifar-100-python.tar.gz --bf16 --gradient_accumulation_steps 2
+
+Train on two GPUs, or on two CPU processes with --use_cpu:
+
+    torchrun --nproc_per_node 2 examples/paired_cifar/train.py ...
 """
 
 from functools import partial
@@ -33,17 +38,20 @@ from vlmkit.training import EmaCallback, EvalCollatorTrainer, SaveProcessorCallb
 
 
 def main() -> None:
-    """Train, evaluate on held-out images, save and (with --push_to_hub) publish."""
+    """Train, evaluate on held-out images, save the model and push it to the Hub if `--push_to_hub` is set."""
     model_args, data_args, augmentation_args, training_args = parse_arguments(
         ModelArguments, DataArguments, AugmentationArguments, AlignerTrainingArguments
     )
     folder = Path(training_args.output_dir)
     checkpoint = get_last_checkpoint(folder) if folder.is_dir() else None
     if checkpoint and not training_args.resume_from_checkpoint:
-        raise SystemExit(f"{folder} holds a run: --resume_from_checkpoint {checkpoint}, or another --output_dir")
+        raise SystemExit(
+            f"The output folder {folder} already contains a run. Pass `--resume_from_checkpoint {checkpoint}` to "
+            "resume it, or choose another `--output_dir`."
+        )
 
     set_seed(training_args.seed)
-    with training_args.main_process_first():  # the others read what the first one prepared
+    with training_args.main_process_first():  # other processes read the cache of the first one
         pairs = load_pairs(data_args)
     model = build_model(model_args, pairs["train"], training_args.device)
     processor = PairedCifarAlignerProcessor.for_cifar100(model_args.input_size)
@@ -59,20 +67,20 @@ def main() -> None:
     if trainer.is_world_process_zero():
         print_metrics(shown, pairs[held_out], held_out)
     model.describe(
-        data=f"pairs of images of {Path(data_args.data).name}, scored on the split {held_out!r}",
+        data=f"pairs of images of {Path(data_args.data).name}, evaluated on the split {held_out!r}",
         metrics={name: value for name, value in shown.items() if "@" in name or "accuracy" in name},
     )
     trainer.save_model()
     if training_args.push_to_hub and trainer.is_world_process_zero():
-        model.push_to_hub(trainer.hub_model_id)  # our model card in place of Trainer's
+        model.push_to_hub(trainer.hub_model_id)  # replaces the model card of Trainer
 
 
 def build_model(model_args: ModelArguments, pairs: ImagePairs, device: torch.device) -> PairedCifarAligner:
-    """A new model with its caption bank."""
+    """Build a new model and its caption bank."""
     text_model, tokenizer = load_text_encoder(model_args.text)
     model = PairedCifarAligner(model_args.config(text_model, tokenizer, pairs.class_names))
     model.build_caption_bank(text_model.to(device), tokenizer, pooling=model_args.text_pooling)
-    return model.to(memory_format=torch.channels_last)  # which convolutions are faster in
+    return model.to(memory_format=torch.channels_last)  # speeds up convolutions
 
 
 def build_trainer(
@@ -82,7 +90,7 @@ def build_trainer(
     augmentation_args: AugmentationArguments,
     training_args: AlignerTrainingArguments,
 ) -> EvalCollatorTrainer:
-    """A Trainer with everything that was asked for."""
+    """Build a trainer with the collators and callbacks that the arguments specify."""
     num_classes = model.config.num_classes
     callbacks: list[TrainerCallback] = [SetEpochCallback(), SaveProcessorCallback(processor)]
     if training_args.ema_decay is not None:
