@@ -75,20 +75,20 @@ def test_a_number_below_1_is_refused(field, value):
 @pytest.mark.parametrize("field", WEIGHTS)
 @pytest.mark.parametrize("value", [-1, -0.1, float("nan"), float("inf")])
 def test_a_weight_that_is_no_weight_is_refused(field, value):
-    with pytest.raises(ValueError, match=f"{field} is {value}; give 0, or a positive number"):
+    with pytest.raises(ValueError, match=f"`{field}` must be a finite number of at least 0, but got {value}"):
         tiny.qformer_aligner_config(**{field: value})
 
 
 @pytest.mark.parametrize("captioning", [0, 1.0])
 def test_something_must_train_the_queries(captioning):
-    with pytest.raises(ValueError, match="contrastive_loss_weight and matching_loss_weight are both 0"):
+    with pytest.raises(ValueError, match="`contrastive_loss_weight` or `matching_loss_weight` must be positive"):
         tiny.qformer_aligner_config(contrastive_loss_weight=0, captioning_loss_weight=captioning)
 
 
 def test_temperatures_are_checked():
     with pytest.raises(ValueError, match="`temperature` must be positive, but got 0"):
         tiny.qformer_aligner_config(temperature=0)
-    with pytest.raises(ValueError, match="learn_temperature needs the contrastive loss"):
+    with pytest.raises(ValueError, match="`learn_temperature` must be `False` with `contrastive_loss_weight=0`"):
         tiny.qformer_aligner_config(learn_temperature=True, contrastive_loss_weight=0, matching_loss_weight=1)
 
 

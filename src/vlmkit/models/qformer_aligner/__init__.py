@@ -1,4 +1,4 @@
-"""QFormerAligner: a text encoder that learns to look at images through queries."""
+"""QFormerAligner: a Q-Former that aligns images with texts, as in the first stage of BLIP-2."""
 
 from vlmkit.models.qformer_aligner.configuration_qformer_aligner import QFormerAlignerConfig
 from vlmkit.models.qformer_aligner.modeling_qformer_aligner import QFormerAligner, QFormerAlignerOutput

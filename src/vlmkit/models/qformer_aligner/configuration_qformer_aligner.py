@@ -13,34 +13,42 @@ from vlmkit.validation import check_at_least
 
 @strict
 class QFormerAlignerConfig(VlmkitConfig):
-    """An image backbone, the Q-Former behind it, and what it learns from. The defaults are the original's.
+    """Configuration of an image backbone, a Q-Former and the losses that align images with texts.
+
+    The defaults follow the original system, vlm-training.
 
     Args:
-        vision_config: any image backbone of transformers, or of timm as `timm_wrapper`. Default: a ViT-B/16.
-        text_config: the text encoder whose layers the Q-Former has: DistilBERT, BERT (MiniLM) or RoBERTa. Default:
-            DistilBERT.
-        num_query_tokens: learned queries Q.
-        num_cross_attention_heads: heads of the queries' attention to the image, a divisor of the text encoder's width;
-            as many as its own if not given.
-        cross_attention_frequency: the second layer and every so many layers after it look at the image; with 1, all.
-        contrastive_loss_weight: of the contrastive loss between images and texts.
-        matching_loss_weight: of the loss that tells true pairs from similar wrong ones.
-        captioning_loss_weight: of the loss that predicts the next word of the caption.
-        temperature: contrastive logits are cosine similarities divided by it; where training starts if it is learned.
-        learn_temperature: whether the temperature is trained (never below 0.01).
-        original_causal_mask: whether queries see the text while captions are predicted, as in the original, where
-            words therefore see later ones.
-        freeze_vision: whether the vision backbone stays as it is. Default: yes.
+        vision_config: Configuration of an image backbone of transformers, or of timm as `timm_wrapper`. Defaults to a
+            ViT-B/16.
+        text_config: Configuration of the text encoder whose layers the Q-Former has: DistilBERT, BERT (which includes
+            MiniLM) or RoBERTa. Defaults to DistilBERT.
+        num_query_tokens: Number of learned queries, Q.
+        num_cross_attention_heads: Number of heads with which queries attend to the image, a divisor of the width of
+            the text encoder. Defaults to the number of heads of the text encoder.
+        cross_attention_frequency: Number of layers from one attention to the image to the next. The second layer is
+            the first of them. With 1, all layers attend to the image.
+        contrastive_loss_weight: Weight of the contrastive loss, see [`info_nce`].
+        matching_loss_weight: Weight of the image-text matching loss with hard negatives, see [`matching_loss`]. With
+            the default of 0, the model has no matching head.
+        captioning_loss_weight: Weight of the captioning loss, the cross-entropy of the next token given the queries.
+            With the default of 0, the model has no captioning head.
+        temperature: Divisor of the cosine similarities in the contrastive logits, or its initial value if it is
+            learned.
+        learn_temperature: Whether the temperature is learned. A learned temperature is kept at or above 0.01.
+        original_causal_mask: Whether queries attend to the text in the captioning loss, as in the original. Text tokens
+            can then access later ones through the queries.
+        freeze_vision: Whether the vision backbone is frozen. Defaults to `True`.
 
     Raises:
-        TypeError: an unknown keyword (the message names the closest field).
-        StrictDataclassFieldValidationError: a value of the wrong type.
-        ValueError: a number below 1, a temperature or weights that cannot be. What only the built model can tell, such
-            as heads that do not divide its width, is told when it is built.
+        TypeError: If a keyword is unknown. The message suggests the most similar field.
+        StrictDataclassFieldValidationError: If a value has the wrong type.
+        ValueError: If a number is less than 1, a loss weight is negative or infinite, the contrastive and the matching
+            loss are both disabled, or the temperature is out of range. Some constraints, such as the number of heads,
+            are checked by the model.
 
     References:
-        vlm-training (see `docs/papers.md`): all defaults. The losses: Li et al., "BLIP-2" (arXiv:2301.12597, section
-        3.1).
+        vlm-training (see `docs/papers.md`) for the defaults; Li et al., "BLIP-2" (arXiv:2301.12597, section 3.1) for
+        the losses.
 
     Example:
         >>> config = QFormerAlignerConfig(matching_loss_weight=1.0)
@@ -53,7 +61,8 @@ class QFormerAlignerConfig(VlmkitConfig):
         "vision_config": SubConfigSpec(config_class=AutoConfig, model_type="vit"),
         "text_config": SubConfigSpec(config_class=AutoConfig, model_type="distilbert"),
     }
-    # Over a whole evaluation set only the embeddings mean anything: logits are those of one batch, losses are scalars.
+    # Logits compare images and texts of one batch only, and losses are scalars. Metrics of a whole evaluation set use
+    # the embeddings.
     keys_to_ignore_at_inference: ClassVar[list[str]] = [
         "logits_per_image",
         "logits_per_text",
@@ -76,21 +85,21 @@ class QFormerAlignerConfig(VlmkitConfig):
     freeze_vision: bool = True
 
     def __post_init__(self, **kwargs: Any) -> None:
-        """Check the values."""
+        """Validate the fields."""
         check_temperature(self.temperature, self.learn_temperature)
         for name in ("num_query_tokens", "num_cross_attention_heads", "cross_attention_frequency"):
             check_at_least(name, getattr(self, name))
         for name in ("contrastive_loss_weight", "matching_loss_weight", "captioning_loss_weight"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise ValueError(f"{name} is {getattr(self, name)}; give 0, or a positive number")
+            if not 0 <= (weight := getattr(self, name)) < float("inf"):
+                raise ValueError(f"`{name}` must be a finite number of at least 0, but got {weight}.")
         if not (self.contrastive_loss_weight or self.matching_loss_weight):
             raise ValueError(
-                "contrastive_loss_weight and matching_loss_weight are both 0, so that nothing trains what the queries "
-                "end in; make one of them positive"
+                "`contrastive_loss_weight` or `matching_loss_weight` must be positive, but both are 0. The captioning "
+                "loss alone does not train the outputs of the queries."
             )
         if self.learn_temperature and not self.contrastive_loss_weight:
             raise ValueError(
-                "learn_temperature needs the contrastive loss; set learn_temperature=False, or a positive "
-                "contrastive_loss_weight"
+                "`learn_temperature` must be `False` with `contrastive_loss_weight=0`, but got `True`. Only the "
+                "contrastive loss trains the temperature."
             )
         super().__post_init__(**kwargs)

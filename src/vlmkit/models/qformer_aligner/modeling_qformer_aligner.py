@@ -19,6 +19,7 @@ from vlmkit.distributed import mean_over_processes
 from vlmkit.losses import info_nce, matching_loss, matching_pairs
 from vlmkit.losses.similarity import scaled_similarity
 from vlmkit.models.qformer_aligner.configuration_qformer_aligner import QFormerAlignerConfig
+from vlmkit.models.qformer_aligner.processing_qformer_aligner import QFormerAlignerProcessor
 from vlmkit.modules.pooling import pool_tokens
 from vlmkit.modules.qformer import QFormer, TextEmbeddings
 from vlmkit.modules.temperature import initial_logit_scale, inverse_temperature, new_logit_scale
@@ -65,9 +66,9 @@ class QFormerAlignerOutput(ModelOutput):
         logits_per_text: `(B, I)`, the transpose of `logits_per_image`.
         image_embeds: `(I, D)`, unit length.
         text_embeds: `(B, D)`, unit length.
-        contrastive_loss: Scalar. Like the next two, returned if its weight in the configuration is positive.
-        matching_loss: Scalar.
-        captioning_loss: Scalar.
+        contrastive_loss: Scalar, InfoNCE. Returned if `contrastive_loss_weight` is positive.
+        matching_loss: Scalar, binary cross-entropy. Returned if `matching_loss_weight` is positive.
+        captioning_loss: Scalar, cross-entropy of the next token. Returned if `captioning_loss_weight` is positive.
     """
 
     loss: Tensor | None = None
@@ -104,7 +105,7 @@ class CaptioningHead(nn.Module):
         eps: Epsilon of the layer norm.
 
     References:
-        Devlin et al., "BERT" (arXiv:1810.04805): the layers before the output layer are those of its head.
+        Devlin et al., "BERT" (arXiv:1810.04805). The layers follow its head for masked language modeling.
     """
 
     def __init__(self, hidden_size: int, *, eps: float):
@@ -158,6 +159,7 @@ class QFormerAligner(VlmkitModel):
     """
 
     config: QFormerAlignerConfig
+    processor_class = QFormerAlignerProcessor
     base_model_prefix = "qformer_aligner"
     main_input_name = "pixel_values"
     input_modalities = ("image", "text")
@@ -249,7 +251,7 @@ class QFormerAligner(VlmkitModel):
 
         Returns:
             `last_hidden_state (B, Q, D)`, the queries, and `pooler_output (B, D)`, their mean, not normalized.
-            `hidden_states` and `attentions` are those of the vision backbone, if requested.
+            `hidden_states` and `attentions` of the vision backbone are returned if requested.
 
         Raises:
             ValueError: If both or neither kind of images are given, the features have another shape, or features are
@@ -371,7 +373,7 @@ class QFormerAligner(VlmkitModel):
 
         queries = self.qformer(vision_features=projected).queries
         text = self.qformer(text_states, attention_mask=attention_mask).text
-        # Unit vectors are float32 whatever the weights are.
+        # Embeddings are float32, also with weights of another data type.
         image_embeds = nn.functional.normalize(queries.mean(dim=1).float(), dim=-1)
         text_embeds = nn.functional.normalize(pool_tokens(text, attention_mask, pooling="cls").float(), dim=-1)
         scale = inverse_temperature(self.logit_scale, self.config.temperature)

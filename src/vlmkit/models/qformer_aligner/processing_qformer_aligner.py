@@ -1,4 +1,4 @@
-"""Processor of [`QFormerAligner`]: images to pixels, texts to tokens."""
+"""Processor of [`QFormerAligner`], for images and captions."""
 
 from transformers.processing_utils import ProcessingKwargs
 
@@ -6,7 +6,7 @@ from vlmkit.base.processing import ImageTextProcessor
 
 
 class QFormerAlignerProcessorKwargs(ProcessingKwargs, total=False):  # type: ignore[call-arg]
-    """Defaults of a call: pad to the longest text, cut at 64 tokens."""
+    """Keywords of a call. By default, texts are padded to the longest one and truncated to 64 tokens."""
 
     _defaults = {  # noqa: RUF012
         "text_kwargs": {"padding": True, "truncation": True, "max_length": 64, "return_token_type_ids": False}
@@ -14,13 +14,17 @@ class QFormerAlignerProcessorKwargs(ProcessingKwargs, total=False):  # type: ign
 
 
 class QFormerAlignerProcessor(ImageTextProcessor):
-    """Turns images into `pixel_values (I, 3, H, W)` and texts into `input_ids`, `attention_mask` `(B, T)`.
+    """Processor of [`QFormerAligner`]: images to `pixel_values`, texts to `input_ids` and `attention_mask`.
 
-    Texts are padded to the longest and cut at 64 tokens unless the call says otherwise.
+    `pixel_values` has the shape `(I, 3, H, W)`, the other two have `(B, T)`. Texts are padded to the longest one and
+    truncated to 64 tokens, unless the call changes that.
 
     Args:
-        image_processor: any; timm's is translated to one that can be saved.
-        tokenizer: of the text encoder that the Q-Former comes from.
+        image_processor: Image processor. One of timm is converted to one that can be saved.
+        tokenizer: Tokenizer of the text encoder whose layers the Q-Former has.
+
+    Raises:
+        ValueError: If the tokenizer has neither a padding nor an end-of-text token.
 
     Example:
         >>> processor = QFormerAlignerProcessor.from_vision_text_pretrained(
