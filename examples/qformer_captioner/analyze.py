@@ -1,8 +1,9 @@
-"""What a captioner looks at: a heatmap per word, similarities of its tokens, its parameters.
+"""Analyze a captioner: attention heat maps per word, token similarities and parameter counts.
 
     python examples/qformer_captioner/analyze.py --model runs/qformer_captioner/phase_2 --images photos
 
-Writes for each image NAME_words.png, NAME_words.npz (the maps as arrays) and NAME_similarity.png; and parameters.md.
+The script writes NAME_words.png, NAME_words.npz (the heat maps as arrays) and NAME_similarity.png for each image, and
+parameters.md for the model.
 """
 
 import math
@@ -26,28 +27,33 @@ from vlmkit.training import freeze_lower_blocks, parse_arguments
 
 @dataclass
 class AnalysisArguments:
-    """Which model, which images, and where the results go."""
+    """Model, images and output folder."""
 
-    model: str = field(metadata={"help": "folder or hub id of a QFormerCaptioner"})
-    images: list[str] = field(metadata={"help": "files and folders"})
-    output_dir: str = field(default="runs/captioner_analysis", metadata={"help": "pictures and tables"})
-    head: int | None = field(default=None, metadata={"help": "of the text's attention; the mean over all if not given"})
-    query_head: int | None = field(default=None, metadata={"help": "of the queries' attention; as above"})
-    layer: int = field(default=-1, metadata={"help": "of the Q-Former"})
+    model: str = field(metadata={"help": "Folder or hub id of a QFormerCaptioner."})
+    images: list[str] = field(metadata={"help": "Image files and folders of images."})
+    output_dir: str = field(default="runs/captioner_analysis", metadata={"help": "Folder for plots and tables."})
+    head: int | None = field(
+        default=None, metadata={"help": "Head of the text-to-query attention. Defaults to the mean over all heads."}
+    )
+    query_head: int | None = field(
+        default=None, metadata={"help": "Head of the query-to-patch attention. Defaults to the mean over all heads."}
+    )
+    layer: int = field(default=-1, metadata={"help": "Index of the Q-Former layer."})
     num_beams: int = 3
     max_new_tokens: int = 30
     freeze_fractions: list[float] = field(
-        default_factory=lambda: [0.4, 0.5, 0.7], metadata={"help": "for which parameters.md tells what trains"}
+        default_factory=lambda: [0.4, 0.5, 0.7],
+        metadata={"help": "Fractions of frozen blocks for which parameters.md lists trained parameters."},
     )
 
 
 def main() -> None:
-    """Caption each image, look where each word came from, and draw it."""
+    """Caption each image and plot the attention of each word and the token similarities."""
     [arguments] = parse_arguments(AnalysisArguments)
     files, broken = decodable_image_files(find_image_files(arguments.images))
     for file, reason in broken.items():
         print(f"skipped {file}: {reason}")
-    # The language model returns attentions as well, which it cannot with its default implementation.
+    # Only eager attention returns the attention weights of the language model.
     model = AutoModel.from_pretrained(arguments.model, attn_implementation={"text_config": "eager"})
     model = model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
     processor = AutoProcessor.from_pretrained(arguments.model)
@@ -56,7 +62,7 @@ def main() -> None:
 
     global_tokens = []
     for number, file in enumerate(files):
-        outputs, words, image, grid = look(model, processor, rgb_images(file), arguments)
+        outputs, words, image, grid = analyze_image(model, processor, rgb_images(file), arguments)
         similarity = token_similarity(outputs.query_embeds, outputs.image_hidden_states)
         global_tokens.append(outputs.query_embeds[0, 0])
         name = f"{number:03}_{file.stem}"
@@ -64,22 +70,27 @@ def main() -> None:
             word_heatmap_figure(image, words).savefig(folder / f"{name}_words.png", dpi=120)
             names, maps = zip(*words, strict=True)
             np.savez(folder / f"{name}_words.npz", words=names, maps=maps)
-        of_last_layer = [cosines[0].cpu()[-math.prod(grid) :] for cosines in similarity[1:]]
-        similarity_figure(image, similarity.global_to_query[0].cpu(), *of_last_layer, grid=grid).savefig(
+        image_similarities = [cosines[0].cpu()[-math.prod(grid) :] for cosines in similarity[1:]]
+        similarity_figure(image, similarity.global_to_query[0].cpu(), *image_similarities, grid=grid).savefig(
             folder / f"{name}_similarity.png", dpi=120
         )
         print(f"{file}: {' '.join(word for word, _ in words) or 'no caption'}")
     if len(files) > 1:
         print(f"\ndiscriminative power of the global token: {discriminative_power(torch.stack(global_tokens)):.3f}")
     (folder / "parameters.md").write_text(parameter_report(model, arguments.freeze_fractions))
-    print(f"written: {folder}")
+    print(f"output folder: {folder}")
 
 
 @torch.no_grad()
-def look(
+def analyze_image(
     model: PreTrainedModel, processor: ProcessorMixin, image: Image.Image, arguments: AnalysisArguments
 ) -> tuple[dict, list[WordMap], Image.Image, tuple[int, int]]:
-    """What the model returns for its own caption of an image, a map for each word, the image as seen, and its grid."""
+    """Caption an image and compute the attention map of each word.
+
+    Returns:
+        Model outputs for the generated caption, words and their maps, the preprocessed image, and the patch grid as
+        `(rows, columns)`.
+    """
     inputs = processor(images=image, text="", return_tensors="pt").to(model.device)
     caption = model.generate(
         **inputs, do_sample=False, num_beams=arguments.num_beams, max_new_tokens=arguments.max_new_tokens
@@ -100,18 +111,18 @@ def look(
 
 
 def patch_grid(num_tokens: int, num_layers: int) -> tuple[int, int]:
-    """Rows and columns of the patches of a square image."""
+    """Return the rows and columns of the patch grid of a square image."""
     side = math.isqrt(num_tokens // num_layers)
     if side * side * num_layers != num_tokens:
         raise SystemExit(
-            f"The number of patches must be a square, but got {num_tokens} vision features of {num_layers} layers. "
-            "Use a vision tower without other tokens and with square images."
+            f"The number of patches must be a square number, but got {num_tokens} vision tokens of {num_layers} "
+            "layers. Use a vision tower with square images and without prefix tokens."
         )
     return side, side
 
 
 def parameter_report(model: PreTrainedModel, fractions: list[float]) -> str:
-    """What trains, by component, for each fraction of frozen blocks."""
+    """Return Markdown tables of trained parameters by component, one per fraction of frozen blocks."""
     sections, blocks = [], model.config.text_config.num_hidden_layers
     for fraction in fractions:
         frozen = freeze_lower_blocks(model, fraction=fraction)

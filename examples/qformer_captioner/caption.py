@@ -1,8 +1,8 @@
-"""Caption image files, and folders of them.
+"""Caption image files and folders of images.
 
     python examples/qformer_captioner/caption.py --model runs/qformer_captioner/phase_2 --images photos more/dog.jpg
 
-Writes captions.json, captions.csv and gallery.png. An image that cannot be read is reported and skipped.
+The script writes captions.json, captions.csv and gallery.png. Images that cannot be read are reported and skipped.
 """
 
 import csv
@@ -23,22 +23,26 @@ from vlmkit.training import parse_arguments
 
 @dataclass
 class CaptionArguments:
-    """Which model, which images, and where the results go."""
+    """Model, images, decoding and output folder."""
 
-    model: str = field(metadata={"help": "folder or hub id of a QFormerCaptioner"})
-    images: list[str] = field(metadata={"help": "files and folders"})
-    output_dir: str = field(default="runs/captions", metadata={"help": "captions.json, captions.csv, gallery.png"})
-    prompt: str = field(default="", metadata={"help": "how every caption begins"})
+    model: str = field(metadata={"help": "Folder or hub id of a QFormerCaptioner."})
+    images: list[str] = field(metadata={"help": "Image files and folders of images."})
+    output_dir: str = field(
+        default="runs/captions", metadata={"help": "Folder for captions.json, captions.csv and gallery.png."}
+    )
+    prompt: str = field(default="", metadata={"help": "Text with which every caption begins."})
     batch_size: int = 16
     num_beams: int = 3
-    do_sample: bool = field(default=False, metadata={"help": "draw words, as the model's generation_config tells"})
+    do_sample: bool = field(
+        default=False, metadata={"help": "Sample with the settings of the model's generation_config."}
+    )
     max_new_tokens: int = 30
     seed: int = 0
-    gallery_size: int = field(default=24, metadata={"help": "images in gallery.png, from the first"})
+    gallery_size: int = field(default=24, metadata={"help": "Number of images in gallery.png."})
 
 
 def main() -> None:
-    """Read, caption, write."""
+    """Load the images, generate captions and write the results."""
     [arguments] = parse_arguments(CaptionArguments)
     files, broken = decodable_image_files(find_image_files(arguments.images))
     for file, reason in broken.items():

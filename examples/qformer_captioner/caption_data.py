@@ -1,4 +1,4 @@
-"""Data and training arguments that the scripts share."""
+"""Shared code of the captioner scripts: data loading and training arguments."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,24 +15,29 @@ SCORES = ("bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l", "cider")
 
 @dataclass
 class DataArguments:
-    """Which images and captions."""
+    """Dataset of images and captions."""
 
     dataset: Literal["coco", "flickr8k", "scenes"] = field(
-        default="scenes", metadata={"help": "scenes are drawn, and need no data"}
+        default="scenes", metadata={"help": "Dataset format. 'scenes' are synthetic and require no --data."}
     )
     data: str | None = field(
-        default=None, metadata={"help": "folder or hub id, of coco also a captions file (to train: Karpathy's)"}
+        default=None,
+        metadata={"help": "Folder or hub id. For coco also a captions file; training requires Karpathy's."},
     )
-    image_folder: str | None = field(default=None, metadata={"help": "of the images, where --data is a captions file"})
+    image_folder: str | None = field(
+        default=None, metadata={"help": "Folder of the images if --data is a captions file."}
+    )
     max_images: int | None = field(
-        default=None, metadata={"help": "first images of each split (original: 80000 of coco)"}
+        default=None, metadata={"help": "Maximum number of images per split. The original uses 80000 of COCO."}
     )
-    on_error: Literal["raise", "skip"] = field(default="raise", metadata={"help": "what to do with faulty rows"})
+    on_error: Literal["raise", "skip"] = field(
+        default="raise", metadata={"help": "Whether invalid rows raise an error or are skipped."}
+    )
 
 
 @dataclass
 class CaptionerTrainingArguments(TableTrainingArguments):
-    """The original's settings that hold in all phases."""
+    """Training arguments with the defaults of the original for all phases."""
 
     output_dir: str = "runs/qformer_captioner"
     lr_scheduler_type: str = "cosine"
@@ -42,33 +47,39 @@ class CaptionerTrainingArguments(TableTrainingArguments):
 
 
 def load_tables(arguments: DataArguments, training: bool = True) -> DatasetDict:
-    """The splits of the data set that was asked for.
+    """Load the splits of a dataset.
 
     Args:
-        arguments: what was asked for.
-        training: whether there must be a split to train on beside the one to score on.
+        arguments: Dataset arguments of the script.
+        training: Require a training split in addition to an evaluation split.
 
     Raises:
-        SystemExit: data and data set do not go together, or there is no such split.
+        SystemExit: If `--dataset` and `--data` are incompatible, or a required split is missing.
     """
     tables = take_rows(all_tables(arguments), arguments.max_images)
     if training and not ("train" in tables and {"validation", "test"} & tables.keys()):
-        raise SystemExit(f"{arguments.data} needs a split to train on and another to score on, not {', '.join(tables)}")
+        raise SystemExit(
+            f"{arguments.data} must contain a training split and a validation or test split, but got "
+            f"{', '.join(tables)}."
+        )
     return tables
 
 
 def all_tables(arguments: DataArguments) -> DatasetDict:
-    """The data set as its loader returns it."""
+    """Load all splits without a limit on the number of images."""
     if arguments.dataset == "scenes":
         if arguments.data is not None:
             raise SystemExit(
-                f"--dataset scenes draws its images: drop --data {arguments.data}, or name the --dataset that it holds"
+                f"`--data` cannot be used with `--dataset scenes`, but got {arguments.data}. Remove `--data`, or set "
+                "`--dataset` to the format of the data."
             )
         return load_scenes()
     if arguments.dataset == "flickr8k":
         return load_flickr8k(arguments.data, on_error=arguments.on_error)
     if arguments.data is None:
-        raise SystemExit("--dataset coco needs --data: a folder, a hub id or a captions file (to train: Karpathy's)")
+        raise SystemExit(
+            "`--dataset coco` requires `--data`. Pass a folder, a hub id or a captions file (for training, Karpathy's)."
+        )
     return load_coco_captions(
         arguments.data,
         image_folder=arguments.image_folder,
@@ -78,7 +89,7 @@ def all_tables(arguments: DataArguments) -> DatasetDict:
 
 
 def table_of_files(files: Sequence[Path]) -> Dataset:
-    """A table of images that are read when they are needed."""
+    """Return a table of image files that are decoded on access."""
     return Dataset.from_dict(
         {"image": [str(file) for file in files], "file": [str(file) for file in files]},
         Features({"image": Image(), "file": Value("string")}),
@@ -86,5 +97,5 @@ def table_of_files(files: Sequence[Path]) -> Dataset:
 
 
 def percent(metrics: dict[str, Any]) -> str:
-    """Scores in a row of a table: in per cent, CIDEr as it is."""
+    """Format metrics as a table row: in per cent, except CIDEr."""
     return "".join(f"{metrics[name]:9.3f}" if name == "cider" else f"{metrics[name]:9.1%}" for name in SCORES)

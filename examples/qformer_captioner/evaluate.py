@@ -1,8 +1,10 @@
-"""Score a captioner on held-out images, beside two controls: images of others, and one caption for all.
+"""Evaluate a captioner on held-out images, and compare it with two controls.
 
     python examples/qformer_captioner/evaluate.py --model runs/qformer_captioner/phase_2 --dataset coco --data coco
 
-Only what the model gains over shuffled images can come from looking at them.
+- "shuffled images" assigns each image the caption that the model generates for the next image. Only the gain over this
+  control shows that the model uses the image.
+- "one caption for all" assigns all images the same training caption.
 """
 
 import csv
@@ -26,18 +28,22 @@ from vlmkit.training import parse_arguments
 
 @dataclass
 class EvaluationArguments:
-    """Which model, how it writes, and where the results go."""
+    """Model, decoding and output folder."""
 
-    model: str = field(metadata={"help": "folder or hub id of a QFormerCaptioner"})
-    output_dir: str = field(default="runs/captioner_evaluation", metadata={"help": "metrics.json, predictions.csv"})
+    model: str = field(metadata={"help": "Folder or hub id of a QFormerCaptioner."})
+    output_dir: str = field(
+        default="runs/captioner_evaluation", metadata={"help": "Folder for metrics.json and predictions.csv."}
+    )
     batch_size: int = 32
     num_beams: int = 3
     max_new_tokens: int = 30
-    constant_candidates: int = field(default=200, metadata={"help": "captions that are tried for all images"})
+    constant_candidates: int = field(
+        default=200, metadata={"help": "Number of training captions among which 'one caption for all' is selected."}
+    )
 
 
 def main() -> None:
-    """Caption the held-out images three times, print the scores."""
+    """Compute and print the metrics of the model and of both controls."""
     arguments, data_args = parse_arguments(EvaluationArguments, DataArguments)
     model = AutoModel.from_pretrained(arguments.model).to("cuda" if torch.cuda.is_available() else "cpu").eval()
     processor = AutoProcessor.from_pretrained(arguments.model)
@@ -45,7 +51,7 @@ def main() -> None:
     table = cache_vision_features(model.get_encoder("image"), processor, evaluation_split(tables))
     references = list(table["captions"])
 
-    # Every image gets the vision features of the next one, so that no image keeps its own.
+    # Each image gets the vision features of the next one.
     order = [*range(1, len(table)), 0]
     shuffled = table.select(order)
     predictions = {
@@ -68,7 +74,7 @@ def main() -> None:
     for name, values in metrics.items():
         print(f"{name:22}{percent(values)}")
     distinct = len(set(predictions["model"]))
-    print(f"\n{distinct} distinct captions; the one for all: {constant!r}")
+    print(f"\n{distinct} distinct captions; one caption for all: {constant!r}")
 
     folder = Path(arguments.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
@@ -78,14 +84,17 @@ def main() -> None:
         writer.writerow(["image_id", "caption", "caption of the next image", "references"])
         rows = zip(table["image_id"], predictions["model"], predictions["shuffled images"], references, strict=True)
         writer.writerows((image_id, own, other, " | ".join(texts)) for image_id, own, other, texts in rows)
-    print(f"written: {folder}")
+    print(f"output folder: {folder}")
 
 
 def best_constant(table: Dataset, references: list[list[str]], num_candidates: int) -> str:
-    """The caption that scores best if every image gets it: chosen on the very images, to its advantage."""
+    """Return the caption with the highest CIDEr if it is assigned to all images.
+
+    The selection uses the evaluated images themselves, which makes this control stronger.
+    """
     rows = random.Random(0).sample(range(len(table)), min(num_candidates, len(table)))
     candidates = dict.fromkeys(captions[0] for captions in table.select(rows)["captions"])
-    shown = tqdm(candidates, desc="Trying captions for all", delay=2)
+    shown = tqdm(candidates, desc="Selecting one caption for all", delay=2)
     return max(shown, key=lambda caption: caption_metrics([caption] * len(references), references)["cider"])
 
 

@@ -1,10 +1,12 @@
-"""Train a captioner in phases, each of which frees more of the language model.
+"""Train a captioner in phases that unfreeze more and more blocks of the language model.
 
     python examples/qformer_captioner/train.py examples/qformer_captioner/original.yaml --data coco
 
-The YAML file holds the settings of all phases and a list `phases` of what differs; flags after it win in every phase.
-Each phase is a run of `Trainer` in a folder of its own and starts from the model of the one before. A killed run goes
-on with --resume. On two GPUs: torchrun --nproc_per_node 2 examples/qformer_captioner/train.py ...
+The YAML file contains the settings of all phases and a list `phases` of the settings that differ. Flags override both
+in every phase. Each phase is a run of `Trainer` with a separate folder and starts from the model of the previous phase.
+--resume resumes an interrupted run. Train on two GPUs:
+
+    torchrun --nproc_per_node 2 examples/qformer_captioner/train.py ...
 """
 
 import json
@@ -26,12 +28,16 @@ from vlmkit.training import check_phases, freeze_lower_blocks, optimizer_with_gr
 
 @dataclass
 class ModelArguments:
-    """What the first phase starts from."""
+    """Pretrained backbones and architecture of the captioner."""
 
-    vision: str = field(metadata={"help": "folder or hub id of an image model"})
-    text: str = field(metadata={"help": "folder or hub id of a causal language model"})
-    start_token: str | None = field(default=None, metadata={"help": "a new token with which captions begin"})
-    end_token: str | None = field(default=None, metadata={"help": "a new token with which captions end"})
+    vision: str = field(metadata={"help": "Folder or hub id of an image model."})
+    text: str = field(metadata={"help": "Folder or hub id of a causal language model."})
+    start_token: str | None = field(
+        default=None, metadata={"help": "New token that starts a caption. Defaults to the one of the tokenizer."}
+    )
+    end_token: str | None = field(
+        default=None, metadata={"help": "New token that ends a caption. Defaults to the one of the tokenizer."}
+    )
     num_query_tokens: int = 64
     num_qformer_layers: int = 2
     num_attention_heads: int = 8
@@ -42,39 +48,48 @@ class ModelArguments:
 
 @dataclass
 class PhaseArguments:
-    """What a phase trains, on what."""
+    """Trained parameters, captions and evaluation of a phase."""
 
-    freeze_fraction: float = field(default=0.7, metadata={"help": "of the language model's blocks, from the lowest"})
-    freeze_token_embeddings: bool = field(default=False, metadata={"help": "even where they are the head as well"})
+    freeze_fraction: float = field(
+        default=0.7, metadata={"help": "Fraction of language model blocks to freeze, counted from the input."}
+    )
+    freeze_token_embeddings: bool = field(
+        default=False, metadata={"help": "Freeze the token embeddings even if they are tied to the head."}
+    )
     parameter_groups: str = field(
-        default="{}", metadata={"help": 'JSON: learning rates of parts, such as {"model.language_model": 2e-5}'}
+        default="{}",
+        metadata={"help": 'Learning rates by module name as JSON, such as {"model.language_model": 2e-5}.'},
     )
-    caption: Literal["first", "all"] = field(default="first", metadata={"help": "of each image"})
+    caption: Literal["first", "all"] = field(default="first", metadata={"help": "Captions used per image."})
     cache_vision_features: Literal["float16", "float32"] | None = field(
-        default=None, metadata={"help": "run the frozen vision tower once, and keep its features on disk"}
+        default=None,
+        metadata={"help": "Run the frozen vision tower once and cache its features on disk with this dtype."},
     )
-    num_beams: int = field(default=3, metadata={"help": "of the captions that are scored in the end"})
+    num_beams: int = field(default=3, metadata={"help": "Number of beams for the captions of the final evaluation."})
     max_new_tokens: int = 30
-    resume: bool = field(default=False, metadata={"help": "go on with a run that was killed"})
+    resume: bool = field(default=False, metadata={"help": "Resume an interrupted run."})
 
 
 def main() -> None:
-    """Train the phases that are not finished, score captions of held-out images, save."""
+    """Train all unfinished phases, evaluate captions of held-out images and save the model."""
     phases = parse_phases(ModelArguments, DataArguments, PhaseArguments, CaptionerTrainingArguments)
     model_args, data_args, phase_args, training_args = phases[0]
     if any(phase[:2] != phases[0][:2] for phase in phases):
-        raise SystemExit("a phase changes the model or the data, which are the same in all: move this out of `phases`")
+        raise SystemExit(
+            "All phases must have the same model and data arguments. Move these arguments out of `phases`, to the top "
+            "level of the YAML file."
+        )
     progress = check_phases([phase[-1].output_dir for phase in phases], phase_args.resume)
     if phase_args.cache_vision_features and not model_args.freeze_vision:
-        raise SystemExit("--cache_vision_features needs a frozen vision tower: drop it, or leave --freeze_vision")
+        raise SystemExit("`--cache_vision_features` requires a frozen vision tower. Set `--freeze_vision True`.")
 
     set_seed(training_args.seed)
     model, processor = new_model(model_args)
-    with training_args.main_process_first():  # the others read what the first one computed
+    with training_args.main_process_first():  # other processes read the cache of the first one
         tables = load_tables(data_args)
         if phase_args.cache_vision_features:
             model.get_encoder("image").to(training_args.device)
-            tables = cached(model, processor, tables, phase_args.cache_vision_features)
+            tables = cache_tables(model, processor, tables, phase_args.cache_vision_features)
     for number, (phase, step) in enumerate(zip(phases, progress, strict=True), start=1):
         *_, phase_args, training_args = phase
         if training_args.should_log:
@@ -89,7 +104,7 @@ def main() -> None:
 
 
 def new_model(arguments: ModelArguments) -> tuple[QFormerCaptioner, QFormerCaptionerProcessor]:
-    """Two pretrained models with a new Q-Former between them, and tokens for start and end if these are to be new."""
+    """Build a captioner of two pretrained models and a new Q-Former, and add new start and end tokens if given."""
     fields = asdict(arguments)
     vision, text = fields.pop("vision"), fields.pop("text")
     tokens = {"bos_token": fields.pop("start_token"), "eos_token": fields.pop("end_token")}
@@ -99,8 +114,8 @@ def new_model(arguments: ModelArguments) -> tuple[QFormerCaptioner, QFormerCapti
     return QFormerCaptioner.from_vision_text_pretrained(vision, text, processor=processor, **fields), processor
 
 
-def cached(model: PreTrainedModel, processor: ProcessorMixin, tables: DatasetDict, dtype: str) -> DatasetDict:
-    """Replace the images of tables with the features of the frozen vision tower."""
+def cache_tables(model: PreTrainedModel, processor: ProcessorMixin, tables: DatasetDict, dtype: str) -> DatasetDict:
+    """Replace the images of all tables by cached features of the frozen vision tower."""
     return DatasetDict(
         {
             name: cache_vision_features(model.get_encoder("image"), processor, table, dtype=dtype)
@@ -117,7 +132,7 @@ def train(
     training_args: CaptionerTrainingArguments,
     checkpoint: str | None,
 ) -> None:
-    """Run one phase, from its last checkpoint if there is one, and save its model."""
+    """Run one phase, from its last checkpoint if one exists, and save its model."""
     freeze_lower_blocks(model, fraction=phase.freeze_fraction, freeze_token_embeddings=phase.freeze_token_embeddings)
     if training_args.should_log:
         print(parameter_table(component_parameters(model)))
@@ -135,8 +150,8 @@ def train(
     )
     result = trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model()
-    trainer.save_metrics("train", result.metrics)  # last: it marks the phase as finished
-    trainer.accelerator.wait_for_everyone()  # before any process reads what the first one wrote
+    trainer.save_metrics("train", result.metrics)  # written last, because it marks the phase as finished
+    trainer.accelerator.wait_for_everyone()  # other processes load the model that the first one saved
 
 
 def score(
@@ -147,7 +162,7 @@ def score(
     phase: PhaseArguments,
     folder: Path,
 ) -> None:
-    """Caption the held-out images, and write the scores into the model's card."""
+    """Evaluate captions of the held-out images and write the metrics to the model card."""
     table = evaluation_split(tables)
     captions = caption_table(
         model, processor, table, do_sample=False, num_beams=phase.num_beams, max_new_tokens=phase.max_new_tokens
@@ -157,11 +172,11 @@ def score(
     print(f"{'':20}" + percent(metrics))
     freeze_lower_blocks(
         model, fraction=phase.freeze_fraction, freeze_token_embeddings=phase.freeze_token_embeddings
-    )  # the card counts what trained
-    model.describe(data=Path(data_args.data).name if data_args.data else "drawn scenes", metrics=metrics)
+    )  # the model card counts trained parameters
+    model.describe(data=Path(data_args.data).name if data_args.data else "synthetic scenes", metrics=metrics)
     model.save_pretrained(folder)
     (folder / "test_metrics.json").write_text(json.dumps(metrics, indent=2))
-    print("\nthe first ones:", *captions[:5], f"\nwritten: {folder}", sep="\n")
+    print("\nfirst captions:", *captions[:5], f"\noutput folder: {folder}", sep="\n")
 
 
 if __name__ == "__main__":

@@ -227,7 +227,7 @@ def test_first_images_of_all_data(place, tmp_path, dataset):
     held_out = {"coco": 2, "karpathy": 1, "scenes": 3, "flickr8k": 3}[dataset]
     assert f"{held_out} held-out images" in output
     card = (tmp_path / "run/README.md").read_text()
-    names = {"flickr8k": "flickr8k", "scenes": "drawn scenes"}
+    names = {"flickr8k": "flickr8k", "scenes": "synthetic scenes"}
     assert f"## Training data\n\n{names.get(dataset, tmp_path.name)}\n" in card
 
 
@@ -236,12 +236,12 @@ def test_first_images_of_all_data(place, tmp_path, dataset):
     [
         (
             ["--cache_vision_features", "float16", "--freeze_vision", "False"],
-            "--cache_vision_features needs a frozen vision tower",
+            "`--cache_vision_features` requires a frozen vision tower",
         ),
         (["--caption", "last"], "invalid choice: 'last'"),
         (["--fraction", "0.5"], "--fraction"),
         (["--freeze_fraction", "1.5"], "fraction is 1.5; give a number between 0 and 1"),
-        (["--parameter_groups", '{"model.languge_model": 1e-4}'], "did you mean 'model.language_model'?"),
+        (["--parameter_groups", '{"model.languge_model": 1e-4}'], "Did you mean 'model.language_model'?"),
         (["--dataset", "coco", "--data", "nowhere"], "nowhere"),
     ],
 )
@@ -261,18 +261,18 @@ def test_a_misspelt_setting_of_a_phase(place):
 @pytest.mark.parametrize("changes", [{"num_query_tokens": 5}, {"max_images": 3}])
 def test_a_phase_keeps_model_and_data(place, changes):
     write_recipe(place / "changed.yaml", phases=[PHASES[0], {**PHASES[1], **changes}])
-    with pytest.raises(SystemExit, match="a phase changes the model or the data, which are the same in all"):
+    with pytest.raises(SystemExit, match="All phases must have the same model and data arguments"):
         run(place, "train.py", "changed.yaml", "--output_dir", "refused")
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"dataset": "coco", "data": None}, "--dataset coco needs --data"),
-        ({"dataset": "scenes"}, "--dataset scenes draws its images: drop --data flickr8k, or name the --dataset"),
+        ({"dataset": "coco", "data": None}, "`--dataset coco` requires `--data`"),
+        ({"dataset": "scenes"}, "`--data` cannot be used with `--dataset scenes`, but got flickr8k"),
         (
             {"dataset": "coco", "data": "annotations.json", "image_folder": "images"},
-            "annotations.json needs a split to train on and another to score on, not train",
+            "annotations.json must contain a training split and a validation or test split, but got train",
         ),
     ],
 )

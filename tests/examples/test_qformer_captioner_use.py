@@ -144,7 +144,9 @@ def test_evaluate_without_training_images(place, tmp_path):
     run(place, "evaluate.py", "--model", "run", *flags)
     metrics = json.loads((tmp_path / "scores/metrics.json").read_text())
     assert metrics["one caption for all"]["bleu_1"] > 0
-    with pytest.raises(SystemExit, match="needs a split to train on and another to score on, not validation"):
+    with pytest.raises(
+        SystemExit, match="must contain a training split and a validation or test split, but got validation"
+    ):
         run(place, "train.py", "one.yaml", *flags[:4], "--output_dir", tmp_path / "refused")
 
 
