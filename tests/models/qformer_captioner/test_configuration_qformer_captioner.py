@@ -90,7 +90,7 @@ def test_a_number_below_1_is_refused(field, value):
 
 @pytest.mark.parametrize("dropout", [-0.1, 1.1, 2, float("nan")])
 def test_a_dropout_that_is_no_probability_is_refused(dropout):
-    with pytest.raises(ValueError, match=f"dropout is {dropout}; give a probability from 0 to 1"):
+    with pytest.raises(ValueError, match=f"`dropout` must be a probability from 0 to 1, but got {dropout}"):
         tiny.qformer_captioner_config(dropout=dropout)
 
 
@@ -100,7 +100,7 @@ def test_any_probability_is_a_dropout(dropout):
 
 
 def test_no_vision_layers_at_all_are_refused():
-    with pytest.raises(ValueError, match="vision_layers is empty; name at least one layer, or drop it"):
+    with pytest.raises(ValueError, match="`vision_layers` must contain at least one layer, but got an empty list"):
         tiny.qformer_captioner_config(vision_layers=[])
 
 

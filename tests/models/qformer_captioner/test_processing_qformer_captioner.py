@@ -102,9 +102,9 @@ class TestLabels:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            ({"images": [tiny.photo()], "return_tensors": "pt"}, "needs captions as text"),
-            ({"text": ["a"]}, 'and return_tensors="pt"'),
-            ({"text": ["a"], "return_tensors": "np"}, 'and return_tensors="pt"'),
+            ({"images": [tiny.photo()], "return_tensors": "pt"}, "requires captions as `text`"),
+            ({"text": ["a"]}, 'and `return_tensors="pt"`'),
+            ({"text": ["a"], "return_tensors": "np"}, 'and `return_tensors="pt"`'),
             ({"text": ["a", ""], "return_tensors": "pt"}, r"Text 1 must not be empty, but got ''"),
             ({"text": "  ", "return_tensors": "pt"}, r"Text 0 must not be empty, but got '  '"),
         ],
@@ -143,7 +143,7 @@ class TestImages:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"images": [tiny.photo()] * 2, "text": ["a"]}, "2 images and 1 texts; give one image for each text"),
+        ({"images": [tiny.photo()] * 2, "text": ["a"]}, r"2 images and 1 texts\. Pass one image for each text"),
         ({"images": tiny.photo(), "text": ["a", "a"]}, "1 images and 2 texts"),
         ({"images": [], "text": ["a"]}, "`images` must not be an empty list"),
         ({"images": [], "text": []}, "`images` must not be an empty list"),
@@ -157,7 +157,7 @@ class TestImages:
 @pytest.mark.parametrize("return_labels", [False, True])
 def test_what_does_not_fit_is_refused(processor, arguments, message, return_labels):
     if return_labels and "text" not in arguments:
-        message = "needs captions as text"
+        message = "requires captions as `text`"
     with pytest.raises(ValueError, match=message):
         processor(**arguments, return_labels=return_labels, return_tensors="pt")
 
@@ -174,7 +174,7 @@ class TestTokenizers:
     def test_without_a_start_or_an_end_are_refused(self, missing, verb):
         tokenizer = tiny.tokenizer(bos_token="<start>")
         setattr(tokenizer, missing, None)
-        message = rf"has no {missing}, with which every caption {verb}; set tokenizer\.{missing}"
+        message = rf"must have a `{missing}`, with which every caption {verb}, .* Set `tokenizer\.{missing}`"
         with pytest.raises(ValueError, match=message):
             QFormerCaptionerProcessor(tiny.image_processor(), tokenizer)
 
@@ -218,7 +218,7 @@ class TestFolders:
         tiny.image_processor().save_pretrained(tmp_path)
         ViTModel(tiny.vision_config()).save_pretrained(tmp_path)
         tiny.tokenizer().save_pretrained(tmp_path)
-        with pytest.raises(ValueError, match="has no bos_token"):
+        with pytest.raises(ValueError, match="The tokenizer must have a `bos_token`"):
             QFormerCaptionerProcessor.from_vision_text_pretrained(tmp_path, tmp_path)
         processor = QFormerCaptionerProcessor.from_vision_text_pretrained(tmp_path, tmp_path, bos_token="photo")
         assert words(processor, processor(text="a", return_tensors="pt")) == ["photo a"]

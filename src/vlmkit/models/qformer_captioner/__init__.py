@@ -1,4 +1,4 @@
-"""QFormerCaptioner: a Q-Former between a frozen vision encoder and a language model."""
+"""QFormerCaptioner: image captioning with a Q-Former between a vision encoder and a language model."""
 
 from vlmkit.models.qformer_captioner.configuration_qformer_captioner import QFormerCaptionerConfig
 from vlmkit.models.qformer_captioner.modeling_qformer_captioner import (

@@ -1,4 +1,4 @@
-"""The Q-Former of [`QFormerCaptioner`]: learned queries that collect what an image shows."""
+"""Q-Former and cross-attention of [`QFormerCaptioner`]."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -16,14 +16,16 @@ _QFORMER_EPS, _CROSS_EPS = 1e-6, 1e-5
 
 @dataclass
 class CaptionerFeatures(ModelOutput):
-    """What the Q-Former makes of images.
+    """Outputs of [`CaptionerQFormer`] and of the vision tower.
 
     Args:
-        last_hidden_state: `(B, 1 + Q, D)`, the global token first.
+        last_hidden_state: `(B, 1 + Q, D)`, the global token followed by the queries.
         pooler_output: `(B, D)`, the global token.
-        image_hidden_states: `(B, N, D)`, the projected tokens of the vision tower.
-        query_attentions: of each Q-Former layer `(B, heads, 1 + Q, N)`; with `output_attentions`.
-        hidden_states: of the vision backbone's layers; with `output_hidden_states`, or where several of them are used.
+        image_hidden_states: `(B, N, D)`, the projected vision features.
+        query_attentions: Attention weights of the queries to the image, one `(B, heads, 1 + Q, N)` per Q-Former layer.
+            Returned with `output_attentions`.
+        hidden_states: Hidden states of the vision backbone. Returned with `output_hidden_states`, or if the
+            configuration sets `vision_layers`.
     """
 
     last_hidden_state: Tensor | None = None
@@ -34,12 +36,12 @@ class CaptionerFeatures(ModelOutput):
 
 
 class VisionProjection(nn.Module):
-    """Brings the tokens of each vision layer to the Q-Former's width, by a projection of its own.
+    """Projections of vision features to the width of the Q-Former, with separate weights for each vision layer.
 
     Args:
-        vision_size: width of the vision tower's tokens.
-        hidden_size: width D of the Q-Former.
-        num_layers: vision layers, whose tokens come one layer after the other.
+        vision_size: Width of the vision features, D_vision.
+        hidden_size: Width D of the Q-Former.
+        num_layers: Number of vision layers L whose tokens are concatenated in the vision features.
     """
 
     def __init__(self, vision_size: int, *, hidden_size: int, num_layers: int):
@@ -47,20 +49,23 @@ class VisionProjection(nn.Module):
         self.layers = nn.ModuleList(nn.Linear(vision_size, hidden_size) for _ in range(num_layers))
 
     def forward(self, vision_features: Tensor) -> Tensor:
-        """From `(B, N, vision_size)` to `(B, N, D)`, N a multiple of the layers."""
+        """Map `(B, N, D_vision)` to `(B, N, D)`, where the first N / L tokens belong to the first layer, and so on."""
         weight: Tensor = self.layers[0].weight  # type: ignore[assignment]
-        chunks = vision_features.to(weight.dtype).chunk(len(self.layers), dim=1)  # cached ones may be of another type
+        # Precomputed features may have another data type than the weights.
+        chunks = vision_features.to(weight.dtype).chunk(len(self.layers), dim=1)
         return torch.cat([layer(tokens) for layer, tokens in zip(self.layers, chunks, strict=True)], dim=1)
 
 
 class CaptionerQFormerLayer(GradientCheckpointingLayer):
-    """Self-attention, feed-forward, attention to the image, feed-forward; each behind a norm, each with a residual.
+    """Layer of [`CaptionerQFormer`]: self-attention, feed-forward, cross-attention to the image, feed-forward.
+
+    Each of the four sub-layers has a pre-norm and a residual connection.
 
     Args:
-        config: see [`Attention`].
-        hidden_size: width D of the tokens.
-        num_heads: see [`Attention`].
-        dropout: of attention probabilities and feed-forward layers, in training.
+        config: See [`Attention`].
+        hidden_size: Width D of the queries.
+        num_heads: See [`Attention`].
+        dropout: Dropout probability of attention weights and feed-forward layers.
     """
 
     def __init__(self, config: PreTrainedConfig, *, hidden_size: int, num_heads: int, dropout: float):
@@ -76,16 +81,16 @@ class CaptionerQFormerLayer(GradientCheckpointingLayer):
     def forward(
         self, queries: Tensor, keys: Tensor, values: Tensor, output_attentions: bool = False
     ) -> tuple[Tensor, Tensor | None]:
-        """Let queries see each other, then the image.
+        """Update the queries.
 
         Args:
             queries: `(B, 1 + Q, D)`.
-            keys: `(B, N, D)`, of the image.
-            values: `(B, N, D)`, of the image.
-            output_attentions: whether the attention to the image is returned.
+            keys: `(B, N, D)`, image features to project to keys.
+            values: `(B, N, D)`, image features to project to values.
+            output_attentions: Whether to return the attention weights of the queries to the image.
 
         Returns:
-            `(B, 1 + Q, D)`, and `(B, heads, 1 + Q, N)` or `None`.
+            Queries `(B, 1 + Q, D)`, and attention weights `(B, heads, 1 + Q, N)` or `None`.
         """
         queries, _ = self.self_attention(queries)
         queries = self.self_feed_forward(queries)
@@ -95,20 +100,25 @@ class CaptionerQFormerLayer(GradientCheckpointingLayer):
 
 
 class CaptionerQFormer(nn.Module):
-    """A global token and Q learned queries that attend to the tokens of an image.
+    """Q-Former without text: a global token and Q learned queries attend to the vision features of an image.
 
-    All layers get the same keys and values, which each projects once more.
+    Vision features are projected twice: to keys and values shared by all layers, and then again in each layer.
 
     Args:
-        config: see [`Attention`].
-        hidden_size: width D of the tokens.
-        num_heads: see [`Attention`].
-        num_layers: of [`CaptionerQFormerLayer`].
-        num_queries: Q, beside the global token.
-        dropout: see [`CaptionerQFormerLayer`].
+        config: See [`Attention`].
+        vision_size: Width of the vision features, D_vision.
+        hidden_size: Width D of the queries.
+        num_heads: See [`Attention`].
+        num_layers: Number of layers, see [`CaptionerQFormerLayer`].
+        num_queries: Number of queries Q, without the global token.
+        num_vision_layers: Number of vision layers whose tokens are concatenated in the vision features.
+        dropout: See [`CaptionerQFormerLayer`].
+
+    Raises:
+        ValueError: If `num_heads` does not divide `hidden_size`.
 
     References:
-        MultiModel (see `docs/papers.md`); after Li et al., "BLIP-2" (arXiv:2301.12597, section 3.1).
+        MultiModel (see `docs/papers.md`); Li et al., "BLIP-2" (arXiv:2301.12597, section 3.1).
     """
 
     def __init__(
@@ -139,7 +149,7 @@ class CaptionerQFormer(nn.Module):
 
         Args:
             vision_features: `(B, N, D_vision)`.
-            output_attentions: Whether to return the attention of the queries to the image.
+            output_attentions: Whether to return the attention weights of the queries to the image.
         """
         image_states = self.vision_projection(vision_features)
         keys, values = self.key_proj(image_states), self.value_proj(image_states)
@@ -157,13 +167,16 @@ class CaptionerQFormer(nn.Module):
 
 
 class ImageCrossAttention(nn.Module):
-    """Lets text look at the queries of its image: attention, then a feed-forward layer, each with a residual.
+    """Cross-attention of a text to the queries of its image, and a feed-forward layer, each with a residual connection.
 
     Args:
-        config: see [`Attention`].
-        hidden_size: width D of the tokens.
-        num_heads: see [`Attention`].
-        dropout: of attention probabilities, feed-forward layer and result, in training.
+        config: See [`Attention`].
+        hidden_size: Width D of text and queries.
+        num_heads: See [`Attention`].
+        dropout: Dropout probability of the attention weights, the feed-forward layer and the output.
+
+    Raises:
+        ValueError: If `num_heads` does not divide `hidden_size`.
     """
 
     def __init__(self, config: PreTrainedConfig, *, hidden_size: int, num_heads: int, dropout: float):
@@ -179,15 +192,15 @@ class ImageCrossAttention(nn.Module):
     def forward(
         self, hidden_states: Tensor, key_values: KeyValues, output_attentions: bool = False
     ) -> tuple[Tensor, Tensor | None]:
-        """Look.
+        """Update the hidden states of texts.
 
         Args:
-            hidden_states: `(B, T, D)`, of the text.
-            key_values: of [`Attention.key_values`], of the queries.
-            output_attentions: whether the attention is returned.
+            hidden_states: `(B, T, D)`, the hidden states of the texts.
+            key_values: Keys and values of the queries, see [`Attention.key_values`].
+            output_attentions: Whether to return the attention weights.
 
         Returns:
-            `(B, T, D)`, and `(B, heads, T, 1 + Q)` or `None`.
+            Hidden states `(B, T, D)`, and attention weights `(B, heads, T, 1 + Q)` or `None`.
         """
         attended, weights = self.attention(self.norm(hidden_states), key_values, output_attentions=output_attentions)
         return self.dropout(self.feed_forward(hidden_states + self.scale * attended)), weights

@@ -10,7 +10,8 @@ from vlmkit.compat.cache import CACHE_NAME
 from vlmkit.compat.sub_configs import SubConfigSpec
 from vlmkit.validation import check_at_least
 
-# GPT-Neo of 356M parameters; the original added `<START>` and `<END>` to its 50,257 tokens, and pads with the old end.
+# GPT-Neo with 356M parameters. The original adds `<START>` and `<END>` to its vocabulary of 50,257 tokens, and pads
+# with the end-of-text token of GPT-Neo.
 _TEXT_DEFAULTS = {
     "hidden_size": 1024,
     "num_layers": 24,
@@ -24,28 +25,33 @@ _TEXT_DEFAULTS = {
 
 @strict
 class QFormerCaptionerConfig(VlmkitConfig):
-    """An image backbone, the Q-Former behind it, and a language model. The defaults are the original's.
+    """Configuration of an image backbone, a Q-Former and a causal language model.
+
+    The defaults follow the original system, MultiModel.
 
     Args:
-        vision_config: any image backbone of transformers, or of timm as `timm_wrapper`. Default: CLIP's ViT-B/32.
-        text_config: any causal language model of transformers. Default: a GPT-Neo of 24 layers and width 1024.
-        vision_layers: of which layers the Q-Former sees the patch tokens, as indices into the backbone's
-            `hidden_states`; the last layer's output if not given. Several layers need a ViT.
-        num_query_tokens: learned queries, beside the global token that precedes them.
-        num_qformer_layers: layers of the Q-Former.
-        num_attention_heads: heads of the Q-Former and of the language model's attention to it; a divisor of the
-            language model's width.
-        dropout: in the Q-Former, in that attention, and on the token embeddings, in training.
-        freeze_vision: whether the vision backbone stays as it is. Default: yes.
+        vision_config: Configuration of an image backbone of transformers, or of timm as `timm_wrapper`. Defaults to
+            the ViT-B/32 of CLIP.
+        text_config: Configuration of a causal language model of transformers. Defaults to a GPT-Neo with 24 layers and
+            width 1024.
+        vision_layers: Indices into the `hidden_states` of the vision backbone. The Q-Former attends to the patch
+            tokens of all these layers, which must have the same shape, as in a ViT. Defaults to the output of the last
+            layer.
+        num_query_tokens: Number of learned queries, without the global token that precedes them.
+        num_qformer_layers: Number of layers of the Q-Former.
+        num_attention_heads: Number of attention heads of the Q-Former and of the cross-attention to its queries, a
+            divisor of the width of the language model.
+        dropout: Dropout probability in the Q-Former, in the cross-attention and on the token embeddings.
+        freeze_vision: Whether the vision backbone is frozen. Defaults to `True`.
 
     Raises:
-        TypeError: an unknown keyword (the message names the closest field).
-        StrictDataclassFieldValidationError: a value of the wrong type.
-        ValueError: a number below 1, a dropout outside 0..1, or an empty list of layers. What only the built model can
-            tell, such as heads that do not divide its width, is told when it is built.
+        TypeError: If a keyword is unknown. The message suggests the most similar field.
+        StrictDataclassFieldValidationError: If a value has the wrong type.
+        ValueError: If a number is less than 1, `dropout` is not a probability, or `vision_layers` is empty. Some
+            constraints, such as the number of heads, are checked by the model.
 
     References:
-        MultiModel (see `docs/papers.md`): all defaults.
+        MultiModel (see `docs/papers.md`) for the defaults.
 
     Example:
         >>> config = QFormerCaptionerConfig(num_query_tokens=32)
@@ -77,13 +83,15 @@ class QFormerCaptionerConfig(VlmkitConfig):
     freeze_vision: bool = True
 
     def __post_init__(self, **kwargs: Any) -> None:
-        """Check the values."""
+        """Validate the fields."""
         for name in ("num_query_tokens", "num_qformer_layers", "num_attention_heads"):
             check_at_least(name, getattr(self, name))
         if not 0 <= self.dropout <= 1:
-            raise ValueError(f"dropout is {self.dropout}; give a probability from 0 to 1")
+            raise ValueError(f"`dropout` must be a probability from 0 to 1, but got {self.dropout}.")
         if self.vision_layers is not None and not self.vision_layers:
-            raise ValueError("vision_layers is empty; name at least one layer, or drop it for the last one")
+            raise ValueError(
+                "`vision_layers` must contain at least one layer, but got an empty list. Omit it to use the last layer."
+            )
         tie_word_embeddings = kwargs.pop("tie_word_embeddings", None)
         super().__post_init__(**kwargs)
         self.set_tied_head(tie_word_embeddings)

@@ -22,6 +22,7 @@ from vlmkit.models.qformer_captioner.captioner_qformer import (
     ImageCrossAttention,
 )
 from vlmkit.models.qformer_captioner.configuration_qformer_captioner import QFormerCaptionerConfig
+from vlmkit.models.qformer_captioner.processing_qformer_captioner import QFormerCaptionerProcessor
 from vlmkit.modules.language_models import build_decoder, build_lm_head
 from vlmkit.modules.vision_tower import VisionTower
 
@@ -35,14 +36,15 @@ _QUERY_STD = 0.02
 
 @dataclass
 class QFormerCaptionerModelOutput(BaseModelOutputWithPast):
-    """Outputs of [`QFormerCaptionerModel`], in addition to those of every decoder of transformers.
+    """Outputs of [`QFormerCaptionerModel`], in addition to the fields of `BaseModelOutputWithPast`.
 
     Args:
-        query_embeds: `(B, 1 + Q, D)`, the outputs of the Q-Former, the global token first.
+        query_embeds: `(B, 1 + Q, D)`, the outputs of the Q-Former: the global token followed by the queries.
         image_hidden_states: `(B, N, D)`, the projected vision features.
-        cross_attentions: `(B, heads, T, 1 + Q)`, attention of each text position to the queries. Returned with
+        cross_attentions: `(B, heads, T, 1 + Q)`, attention weights of each text position to the queries. Returned with
             `output_attentions`.
-        query_attentions: One `(B, heads, 1 + Q, N)` per Q-Former layer. Returned with `output_attentions`.
+        query_attentions: Attention weights of the queries to the image, one `(B, heads, 1 + Q, N)` per Q-Former layer.
+            Returned with `output_attentions`.
     """
 
     query_embeds: Tensor | None = None
@@ -53,7 +55,7 @@ class QFormerCaptionerModelOutput(BaseModelOutputWithPast):
 
 @dataclass
 class QFormerCaptionerOutput(CausalLMOutputWithPast):
-    """Outputs of [`QFormerCaptioner`], in addition to those of every causal language model of transformers.
+    """Outputs of [`QFormerCaptioner`], in addition to the fields of `CausalLMOutputWithPast`.
 
     Args:
         query_embeds: See [`QFormerCaptionerModelOutput`].
@@ -69,9 +71,10 @@ class QFormerCaptionerOutput(CausalLMOutputWithPast):
 
 
 class QFormerCaptionerPreTrainedModel(VlmkitModel):
-    """What [`QFormerCaptionerModel`] and [`QFormerCaptioner`] share: attributes and the initialization of weights."""
+    """Base class of [`QFormerCaptionerModel`] and [`QFormerCaptioner`], with the initialization of weights."""
 
     config: QFormerCaptionerConfig
+    processor_class = QFormerCaptionerProcessor
     input_modalities = ("image", "text")
     card_usage = _USAGE
     card_pipeline = "image-text-to-text"
@@ -88,7 +91,7 @@ class QFormerCaptionerPreTrainedModel(VlmkitModel):
 
 
 class QFormerCaptionerModel(QFormerCaptionerPreTrainedModel, HeadlessModel):
-    """Vision tower, Q-Former, decoder and cross-attention of [`QFormerCaptioner`], without its head.
+    """Vision tower, Q-Former, decoder and cross-attention of [`QFormerCaptioner`], without its language modeling head.
 
     Args:
         config: Configuration of the model.
@@ -134,7 +137,7 @@ class QFormerCaptionerModel(QFormerCaptionerPreTrainedModel, HeadlessModel):
         Args:
             pixel_values: `(B, 3, H, W)`.
             vision_features: `(B, N, D_vision)`, precomputed features of the vision tower in place of `pixel_values`.
-            output_attentions: Whether to return the attention of the queries to the image.
+            output_attentions: Whether to return the attention weights of the queries to the image.
             **kwargs: Passed to the vision backbone.
 
         Raises:
@@ -163,9 +166,9 @@ class QFormerCaptionerModel(QFormerCaptionerPreTrainedModel, HeadlessModel):
         cross_attention_states: Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> QFormerCaptionerModelOutput:
-        """Run texts through the decoder, and let its outputs attend to the queries of their images.
+        """Run texts through the decoder and the cross-attention to the queries of their images.
 
-        The arguments are those of [`QFormerCaptioner.forward`] without `labels` and `logits_to_keep`.
+        The arguments are the same as in [`QFormerCaptioner.forward`], without `labels` and `logits_to_keep`.
 
         Raises:
             TypeError: If an argument is unknown. The message suggests the most similar one.
@@ -207,25 +210,29 @@ class QFormerCaptionerModel(QFormerCaptionerPreTrainedModel, HeadlessModel):
         )
 
     def compute_cross_attention_states(self, query_embeds: Tensor) -> Tensor:
-        """Compute the keys and values of the queries, `(B, 2, heads, 1 + Q, D / heads)`, once for any number of calls.
+        """Compute the keys and values of the queries, which any number of forward passes can reuse.
 
         Args:
             query_embeds: `(B, 1 + Q, D)`, the outputs of the Q-Former.
+
+        Returns:
+            `(B, 2, heads, 1 + Q, D / heads)`, keys and values.
         """
         return torch.stack(self.cross_attention.attention.key_values(query_embeds), dim=1)
 
 
 class QFormerCaptioner(QFormerCaptionerPreTrainedModel, GenerativeModel, GenerationMixin):
-    """An image captioner: a vision encoder, a Q-Former, and a language model that attends to its queries.
+    """An image captioner: a vision encoder, a Q-Former, and a language model with cross-attention to the queries.
 
-    The patch tokens of the vision tower are projected to the width of the language model; a global token and Q learned
-    queries attend to them. The language model has no image tokens: its last hidden states attend to the queries.
+    The patch tokens of the vision tower are projected to the width of the language model. A global token and Q learned
+    queries attend to them in the Q-Former. The texts do not contain image tokens: the last hidden states of the
+    language model attend to the queries, once before the head.
 
     Args:
         config: Configuration of the model.
 
     References:
-        MultiModel (see `docs/papers.md`).
+        MultiModel (see `docs/papers.md`); Li et al., "BLIP-2" (arXiv:2301.12597).
 
     Example:
         >>> import torch
@@ -285,7 +292,7 @@ class QFormerCaptioner(QFormerCaptionerPreTrainedModel, GenerativeModel, Generat
         return build_from_pretrained(cls, vision=vision, text=text, processor=processor, dtype=dtype, **config)
 
     def load_text_backbone(self, text: str | os.PathLike, dtype: torch.dtype) -> None:
-        """Load a pretrained language model, and generate with the special tokens of the configuration."""
+        """Load a pretrained language model, and use the special tokens of the configuration in generation."""
         super().load_text_backbone(text, dtype)
         for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
             setattr(self.generation_config, name, getattr(self.config.text_config, name))
@@ -405,6 +412,6 @@ class QFormerCaptioner(QFormerCaptionerPreTrainedModel, GenerativeModel, Generat
         return super().generate(inputs, generation_config, *args, **cache_argument(cache), **kwargs)
 
     def _start_token(self, generation_config: GenerationConfig | None, kwargs: dict[str, Any]) -> int | None:
-        """Return the first token of captions: the argument of `generate`, the given or the model's own setting."""
+        """Return the start token: from the arguments of `generate`, or from the generation configuration."""
         given = [kwargs.get("bos_token_id"), getattr(generation_config, "bos_token_id", None)]
         return next((token for token in given if token is not None), self.generation_config.bos_token_id)

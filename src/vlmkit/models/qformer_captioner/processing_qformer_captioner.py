@@ -1,4 +1,4 @@
-"""Processor of [`QFormerCaptioner`]: images to pixels, texts to tokens between a start and an end."""
+"""Processor of [`QFormerCaptioner`], for images and captions with start and end tokens."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from vlmkit.base.processing import ImageTextProcessor
 
 
 class QFormerCaptionerProcessorKwargs(ProcessingKwargs, total=False):  # type: ignore[call-arg]
-    """Defaults of a call: pad to the longest text, cut at 64 tokens."""
+    """Keywords of a call. By default, texts are padded to the longest one and truncated to 64 tokens."""
 
     _defaults = {  # noqa: RUF012
         "text_kwargs": {
@@ -24,21 +24,24 @@ class QFormerCaptionerProcessorKwargs(ProcessingKwargs, total=False):  # type: i
 
 
 class QFormerCaptionerProcessor(ImageTextProcessor):
-    """Turns images into `pixel_values (B, 3, H, W)` and texts into `input_ids`, `attention_mask` `(B, T)`.
+    """Processor of [`QFormerCaptioner`]: images to `pixel_values`, texts to `input_ids` and `attention_mask`.
 
-    Every text gets the start token in front. A text is the beginning of a caption that the model shall continue, and
-    may be empty; such texts are padded on the left. With `return_labels`, texts are whole captions to learn from: they
-    get the end token behind, padding on the right, and `labels (B, T)`, -100 at the start and at the padding; a real
-    end counts, even if the tokenizer pads with that token. Texts are cut at 64 tokens unless the call says otherwise,
-    which takes the end off a long caption.
+    `pixel_values` has the shape `(B, 3, H, W)`, the other two have `(B, T)`. The start token is prepended to each text.
+
+    - For generation, a text is the beginning of a caption, and may be empty. Texts are padded on the left.
+    - For training, with `return_labels=True`, a text is a whole caption. The end token is appended, texts are padded on
+      the right, and `labels (B, T)` are -100 at the start token and at padding. The end token is a label, even if the
+      tokenizer pads with it.
+
+    Texts are truncated to 64 tokens, unless the call changes that. A truncated caption loses its end token.
 
     Args:
-        image_processor: any; timm's is translated to one that can be saved.
-        tokenizer: any with a start (`bos_token`) and an end (`eos_token`); without a padding token, it pads with its
-            end.
+        image_processor: Image processor. One of timm is converted to one that can be saved.
+        tokenizer: Tokenizer with a start token (`bos_token`) and an end token (`eos_token`). Without a padding token,
+            it pads with its end token.
 
     Raises:
-        ValueError: the tokenizer has no start or no end token.
+        ValueError: If the tokenizer lacks the start or the end token.
 
     Example:
         >>> processor = QFormerCaptionerProcessor.from_vision_text_pretrained(
@@ -53,38 +56,43 @@ class QFormerCaptionerProcessor(ImageTextProcessor):
     def __init__(self, image_processor: BaseImageProcessor, tokenizer: PreTrainedTokenizerBase):
         for name in ("bos_token", "eos_token"):
             if getattr(tokenizer, name) is None:
+                begins = "begins" if name == "bos_token" else "ends"
                 raise ValueError(
-                    f"{type(tokenizer).__name__} has no {name}, with which every caption "
-                    f"{'begins' if name == 'bos_token' else 'ends'}; set tokenizer.{name} to a token of its vocabulary"
+                    f"The tokenizer must have a `{name}`, with which every caption {begins}, but got a "
+                    f"{type(tokenizer).__name__} without it. Set `tokenizer.{name}` to a token of its vocabulary."
                 )
         super().__init__(image_processor, tokenizer)
 
     def special_token_ids(self) -> dict[str, int]:
-        """Return the ids of the start, end and padding token, which a model takes over."""
+        """Return the ids of the start, end and padding token, which a new model copies to its configuration."""
         names = ("bos_token_id", "eos_token_id", "pad_token_id")
         return {name: getattr(self.tokenizer, name) for name in names}
 
     def __call__(
         self, images: Any = None, text: str | list[str] | None = None, return_labels: bool | None = None, **kwargs: Any
     ) -> BatchFeature:
-        """Prepare images, texts, or as many of the one as of the other.
+        """Prepare images, texts, or one image for each text.
 
         Args:
-            images: of any mode, or image files.
-            text: beginnings of captions, or whole captions with `return_labels`.
-            return_labels: whether the texts are captions to learn from; needs `return_tensors="pt"`.
-            **kwargs: `return_tensors`, and what image processor and tokenizer take.
+            images: Image or image file of any mode, or a list of them.
+            text: Beginning of a caption, or a whole caption with `return_labels`, or a list of them.
+            return_labels: Whether to return labels for training. Requires `text` and `return_tensors="pt"`.
+            **kwargs: Further keywords of `ProcessorMixin.__call__`, such as `return_tensors` and `max_length`.
+
+        Returns:
+            `pixel_values (B, 3, H, W)` if there are images, `input_ids (B, T)` and `attention_mask (B, T)` if there are
+            texts, and `labels (B, T)` with `return_labels`.
 
         Raises:
-            ValueError: images and texts differ in number, a list is empty, a text is no string, a caption to learn from
-                is empty, or labels without texts or tensors are asked for.
+            ValueError: If images and texts differ in number, a list is empty, a text is not a string, a caption for
+                training is empty, or labels are requested without texts or tensors.
         """
         if return_labels and (text is None or kwargs.get("return_tensors") != "pt"):
-            raise ValueError('return_labels=True needs captions as text, and return_tensors="pt"')
+            raise ValueError('`return_labels=True` requires captions as `text`, and `return_tensors="pt"`.')
         if text is not None:
             text = [text] if isinstance(text, str) else text
             if not isinstance(text, list | tuple) or not all(isinstance(caption, str) for caption in text):
-                raise ValueError(f"text is {text!r}; give a string or a list of strings")
+                raise ValueError(f"`text` must be a string or a list of strings, but got {text!r}.")
             if return_labels:
                 self._check_not_empty(text)
             start, end = self.tokenizer.bos_token, self.tokenizer.eos_token if return_labels else ""
@@ -93,18 +101,21 @@ class QFormerCaptionerProcessor(ImageTextProcessor):
         inputs = super().__call__(images=images, text=text, **kwargs)
         if return_labels:
             mask = inputs["attention_mask"]
-            predicted = (mask == 1) & (mask.cumsum(dim=1) > 1)  # the first is the start token
+            predicted = (mask == 1) & (mask.cumsum(dim=1) > 1)  # the first token is the start token
             inputs["labels"] = inputs["input_ids"].masked_fill(~predicted, -100)
         return inputs
 
     def validate_inputs(self, images: Any = None, text: Any = None, **kwargs: Any) -> None:
-        """Refuse empty lists, and images and texts that differ in number.
+        """Check that images and texts are not empty, and that there is one image for each text.
 
         Raises:
-            ValueError: see above.
+            ValueError: If a list is empty, or images and texts differ in number.
         """
         super().validate_inputs(images=images, text=text, **kwargs)
         if images is not None and text is not None:
             num_images = len(make_flat_list_of_images(images))
             if num_images != len(text):
-                raise ValueError(f"{num_images} images and {len(text)} texts; give one image for each text")
+                raise ValueError(
+                    f"The number of images must equal the number of texts, but got {num_images} images and {len(text)} "
+                    "texts. Pass one image for each text."
+                )
