@@ -1,8 +1,8 @@
-"""Build, train, evaluate and ship small vision-language models the Hugging Face way.
+"""Build, train, evaluate and share small vision-language models with the APIs of Hugging Face transformers.
 
-Importing vlmkit registers its models with the Auto classes of transformers. Everything that is not a model is imported
-from a subpackage: `vlmkit.data`, `vlmkit.losses`, `vlmkit.metrics`, `vlmkit.training`, `vlmkit.inference`,
-`vlmkit.analysis` and `vlmkit.conversion`.
+This module contains the models with their configurations, processors and outputs. Importing it registers them with the
+Auto classes of transformers. Everything else is imported from a subpackage: `vlmkit.data`, `vlmkit.losses`,
+`vlmkit.metrics`, `vlmkit.training`, `vlmkit.inference`, `vlmkit.analysis` and `vlmkit.conversion`.
 """
 
 from vlmkit.compat.versions import warn_if_untested

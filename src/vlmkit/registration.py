@@ -1,4 +1,4 @@
-"""One table that makes the models known to transformers' Auto classes, and to the shim in their checkpoints."""
+"""Registration of configurations, models and processors with the Auto classes of transformers."""
 
 from dataclasses import dataclass, field
 
@@ -31,7 +31,16 @@ from vlmkit.modules.precomputed_vision import PrecomputedVisionConfig, Precomput
 
 @dataclass(frozen=True)
 class Row:
-    """A model, its companions, the `AutoModel...` classes that build it, and image processors of its own by backend."""
+    """A model with the classes that are registered for it.
+
+    Args:
+        config: Configuration class of the model.
+        model: Model class.
+        processor: Processor class of the model.
+        auto_models: Names of the `AutoModel...` classes that build the model.
+        image_processors: Image processor classes that vlmkit defines for the model, by backend (`"torchvision"`,
+            `"pil"`).
+    """
 
     config: type[PreTrainedConfig]
     model: type[PreTrainedModel]
@@ -66,7 +75,11 @@ MODELS = (
 
 
 def register() -> None:
-    """Register every row, and the backbone that is none; a second call changes nothing."""
+    """Register all models, and the backbone for precomputed vision features.
+
+    It also sets `shim_map` of the configurations and processors, which write it as `auto_map` into saved checkpoints.
+    Calling the function again changes nothing.
+    """
     AutoConfig.register(PrecomputedVisionConfig.model_type, PrecomputedVisionConfig, exist_ok=True)
     AutoModel.register(PrecomputedVisionConfig, PrecomputedVisionModel, exist_ok=True)
     for row in MODELS:

@@ -1,1 +1,1 @@
-"""The models, a folder each: configuration, model, processor."""
+"""Models. Each subpackage contains the configuration, the model and the processor of one model."""
