@@ -32,7 +32,7 @@ from vlmkit import (
     VlmkitSmolVLMImageProcessor,
     VlmkitSmolVLMProcessor,
 )
-from vlmkit.models.smolvlm.configuration_smolvlm import fixed_num_image_tokens
+from vlmkit.models.smolvlm.image_token_counts import fixed_num_image_tokens
 
 _WORDS = (
     "a the red green blue small large circle square star to left right of above and dog cat runs on grass photo is this"

@@ -23,6 +23,27 @@ def did_you_mean(name: str, candidates: Iterable[str]) -> str:
     return f" Did you mean {close[0]!r}?" if close else ""
 
 
+def check_arguments(function: str, names: Iterable[str], known: Iterable[str]) -> None:
+    """Check that a function accepts keyword arguments, before it passes them on.
+
+    Args:
+        function: Name of the function.
+        names: Names of the keyword arguments.
+        known: Names that the function accepts.
+
+    Raises:
+        TypeError: If a name is unknown. The message suggests the most similar one.
+
+    Example:
+        >>> check_arguments("forward", ["pixel_value"], ["pixel_values", "labels"])
+        Traceback (most recent call last):
+        TypeError: forward has no argument 'pixel_value'. Did you mean 'pixel_values'?
+    """
+    known = list(known)
+    for name in sorted(set(names) - set(known)):
+        raise TypeError(f"{function} has no argument {name!r}.{did_you_mean(name, known)}")
+
+
 def check_choice(name: str, value: Any, choices: Iterable[Any], where: str = "") -> None:
     """Check that an argument is one of its choices.
 

@@ -7,7 +7,7 @@ import torch
 from tests import tiny
 from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel
 
-from vlmkit import DualEncoderModel, QFormerCaptioner, QFormerCaptionerProcessor, VlmkitSmolVLMProcessor
+from vlmkit import DualEncoderModel, QFormerCaptioner, QFormerCaptionerProcessor, SmolVLM, VlmkitSmolVLMProcessor
 from vlmkit.base.building import build_from_pretrained, grown_text_config
 
 VOCAB_SIZE = len(tiny.tokenizer())  # the number of rows that the tokenizer needs
@@ -96,7 +96,21 @@ class TestBuildFromPretrained:
             tmp_path / "vision", tmp_path / "text", connector="mlp"
         )
         with pytest.raises(ValueError, match="`connector` must be 'mlp' as in the processor, but got 'qformer'"):
-            self.build(tmp_path, processor=processor, connector="qformer", num_query_tokens=None)
+            build_from_pretrained(
+                SmolVLM,
+                vision=tmp_path / "vision",
+                text=tmp_path / "text",
+                processor=processor,
+                dtype=torch.float32,
+                connector="qformer",
+            )
+        with pytest.raises(ValueError, match="must be a QFormerCaptionerProcessor, but got a VlmkitSmolVLMProcessor"):
+            self.build(tmp_path, processor=processor)
+
+    def test_a_processor_of_another_text_model_is_rejected(self, vision, text, tmp_path):
+        tiny.chat_tokenizer().save_pretrained(tmp_path / "text")
+        with pytest.raises(ValueError, match=r"`processor` must have the tokens of .*text"):
+            self.build(tmp_path)
 
     def test_an_unknown_field_is_rejected(self, vision, text, tmp_path):
         with pytest.raises(TypeError, match=r"has no field 'num_querys'. Did you mean 'num_query"):

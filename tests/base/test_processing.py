@@ -89,11 +89,17 @@ def test_what_has_no_embedding_is_refused(processor, inputs, message):
         processor(**inputs)
 
 
-def test_a_text_model_without_tokenizer(tmp_path):
-    tiny.vision_config().save_pretrained(tmp_path)
+@pytest.mark.parametrize("config", [tiny.vision_config(), tiny.text_config()], ids=["vit", "gpt2"])
+def test_a_text_model_without_tokenizer(config, tmp_path):
+    config.save_pretrained(tmp_path)
     tiny.image_processor().save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"`text` must be a model with a tokenizer, but got .*Pass the folder"):
         DualEncoderProcessor.from_vision_text_pretrained(tmp_path, tmp_path)
+
+
+def test_a_misspelt_special_token_is_rejected(tmp_path):
+    with pytest.raises(TypeError, match=r"has no argument 'bos_tokn'. Did you mean 'bos_token'"):
+        DualEncoderProcessor.from_vision_text_pretrained(tmp_path, tmp_path, bos_tokn="<START>")
 
 
 class TestLoadTokenizer:

@@ -11,7 +11,7 @@ import torch
 from transformers import PreTrainedConfig
 
 from vlmkit.base.modeling import VlmkitModel
-from vlmkit.base.processing import ImageTextProcessor
+from vlmkit.base.processing import ImageTextProcessor, load_tokenizer
 from vlmkit.modules.towers import get_text_config, get_vision_config, load_backbone_config
 from vlmkit.modules.vision_tower import VisionTower
 
@@ -37,7 +37,12 @@ def build_from_pretrained(
 
     Returns:
         The model, in evaluation mode.
+
+    Raises:
+        ValueError: If the processor was built for another class of model or another text model, or contradicts a field.
     """
+    if processor is not None:
+        check_processor(model_class, processor, text)
     fields = {
         "vision_config": load_backbone_config(vision, get_vision_config),
         "text_config": grown_text_config(text, processor),
@@ -49,6 +54,34 @@ def build_from_pretrained(
     model.base_model.vision_tower.set_backbone(backbone)
     model.load_text_backbone(text, dtype)
     return model.eval()
+
+
+def check_processor(model_class: type[VlmkitModel], processor: ImageTextProcessor, text: str | os.PathLike) -> None:
+    """Check that a processor belongs to a class of models, and has the tokens of a text model.
+
+    Args:
+        model_class: Class of the model.
+        processor: Processor of the model.
+        text: Folder or Hub id of the text model. A model that is stored without a tokenizer is not checked.
+
+    Raises:
+        ValueError: If the processor has another class, or its tokenizer has other token ids than the text model.
+    """
+    expected = model_class.processor_class
+    if not isinstance(processor, expected):
+        raise ValueError(
+            f"`processor` must be a {expected.__name__}, but got a {type(processor).__name__}. "
+            f"Build it with `{expected.__name__}.from_vision_text_pretrained(vision, text)`."
+        )
+    try:
+        tokenizer = load_tokenizer(text)
+    except (OSError, ValueError):
+        return
+    if tokenizer.get_vocab().items() - processor.tokenizer.get_vocab().items():
+        raise ValueError(
+            f"`processor` must have the tokens of {os.fspath(text)!r}, but has other tokens or ids. "
+            f"Build it with `{expected.__name__}.from_vision_text_pretrained(vision, text)`."
+        )
 
 
 def grown_text_config(text: str | os.PathLike, processor: ImageTextProcessor | None) -> PreTrainedConfig:

@@ -11,6 +11,8 @@ from vlmkit.base.hub import ShimMixin
 from vlmkit.compat.keywords import config_keywords
 from vlmkit.validation import did_you_mean
 
+_COMMON_FIELDS = {field.name for field in fields(PreTrainedConfig)}
+
 
 @strict
 class VlmkitConfig(ShimMixin, PreTrainedConfig):
@@ -63,7 +65,7 @@ class VlmkitConfig(ShimMixin, PreTrainedConfig):
         Raises:
             TypeError: If there is a keyword.
         """
-        names = [field.name for field in fields(cls)]
+        names = [field.name for field in fields(cls) if field.name not in _COMMON_FIELDS]
         for keyword in keywords:
             hint = did_you_mean(keyword, names) or f" Its fields are {', '.join(names)}."
             raise TypeError(f"{cls.__name__} has no field {keyword!r}.{hint}")

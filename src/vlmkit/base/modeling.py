@@ -2,21 +2,25 @@
 
 import inspect
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
 from vlmkit.base.configuration import VlmkitConfig
 from vlmkit.base.model_card import CardMixin
+from vlmkit.base.processing import VlmkitProcessor
 from vlmkit.compat.keywords import forward_keywords
 from vlmkit.compat.weight_names import with_module_names
 from vlmkit.modules.freezing import Freezable
-from vlmkit.validation import did_you_mean
+from vlmkit.validation import check_arguments
 
 
 class VlmkitModel(CardMixin, PreTrainedModel):
     """Base class of models. Saving writes a model card, and loading freezes what the configuration freezes.
+
+    Attributes:
+        processor_class: Class of the processor that prepares the inputs of the model.
 
     Args:
         config: Configuration of the model.
@@ -26,6 +30,7 @@ class VlmkitModel(CardMixin, PreTrainedModel):
         TypeError: If there is an unknown keyword. The message suggests the most similar field.
     """
 
+    processor_class: ClassVar[type[VlmkitProcessor]]
     # transformers asks each backbone whether it supports the feature.
     supports_gradient_checkpointing = True
     _supports_sdpa = True
@@ -69,9 +74,8 @@ class VlmkitModel(CardMixin, PreTrainedModel):
         Raises:
             TypeError: If there is an unknown keyword. The message suggests the most similar argument.
         """
-        for name in sorted(set(names) - forward_keywords()):
-            hint = did_you_mean(name, inspect.signature(cls.forward).parameters)
-            raise TypeError(f"{cls.__name__}.forward has no argument {name!r}.{hint}")
+        unknown = set(names) - forward_keywords()
+        check_arguments(f"{cls.__name__}.forward", unknown, inspect.signature(cls.forward).parameters)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Load a state dict, also in the checkpoint format that `save_pretrained` writes.

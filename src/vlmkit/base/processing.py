@@ -15,6 +15,9 @@ from transformers import (
 from vlmkit.base.hub import ShimMixin
 from vlmkit.base.image_processors import to_saveable_image_processor
 from vlmkit.images import rgb_images
+from vlmkit.validation import check_arguments
+
+_SENTENCEPIECE_SPACE = "\u2581"
 
 
 def load_tokenizer(text: str | os.PathLike, **special_tokens: Any) -> PreTrainedTokenizerBase:
@@ -28,13 +31,18 @@ def load_tokenizer(text: str | os.PathLike, **special_tokens: Any) -> PreTrained
         OSError: If the checkpoint cannot be found.
         ValueError: If it has no tokenizer.
     """
+    cause = None
     try:
-        return AutoTokenizer.from_pretrained(text, **special_tokens)
+        tokenizer = AutoTokenizer.from_pretrained(text, **special_tokens)
+        # Without tokenizer files, transformers silently returns one that only has the special tokens of the model type.
+        if tokenizer.get_vocab().keys() - {*tokenizer.all_special_tokens, _SENTENCEPIECE_SPACE}:
+            return tokenizer
     except ValueError as error:  # its message is about packages that convert tokenizers
-        raise ValueError(
-            f"`text` must be a model with a tokenizer, but got {os.fspath(text)!r}. "
-            "Pass the folder or Hub id of a text model."
-        ) from error
+        cause = error
+    raise ValueError(
+        f"`text` must be a model with a tokenizer, but got {os.fspath(text)!r}. "
+        "Pass the folder or Hub id of a text model that contains its tokenizer."
+    ) from cause
 
 
 class VlmkitProcessor(ShimMixin, ProcessorMixin):
@@ -103,8 +111,11 @@ class ImageTextProcessor(VlmkitProcessor):
 
         Raises:
             OSError: If a checkpoint, or its preprocessing, cannot be found.
+            TypeError: If a special token is unknown.
             ValueError: If the tokenizer lacks a token that the processor needs.
         """
+        known = PreTrainedTokenizerBase.SPECIAL_TOKENS_ATTRIBUTES
+        check_arguments(f"{cls.__name__}.from_vision_text_pretrained", special_tokens, known)
         return cls(AutoImageProcessor.from_pretrained(vision), load_tokenizer(text, **special_tokens))
 
     def special_token_ids(self) -> dict[str, int]:

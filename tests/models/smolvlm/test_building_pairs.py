@@ -273,6 +273,20 @@ class TestContradictions:
         with pytest.raises(ValueError, match=message):
             make_processor(folders, **design)
 
+    @pytest.mark.parametrize(
+        ("misspelt", "right"), [("conector", "connector"), ("do_image_spliting", "do_image_splitting"), ("freeze_vision", None)]
+    )
+    def test_an_unknown_argument_is_rejected(self, misspelt, right, folders):
+        hint = f" Did you mean '{right}'" if right else ""
+        with pytest.raises(TypeError, match=rf"has no argument '{misspelt}'\.{hint}"):
+            make_processor(folders, **{misspelt: "mlp"})
+
+    def test_placeholder_and_template_can_be_chosen(self, folders):
+        processor = make_processor(folders, image_token="<img>", chat_template="{{ messages[0]['content'] }}")
+        assert processor.image_token == "<img>"
+        conversation = [{"role": "user", "content": "is this a dog"}]
+        assert processor.apply_chat_template(conversation) == "is this a dog"
+
 
 class TestHandBuilt:
     """A processor that is made of parts leaves the design to the model."""

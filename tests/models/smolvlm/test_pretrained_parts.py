@@ -196,6 +196,7 @@ class TestWrongParts:
     def test_a_bidirectional_language_model_is_rejected(self, stage, tmp_path):
         sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
         BertForMaskedLM(BertConfig(**sizes, vocab_size=99)).save_pretrained(tmp_path / "text")
+        tiny.chat_tokenizer().save_pretrained(tmp_path / "text")
         with pytest.raises(ValueError, match=r"bert.*is_decoder"):
             join(stage, tmp_path / "text")
 

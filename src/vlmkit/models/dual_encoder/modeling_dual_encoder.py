@@ -18,6 +18,7 @@ from vlmkit.base.modeling import VlmkitModel
 from vlmkit.losses import info_nce, sigmoid_loss
 from vlmkit.losses.similarity import scaled_similarity
 from vlmkit.models.dual_encoder.configuration_dual_encoder import DualEncoderConfig
+from vlmkit.models.dual_encoder.processing_dual_encoder import DualEncoderProcessor
 from vlmkit.modules.temperature import initial_logit_scale, inverse_temperature, new_logit_scale
 from vlmkit.modules.text_tower import TextTower
 from vlmkit.modules.vision_tower import VisionTower
@@ -76,6 +77,7 @@ class DualEncoderModel(VlmkitModel):
     """
 
     config: DualEncoderConfig
+    processor_class = DualEncoderProcessor
     base_model_prefix = "dual_encoder"
     main_input_name = "pixel_values"
     input_modalities = ("image", "text")

@@ -8,6 +8,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from vlmkit.base.configuration import VlmkitConfig
 from vlmkit.compat.cache import CACHE_NAME
 from vlmkit.compat.sub_configs import SubConfigSpec
+from vlmkit.models.smolvlm.image_token_counts import default_num_query_tokens
 from vlmkit.validation import check_at_least
 
 # SmolLM-135M-Instruct with one additional token, the placeholder.
@@ -37,34 +38,6 @@ _COUNTS = (
     "pixel_shuffle_factor",
     "cross_layer_interval",
 )
-
-
-def default_num_query_tokens(connector: str) -> int:
-    """Return the number of learned queries that a connector has by default."""
-    return 64 if connector == "perceiver" else 32
-
-
-def fixed_num_image_tokens(connector: str, *, fusion: str, num_query_tokens: int) -> int | None:
-    """Return the number of image tokens of a crop, or `None` if it depends on the size of the crop.
-
-    This is the rule that ties the placeholders of the processor to the embeddings of the model.
-
-    Args:
-        connector: Connector of the design, see [`VlmkitSmolVLMConfig`].
-        fusion: Fusion of the design.
-        num_query_tokens: Number of queries of a Q-Former or Perceiver.
-
-    Example:
-        >>> fixed_num_image_tokens("perceiver", fusion="autoregressive", num_query_tokens=64)
-        64
-        >>> fixed_num_image_tokens("mlp", fusion="cross_attention", num_query_tokens=64)
-        1
-        >>> fixed_num_image_tokens("mlp", fusion="autoregressive", num_query_tokens=64) is None
-        True
-    """
-    if fusion == "cross_attention":
-        return 1
-    return num_query_tokens if connector in ("qformer", "perceiver") else None
 
 
 @strict

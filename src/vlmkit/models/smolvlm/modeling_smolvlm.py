@@ -12,14 +12,16 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutp
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple
 
-from vlmkit.base.building import build_from_pretrained, grown_text_config
+from vlmkit.base.building import build_from_pretrained, check_processor, grown_text_config
 from vlmkit.base.generation import GenerativeModel, HeadlessModel
 from vlmkit.base.modeling import VlmkitModel
 from vlmkit.compat.cache import accepts_cache, cache_argument, cache_output
 from vlmkit.compat.encoder_outputs import encoder_outputs_argument, pop_encoder_outputs
 from vlmkit.compat.keywords import SERVER_KEYWORDS
 from vlmkit.models.qformer_aligner import QFormerAligner
-from vlmkit.models.smolvlm.configuration_smolvlm import VlmkitSmolVLMConfig, fixed_num_image_tokens
+from vlmkit.models.smolvlm.configuration_smolvlm import VlmkitSmolVLMConfig
+from vlmkit.models.smolvlm.image_token_counts import fixed_num_image_tokens
+from vlmkit.models.smolvlm.processing_smolvlm import VlmkitSmolVLMProcessor
 from vlmkit.modules.connectors import MLPConnector, PerceiverConnector, PixelShuffleConnector, QFormerConnector
 from vlmkit.modules.crops import crop_counts, flatten_crops, join_crops
 from vlmkit.modules.fusion import (
@@ -82,6 +84,7 @@ class VlmkitSmolVLMPreTrainedModel(VlmkitModel):
     """Base class of [`VlmkitSmolVLMModel`] and [`SmolVLM`], with the initialization of weights."""
 
     config: VlmkitSmolVLMConfig
+    processor_class = VlmkitSmolVLMProcessor
     input_modalities = ("image", "text")
     card_usage = _USAGE
     card_pipeline = "image-text-to-text"
@@ -375,6 +378,9 @@ class SmolVLM(VlmkitSmolVLMPreTrainedModel, GenerativeModel, GenerationMixin):
     ) -> "SmolVLM":
         """Join a pretrained vision encoder and a pretrained language model. The connector is new.
 
+        A new Q-Former has the size of DistilBERT unless `qformer_config` is passed. It is usually trained on image-text
+        pairs first, see [`SmolVLM.from_aligner_text_pretrained`].
+
         Args:
             vision: Folder or Hub id of an image model of transformers or timm, or of a two-tower model, whose image
                 side is taken.
@@ -387,8 +393,8 @@ class SmolVLM(VlmkitSmolVLMPreTrainedModel, GenerativeModel, GenerationMixin):
         Raises:
             OSError: If a model cannot be found.
             TypeError: If a configuration field is unknown.
-            ValueError: If a field contradicts the processor, or the language model is not supported (see
-                [`check_plain_language_model`]).
+            ValueError: If the processor belongs to other models or contradicts a field, or the language model is not
+                supported (see [`check_plain_language_model`]).
 
         Example:
             >>> vision, text = "google/vit-base-patch16-224", "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -429,6 +435,7 @@ class SmolVLM(VlmkitSmolVLMPreTrainedModel, GenerativeModel, GenerationMixin):
                 features of `vision` have another width, or the language model is not supported (see
                 [`check_plain_language_model`]).
         """
+        check_processor(cls, processor, text)
         first = QFormerAligner.from_pretrained(aligner, dtype=dtype)
         config = VlmkitSmolVLMConfig(
             vision_config=(

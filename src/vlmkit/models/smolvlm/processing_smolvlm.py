@@ -1,5 +1,6 @@
 """Processor of [`SmolVLM`], for images and conversations with image placeholders."""
 
+import inspect
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,7 +9,6 @@ from transformers import (
     AddedToken,
     AutoImageProcessor,
     BaseImageProcessor,
-    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -19,17 +19,20 @@ from vlmkit.base.processing import ImageTextProcessor, load_tokenizer
 from vlmkit.compat.processor_kwargs import images_kwargs
 from vlmkit.models.qformer_aligner import QFormerAlignerConfig
 from vlmkit.models.smolvlm.chat_template import chat_template as default_chat_template
-from vlmkit.models.smolvlm.configuration_smolvlm import (
-    CONNECTORS,
-    FUSIONS,
+from vlmkit.models.smolvlm.configuration_smolvlm import CONNECTORS, FUSIONS
+from vlmkit.models.smolvlm.conversations import validate_conversation
+from vlmkit.models.smolvlm.image_processing_smolvlm import (
+    VlmkitSmolVLMImageProcessor,
+    VlmkitSmolVLMImageProcessorKwargs,
+)
+from vlmkit.models.smolvlm.image_token_counts import (
     default_num_query_tokens,
     fixed_num_image_tokens,
+    num_tokens_of_fixed_size,
 )
-from vlmkit.models.smolvlm.conversations import validate_conversation
-from vlmkit.models.smolvlm.image_processing_smolvlm import VlmkitSmolVLMImageProcessor
 from vlmkit.modules.towers import get_vision_config, load_backbone_config
-from vlmkit.modules.vision_tower import num_vision_patches, vision_patch_size
-from vlmkit.validation import check_at_least, check_choice
+from vlmkit.modules.vision_tower import vision_patch_size
+from vlmkit.validation import check_arguments, check_at_least, check_choice
 
 
 class VlmkitSmolVLMProcessorKwargs(ProcessingKwargs, total=False):  # type: ignore[call-arg]
@@ -133,6 +136,8 @@ class VlmkitSmolVLMProcessor(ImageTextProcessor):
         fusion: str = "autoregressive",
         num_query_tokens: int | None = None,
         pixel_shuffle_factor: int = 2,
+        image_token: str = "<image>",
+        chat_template: str | None = None,
         **images_kwargs: Any,
     ) -> "VlmkitSmolVLMProcessor":
         """Join the preprocessing of an image model with the tokenizer of a language model.
@@ -146,15 +151,21 @@ class VlmkitSmolVLMProcessor(ImageTextProcessor):
             fusion: Fusion of the model.
             num_query_tokens: Number of queries of a Q-Former or Perceiver. Defaults to 32, or 64 for a Perceiver.
             pixel_shuffle_factor: Side of a block of patches, with `connector="pixel_shuffle"`.
+            image_token: Placeholder of an image in a text.
+            chat_template: Jinja template, see [`VlmkitSmolVLMProcessor`].
             **images_kwargs: Settings of a [`VlmkitSmolVLMImageProcessor`], such as `size={"longest_edge": 448}` and
                 `do_image_splitting=True`, which then replaces the image model's own image processor. It takes over the
                 color statistics, and its `size_divisor` defaults to the side of an image token in pixels.
 
         Raises:
             OSError: If a checkpoint, or its preprocessing, cannot be found.
+            TypeError: If a keyword is unknown.
             ValueError: If the design is unknown, `num_query_tokens` or `pixel_shuffle_factor` is less than 1, the
                 factor does not divide the grid of patches, or as the constructors raise.
         """
+        arguments = inspect.signature(cls.from_vision_text_pretrained).parameters
+        settings = VlmkitSmolVLMImageProcessorKwargs.__annotations__
+        check_arguments(f"{cls.__name__}.from_vision_text_pretrained", images_kwargs, {*arguments, *settings})
         check_choice("connector", connector, CONNECTORS)
         check_choice("fusion", fusion, FUSIONS)
         check_at_least("num_query_tokens", num_query_tokens)
@@ -172,11 +183,13 @@ class VlmkitSmolVLMProcessor(ImageTextProcessor):
                 defaults["size_divisor"] = patch * factor
             image_processor = VlmkitSmolVLMImageProcessor(**{**defaults, **images_kwargs})
         elif num_image_tokens is None:
-            num_image_tokens = _num_tokens_of_fixed_size(image_processor, vision_config, factor)
+            num_image_tokens = num_tokens_of_fixed_size(image_processor, vision_config, factor)
         return cls(
             image_processor,
             load_tokenizer(text),
             num_image_tokens,
+            image_token=image_token,
+            chat_template=chat_template,
             connector=connector,
             fusion=fusion,
             num_query_tokens=num_query_tokens,
@@ -185,7 +198,12 @@ class VlmkitSmolVLMProcessor(ImageTextProcessor):
 
     @classmethod
     def from_aligner_text_pretrained(
-        cls, aligner: str | os.PathLike, text: str | os.PathLike, **kwargs: Any
+        cls,
+        aligner: str | os.PathLike,
+        text: str | os.PathLike,
+        *,
+        image_token: str = "<image>",
+        chat_template: str | None = None,
     ) -> "VlmkitSmolVLMProcessor":
         """Join the preprocessing of a trained first stage with the tokenizer of a language model.
 
@@ -193,7 +211,8 @@ class VlmkitSmolVLMProcessor(ImageTextProcessor):
             aligner: Folder or Hub id of a [`QFormerAligner`] with its processor. The number of image tokens is its
                 number of queries.
             text: Folder or Hub id of a causal language model.
-            **kwargs: Further arguments of the constructor.
+            image_token: Placeholder of an image in a text.
+            chat_template: Jinja template, see [`VlmkitSmolVLMProcessor`].
 
         Raises:
             OSError: If a checkpoint, or its preprocessing, cannot be found.
@@ -206,7 +225,8 @@ class VlmkitSmolVLMProcessor(ImageTextProcessor):
             connector="qformer",
             fusion="autoregressive",
             num_query_tokens=num_queries,
-            **kwargs,
+            image_token=image_token,
+            chat_template=chat_template,
         )
 
     def complete_config(self, fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -248,7 +268,7 @@ class VlmkitSmolVLMProcessor(ImageTextProcessor):
         )
         factor = config.pixel_shuffle_factor if config.connector == "pixel_shuffle" else 1
         if expected is None and self.num_image_tokens is not None:
-            expected = _num_tokens_of_fixed_size(self.image_processor, config.vision_config, factor)
+            expected = num_tokens_of_fixed_size(self.image_processor, config.vision_config, factor)
         if expected != self.num_image_tokens:
             raise ValueError(
                 f"`num_image_tokens` of the processor must be {expected} for this model, but got "
@@ -373,29 +393,3 @@ class VlmkitSmolVLMProcessor(ImageTextProcessor):
             num_image_tokens=[self._count_image_tokens(sizes) for sizes in crops],
             num_image_patches=[len(sizes) for sizes in crops],
         )
-
-
-def _num_tokens_of_fixed_size(
-    image_processor: BaseImageProcessor, vision_config: PreTrainedConfig, pixel_shuffle_factor: int
-) -> int:
-    """Return the number of image tokens of the images that an image processor returns, one for each block of patches.
-
-    Raises:
-        ValueError: If the size depends on the image, or the patches do not fill whole blocks.
-    """
-    crop = getattr(image_processor, "crop_size", None) if getattr(image_processor, "do_center_crop", False) else None
-    size = dict(crop or image_processor.size or {})
-    if not {"height", "width"} <= {name for name, side in size.items() if side}:
-        raise ValueError(
-            f"{type(image_processor).__name__} must resize images to a fixed height and width, but its size is {size}. "
-            "Pass `size` to build a `VlmkitSmolVLMImageProcessor`, which computes the number of image tokens itself."
-        )
-    height, width = size["height"], size["width"]
-    num_patches = num_vision_patches(vision_config, height=height, width=width)
-    num_image_tokens, rest = divmod(num_patches, pixel_shuffle_factor**2)
-    if rest:
-        raise ValueError(
-            f"`pixel_shuffle_factor` must divide the rows and columns of the {num_patches} patches of an image of "
-            f"{height} x {width} pixels, but got {pixel_shuffle_factor}. Choose another factor or image size."
-        )
-    return num_image_tokens
