@@ -28,10 +28,10 @@ class QFormerAlignerConfig(VlmkitConfig):
         cross_attention_frequency: Number of layers from one attention to the image to the next. The second layer is
             the first of them. With 1, all layers attend to the image.
         contrastive_loss_weight: Weight of the contrastive loss, see [`info_nce`].
-        matching_loss_weight: Weight of the image-text matching loss with hard negatives, see [`matching_loss`]. With
-            the default of 0, the model has no matching head.
+        matching_loss_weight: Weight of the image-text matching loss with hard negatives, see [`matching_loss`].
+            Defaults to 0, which omits the loss and its head.
         captioning_loss_weight: Weight of the captioning loss, the cross-entropy of the next token given the queries.
-            With the default of 0, the model has no captioning head.
+            Defaults to 0, which omits the loss and its head.
         temperature: Divisor of the cosine similarities in the contrastive logits, or its initial value if it is
             learned.
         learn_temperature: Whether the temperature is learned. A learned temperature is kept at or above 0.01.

@@ -56,9 +56,9 @@ class QFormerCaptionerProcessor(ImageTextProcessor):
     def __init__(self, image_processor: BaseImageProcessor, tokenizer: PreTrainedTokenizerBase):
         for name in ("bos_token", "eos_token"):
             if getattr(tokenizer, name) is None:
-                begins = "begins" if name == "bos_token" else "ends"
+                verb = "begins" if name == "bos_token" else "ends"
                 raise ValueError(
-                    f"The tokenizer must have a `{name}`, with which every caption {begins}, but got a "
+                    f"The tokenizer must have a `{name}`, with which every caption {verb}, but got a "
                     f"{type(tokenizer).__name__} without it. Set `tokenizer.{name}` to a token of its vocabulary."
                 )
         super().__init__(image_processor, tokenizer)
