@@ -1,4 +1,4 @@
-"""Images and captions that the scripts share, and their cached vision features."""
+"""Shared code of the SmolVLM scripts: loading of images and captions, and cached vision features."""
 
 from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
@@ -12,62 +12,78 @@ from vlmkit.data import load_coco_captions, load_flickr8k, load_scenes, stream_i
 from vlmkit.inference import cache_vision_features
 
 CAPTIONED = ("coco", "flickr8k")
-DATA_KINDS = (*CAPTIONED, "web")  # what --data can hold
-SHUFFLE_BUFFER = 1000  # rows of a stream, of which the next one is drawn
+DATA_KINDS = (*CAPTIONED, "web")  # datasets that are loaded from --data
+SHUFFLE_BUFFER = 1000  # number of rows in the shuffle buffer of a stream
 
-Tables = dict[str, Any]  # by split; the training split of web is an IterableDataset, all others are tables
+Tables = dict[str, Any]  # by split; the training split of web is an IterableDataset, all other splits are tables
 
 
 @dataclass
 class SourceArguments:
-    """Where images and captions come from, and how many of them."""
+    """Source and number of images and captions."""
 
     data: str | None = field(
         default=None,
         metadata={
-            "help": "folder or hub id, of coco also a captions file (to train: Karpathy's), of web a pattern of shards"
+            "help": "Folder or hub id. For coco also a captions file (training requires Karpathy's), for web a pattern "
+            "of shards."
         },
     )
-    image_folder: str | None = field(default=None, metadata={"help": "of the images, where --data is a captions file"})
-    max_images: int | None = field(default=None, metadata={"help": "first images of each split of each data set"})
-    on_error: Literal["raise", "skip"] = field(default="raise", metadata={"help": "what to do with faulty rows"})
-    num_held_out: int = field(default=500, metadata={"help": "first images of web, to score on"})
+    image_folder: str | None = field(
+        default=None, metadata={"help": "Folder of the images if --data is a captions file."}
+    )
+    max_images: int | None = field(default=None, metadata={"help": "Maximum number of images per split and dataset."})
+    on_error: Literal["raise", "skip"] = field(
+        default="raise", metadata={"help": "Whether invalid rows raise an error or are skipped."}
+    )
+    num_held_out: int = field(
+        default=500, metadata={"help": "Number of images at the start of web that are held out for evaluation."}
+    )
 
 
 @dataclass
 class DataArguments(SourceArguments):
-    """Which images and captions."""
+    """Dataset of images and captions."""
 
     dataset: Literal["coco", "flickr8k", "scenes", "web"] = field(
-        default="scenes", metadata={"help": "scenes are drawn, and need no data; web is streamed"}
+        default="scenes", metadata={"help": "Dataset. 'scenes' are synthetic and require no --data; 'web' is streamed."}
     )
 
 
 def check_source(datasets: Sequence[str], source: SourceArguments) -> None:
-    """Check that the flags fit the data sets.
+    """Check that the flags match the datasets.
 
     Raises:
         SystemExit: If a flag is missing or has no effect.
     """
     held = [name for name in DATA_KINDS if name in datasets]
     if len(held) > 1:
-        raise SystemExit(f"--data can hold {' or '.join(held)}, not both")
+        raise SystemExit(f"`--data` can contain only one dataset, but got {' and '.join(held)}. Select one of them.")
     if source.data is not None and not held:
-        raise SystemExit(f"drop --data {source.data}, or name the data set that it holds: {', '.join(DATA_KINDS)}")
+        raise SystemExit(
+            f"`--data` must not be set for {' and '.join(datasets)}, but got {source.data}. Remove it, or select the "
+            f"dataset that it contains: {', '.join(DATA_KINDS)}."
+        )
     if source.data is None and held and held != ["flickr8k"]:
         kinds = {
-            "coco": "a folder, a hub id or a captions file (to train: Karpathy's)",
-            "web": "a folder of shards, or a pattern of them",
+            "coco": "a folder, a hub id or a captions file (for training, Karpathy's)",
+            "web": "a folder of shards or a pattern",
         }
-        raise SystemExit(f"{held[0]} needs --data: {kinds[held[0]]}")
+        raise SystemExit(f"The dataset {held[0]} requires `--data`. Pass {kinds[held[0]]}.")
     if source.image_folder is not None and held != ["coco"]:
-        raise SystemExit(f"drop --image_folder {source.image_folder}: it goes with a captions file of coco")
+        raise SystemExit(
+            f"`--image_folder` requires a captions file of coco, but got {source.image_folder} for "
+            f"{' and '.join(datasets)}. Remove it."
+        )
     if source.max_images is not None and held == ["web"]:
-        raise SystemExit(f"web is streamed: drop --max_images {source.max_images}, and give --max_steps")
+        raise SystemExit(
+            f"`--max_images` is not supported for web, which is streamed, but got {source.max_images}. Remove it and "
+            "set `--max_steps`."
+        )
 
 
 def check_streaming(datasets: Sequence[str], max_steps: int, cache_vision_features: str) -> None:
-    """Check that training does not need a table where the data set web is streamed.
+    """Check that training does not require a table if the dataset web is streamed.
 
     Raises:
         SystemExit: If training runs for epochs, or caches the vision features of all images.
@@ -75,23 +91,25 @@ def check_streaming(datasets: Sequence[str], max_steps: int, cache_vision_featur
     if "web" not in datasets:
         return
     if max_steps <= 0:
-        raise SystemExit("web is streamed and has no length: give --max_steps")
+        raise SystemExit(
+            f"`--max_steps` must be positive for web, which is streamed and has no length, but got {max_steps}."
+        )
     if cache_vision_features != "no":
         raise SystemExit(
-            f"--cache_vision_features must be no for web, which is streamed, but got {cache_vision_features}"
+            f"`--cache_vision_features` must be no for web, which is streamed, but got {cache_vision_features}."
         )
 
 
 def load_tables(dataset: str, source: SourceArguments, training: bool = True) -> Tables:
-    """The splits of a data set.
+    """Load the splits of a dataset.
 
     Args:
-        dataset: its name.
-        source: where it is.
-        training: whether there must be a split to train on beside the one to score on.
+        dataset: Name of the dataset.
+        source: Source arguments of the script.
+        training: Require a training split in addition to an evaluation split.
 
     Raises:
-        SystemExit: there is no such split.
+        SystemExit: If a required split is missing.
     """
     if dataset == "web":
         return stream_tables(source)
@@ -105,48 +123,54 @@ def load_tables(dataset: str, source: SourceArguments, training: bool = True) ->
     tables = take_rows(loaders[dataset](), source.max_images)
     scored = {"validation", "test"} & set(tables)
     if training and not ("train" in tables and scored):
-        raise SystemExit(f"{source.data} needs a split to train on and another to score on, not {', '.join(tables)}")
+        raise SystemExit(
+            f"{source.data} must contain a training split and a validation or test split, but got {', '.join(tables)}."
+        )
     if not scored and len(tables) > 1:
-        raise SystemExit(f"{source.data} has neither a split validation nor test, only {', '.join(tables)}")
+        raise SystemExit(f"{source.data} must contain a validation or test split, but got {', '.join(tables)}.")
     return tables
 
 
 def stream_tables(source: SourceArguments) -> Tables:
-    """The first images of web as a table to score on, and an endless stream of the others to train on.
+    """Return the first images of web as a validation table, and an infinite training stream of all other images.
 
-    Endless, as the parts that several processes read differ in length, and the longer ones would wait for ever.
+    The stream is infinite because the shards of several processes differ in length. With finite streams, processes with
+    more data would wait indefinitely for the others.
 
     Raises:
-        SystemExit: there are no others.
+        SystemExit: If no images are left for training.
     """
     stream = stream_image_text(source.data, source.on_error)
     encoded = stream.cast_column("image", Image(decode=False))
     rows = list(encoded.take(source.num_held_out + 1))
     if len(rows) <= source.num_held_out:
-        raise SystemExit(f"{source.data} holds {len(rows)} usable images: give a --num_held_out below that")
+        raise SystemExit(
+            f"`--num_held_out` must be less than the number of valid images in {source.data}, {len(rows)}, but got "
+            f"{source.num_held_out}."
+        )
     validation = Dataset.from_list(rows[:-1], encoded.features).cast_column("image", Image())
-    # Filtered last: that decodes the images, and a buffer of encoded ones is smaller.
+    # Filtering decodes the images, so it comes after shuffling: a buffer of encoded images is smaller.
     shuffled = stream.repeat(None).shuffle(seed=0, buffer_size=SHUFFLE_BUFFER)
-    # Not stream.skip(): the workers of a DataLoader would skip rows of all shards, and train on the held-out ones.
+    # With stream.skip(), every DataLoader worker would skip rows of its own shards and train on held-out rows.
     ids = set(validation["image_id"])
     train = shuffled.filter(is_not_in, input_columns="image_id", fn_kwargs={"ids": ids})
     return {"train": train, "validation": validation}
 
 
 def is_not_in(image_id: str, ids: Set[str]) -> bool:
-    """Whether an image is none of some others; a function, as the workers of a DataLoader may pickle it."""
+    """Return whether an image is not in `ids`. A module-level function, because DataLoader workers may pickle it."""
     return image_id not in ids
 
 
 def data_name(dataset: str, data: str | None) -> str:
-    """What a model card calls a data set."""
+    """Return the name of a dataset for the model card."""
     if data is not None and dataset in DATA_KINDS:
         return Path(data).name
-    return "drawn scenes" if dataset == "scenes" else dataset
+    return "synthetic scenes" if dataset == "scenes" else dataset
 
 
 def cached_tables(model: PreTrainedModel, processor: ProcessorMixin, tables: Tables, dtype: str) -> Tables:
-    """Replace the images of tables with the features of the frozen vision tower."""
+    """Replace the images of all tables by cached features of the frozen vision tower."""
     return {
         name: cache_vision_features(model.get_encoder("image"), processor, table, dtype=dtype)
         for name, table in tables.items()

@@ -1,4 +1,4 @@
-"""Conversations for the scripts of stage 2: captions asked for, questions answered."""
+"""Data loading for the scripts of stage 2: captions and questions as conversations."""
 
 from dataclasses import dataclass, field
 
@@ -11,38 +11,44 @@ DATASETS = (*CAPTIONED, "easy_vqa", "scenes")
 
 @dataclass
 class ChatDataArguments(SourceArguments):
-    """Which images, captions and questions."""
+    """Datasets and tasks of the conversations."""
 
     datasets: list[str] = field(
         default_factory=lambda: ["scenes"],
-        metadata={"help": f"some of {', '.join(DATASETS)}, or web alone; scenes are drawn, and need no data"},
+        metadata={
+            "help": f"Datasets: one or more of {', '.join(DATASETS)}, or web alone. 'scenes' are synthetic and require "
+            "no --data."
+        },
     )
     easy_vqa_folder: str | None = field(
-        default=None, metadata={"help": "if it is not installed (pip install easy-vqa)"}
+        default=None, metadata={"help": "Folder of easy-VQA, if it is not installed with pip install easy-vqa."}
     )
     tasks: list[str] = field(
-        default_factory=lambda: list(CHAT_TASKS), metadata={"help": "captions, questions, or both where there are both"}
+        default_factory=lambda: list(CHAT_TASKS),
+        metadata={"help": "Tasks: captions, questions or both. Each dataset is used for the tasks that it supports."},
     )
-    max_turns: int = field(default=5, metadata={"help": "questions in a conversation"})
+    max_turns: int = field(default=5, metadata={"help": "Maximum number of questions per conversation."})
 
 
 def load_chat_tables(arguments: ChatDataArguments, training: bool = True) -> dict[str, Tables]:
-    """The splits of every data set that was asked for, by its name.
+    """Load the splits of every selected dataset, by name.
 
     Args:
-        arguments: what was asked for.
-        training: whether there must be a split to train on beside the one to score on.
+        arguments: Data arguments of the script.
+        training: Require a training split in addition to an evaluation split.
 
     Raises:
-        SystemExit: a task or data set is unknown, twice there, or without its data or splits.
+        SystemExit: If a task or dataset is unknown or repeated, or its data or splits are missing.
     """
     names = arguments.datasets
     if not arguments.tasks or not set(arguments.tasks) <= set(CHAT_TASKS):
-        raise SystemExit(f"--tasks are {' '.join(arguments.tasks)}: give captions, questions, or both")
+        raise SystemExit(f"`--tasks` must be captions, questions or both, but got '{' '.join(arguments.tasks)}'.")
     known = names == ["web"] or set(names) <= set(DATASETS)
     if not names or len(set(names)) < len(names) or not known:
-        given, kinds = " ".join(names), ", ".join(DATASETS)
-        raise SystemExit(f"--datasets are {given}: give some of {kinds}, each once, or web alone")
+        raise SystemExit(
+            f"`--datasets` must be one or more of {', '.join(DATASETS)} without repetitions, or web alone, but got "
+            f"'{' '.join(names)}'."
+        )
     check_source(names, arguments)
     return {
         name: take_rows(load_easy_vqa(arguments.easy_vqa_folder), arguments.max_images)

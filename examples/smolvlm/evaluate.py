@@ -1,11 +1,12 @@
-"""Score a model of either stage on held-out images.
+"""Evaluate a model of stage 1 or stage 2 on held-out images.
 
     python examples/smolvlm/evaluate.py --model runs/qformer --datasets flickr8k --data jxie/flickr8k
     python examples/smolvlm/evaluate.py --model runs/smolvlm/merged --datasets flickr8k --data jxie/flickr8k
     python examples/smolvlm/evaluate.py --model runs/smolvlm/merged --datasets easy_vqa scenes --tasks questions
 
-Of stage 1: Recall@K. Of stage 2: caption scores and the accuracy of answers, each beside the same model with images of
-others and without images; only what it gains over these can come from looking. Predictions are written as CSV.
+Models of stage 1 are evaluated by Recall@K, models of stage 2 by caption metrics and answer accuracy. For stage 2, the
+same model is also evaluated with shuffled images and without images. Only the gain over these two controls shows that
+the model uses the image. Predictions are written to CSV files.
 """
 
 import csv
@@ -34,20 +35,24 @@ CONDITIONS = ("model", "shuffled images", "no image")
 
 @dataclass
 class EvaluationArguments:
-    """Which model, how it writes, and where the results go."""
+    """Model, decoding and output folder."""
 
-    model: str = field(metadata={"help": "folder or hub id of a QFormerAligner or a SmolVLM"})
-    output_dir: str = field(default="runs/smolvlm_evaluation", metadata={"help": "metrics.json, and CSV files"})
+    model: str = field(metadata={"help": "Folder or hub id of a QFormerAligner or a SmolVLM."})
+    output_dir: str = field(
+        default="runs/smolvlm_evaluation", metadata={"help": "Folder for metrics.json and the CSV files."}
+    )
     batch_size: int = 32
-    num_beams: int = field(default=1, metadata={"help": "of captions"})
+    num_beams: int = field(default=1, metadata={"help": "Number of beams for captions."})
     max_new_tokens: int = 30
-    prompt: str = field(default=CAPTION_PROMPTS[0], metadata={"help": "that asks for a caption"})
-    max_questions: int | None = field(default=None, metadata={"help": "of each data set, drawn at random"})
+    prompt: str = field(default=CAPTION_PROMPTS[0], metadata={"help": "Request for a caption."})
+    max_questions: int | None = field(
+        default=None, metadata={"help": "Maximum number of randomly selected questions per dataset."}
+    )
     dtype: Literal["float32", "bfloat16"] = "float32"
 
 
 def main() -> None:
-    """Score every data set that was asked for."""
+    """Evaluate the model on every selected dataset."""
     arguments, data_args = parse_arguments(EvaluationArguments, ChatDataArguments)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = AutoModel.from_pretrained(arguments.model, dtype=arguments.dtype).to(device).eval()
@@ -72,16 +77,19 @@ def main() -> None:
                 model, processor, tables, table, arguments, folder / f"{name}_answers"
             )
     if not metrics:
-        wanted = "captions" if isinstance(model, QFormerAligner) else " or ".join(data_args.tasks)
-        raise SystemExit(f"nothing to score: {' '.join(data_args.datasets)} has no {wanted}")
+        required = "captions" if isinstance(model, QFormerAligner) else " or ".join(data_args.tasks)
+        raise SystemExit(
+            f"At least one dataset must contain {required}, but got {' '.join(data_args.datasets)}. Change "
+            "`--datasets` or `--tasks`."
+        )
     (folder / "metrics.json").write_text(json.dumps(metrics, indent=2))
-    print(f"\nwritten: {folder}")
+    print(f"\noutput folder: {folder}")
 
 
 def score_captions(
     model: PreTrainedModel, processor: ProcessorMixin, table: Dataset, arguments: EvaluationArguments, file: Path
 ) -> dict[str, dict[str, float]]:
-    """Caption scores of each condition."""
+    """Compute the caption metrics of the model and of both controls."""
     rows = range(len(table))
     generation = {"num_beams": arguments.num_beams, "max_new_tokens": arguments.max_new_tokens}
     replies = ask(model, processor, table, rows, [arguments.prompt] * len(table), arguments.batch_size, **generation)
@@ -102,7 +110,7 @@ def score_answers(
     arguments: EvaluationArguments,
     file: Path,
 ) -> dict[str, dict[str, float]]:
-    """The accuracy of the answers of each condition, and of guesses from the question alone."""
+    """Compute the answer accuracy of the model, of both controls and of baselines that use only the question."""
     asked = [
         (row, *pair)
         for row, pairs in enumerate(zip(table["questions"], table["answers"], strict=True))
@@ -110,11 +118,11 @@ def score_answers(
     ]
     count = min(arguments.max_questions or len(asked), len(asked))
     chosen = sorted(random.Random(0).sample(range(len(asked)), count))
-    rows, questions, answers = (list(column) for column in zip(*(asked[place] for place in chosen), strict=True))
+    rows, questions, answers = (list(column) for column in zip(*(asked[index] for index in chosen), strict=True))
     generation = {"max_new_tokens": arguments.max_new_tokens}
     replies = ask(model, processor, table, rows, questions, arguments.batch_size, **generation)
     for name, guesses in answer_baselines(tables["train"], table).items():
-        replies[name] = [guesses[place] for place in chosen]
+        replies[name] = [guesses[index] for index in chosen]
     metrics = {name: vqa_accuracy(guesses, answers) for name, guesses in replies.items()}
     print(f"\n{f'{len(questions):,} questions':26} accuracy")
     for name, values in metrics.items():
@@ -133,23 +141,34 @@ def ask(
     batch_size: int,
     **generation: Any,
 ) -> dict[str, list[str]]:
-    """What the model says to a question about each of some rows' images: as it is, of the next row's, and of none."""
-    shown = {
+    """Generate replies to questions with the image of the row, with the image of the next row, and without an image."""
+    image_rows = {
         "model": rows,
         "shuffled images": [(row + 1) % len(table) for row in rows],
         "no image": [None] * len(rows),
     }
     return {
         name: reply_to_chats(
-            model, processor, Asked(table, shown[name], questions), batch_size=batch_size, do_sample=False, **generation
+            model,
+            processor,
+            Questions(table, image_rows[name], questions),
+            batch_size=batch_size,
+            do_sample=False,
+            **generation,
         )
         for name in CONDITIONS
     }
 
 
 @dataclass
-class Asked:
-    """Conversations of one question each, about the image of a row of a table or about none."""
+class Questions:
+    """Conversations with one question each, about the image of a table row or without an image.
+
+    Args:
+        table: Table of images.
+        rows: Row of the image of each question, or `None` for no image.
+        questions: Questions.
+    """
 
     table: Dataset
     rows: Sequence[int | None]
@@ -165,7 +184,7 @@ class Asked:
 
 
 def write_csv(file: Path, columns: dict[str, Any]) -> None:
-    """Write columns of equal length."""
+    """Write columns of equal length to a CSV file."""
     with open(file.with_suffix(".csv"), "w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
         writer.writerow(columns)

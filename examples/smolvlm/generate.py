@@ -1,9 +1,9 @@
-"""Let a SmolVLM speak about image files, and folders of them.
+"""Caption image files and folders with a SmolVLM, or answer a question about each image.
 
     python examples/smolvlm/generate.py --model runs/smolvlm/merged --images photos more/dog.jpg
     python examples/smolvlm/generate.py --model runs/smolvlm/merged --images photos --prompt "Is there a dog?"
 
-Writes captions.csv and collage.png. An image that cannot be read is reported and skipped.
+The script writes captions.csv and collage.png. Images that cannot be read are reported and skipped.
 """
 
 import csv
@@ -22,22 +22,26 @@ from vlmkit.training import parse_arguments
 
 @dataclass
 class GenerationArguments:
-    """Which model, which images, what to ask, and where the results go."""
+    """Model, images, prompt, decoding and output folder."""
 
-    model: str = field(metadata={"help": "folder or hub id of a SmolVLM"})
-    images: list[str] = field(metadata={"help": "files and folders"})
-    prompt: str = field(default=CAPTION_PROMPTS[0], metadata={"help": "what is asked about every image"})
-    output_dir: str = field(default="runs/smolvlm_captions", metadata={"help": "captions.csv, collage.png"})
+    model: str = field(metadata={"help": "Folder or hub id of a SmolVLM."})
+    images: list[str] = field(metadata={"help": "Image files and folders of images."})
+    prompt: str = field(default=CAPTION_PROMPTS[0], metadata={"help": "Prompt for every image."})
+    output_dir: str = field(
+        default="runs/smolvlm_captions", metadata={"help": "Folder for captions.csv and collage.png."}
+    )
     batch_size: int = 16
     num_beams: int = 1
-    do_sample: bool = field(default=False, metadata={"help": "draw words, as the model's generation_config tells"})
+    do_sample: bool = field(
+        default=False, metadata={"help": "Sample with the settings of the model's generation_config."}
+    )
     max_new_tokens: int = 40
     seed: int = 0
-    collage_size: int = field(default=24, metadata={"help": "images in collage.png, from the first"})
+    collage_size: int = field(default=24, metadata={"help": "Number of images in collage.png."})
 
 
 def main() -> None:
-    """Read, ask, write."""
+    """Load the images, generate replies and write the results."""
     [arguments] = parse_arguments(GenerationArguments)
     files, broken = decodable_image_files(find_image_files(arguments.images))
     for file, reason in broken.items():

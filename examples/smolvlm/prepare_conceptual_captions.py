@@ -1,10 +1,10 @@
-"""Filter a list of captions and URLs, tell how to download the images, and check what was downloaded.
+"""Filter a list of captions and URLs, print a command that downloads the images, and check the downloaded shards.
 
     python examples/smolvlm/prepare_conceptual_captions.py --source Train_GCC-training.tsv --output cc3m.tsv
     python examples/smolvlm/prepare_conceptual_captions.py --check cc3m
 
-Between the two runs the img2dataset command that the first one prints. The source is the published TSV, which has no
-header, a .tsv or .csv that has one, a .parquet, or anything else that `datasets.load_dataset` reads.
+The first run prints an img2dataset command, which has to be run before the second. The source is the published TSV file
+without a header, a .tsv or .csv file with a header, a .parquet file, or any dataset for `datasets.load_dataset`.
 """
 
 import csv
@@ -33,7 +33,7 @@ from vlmkit.training import parse_arguments
 
 DELIMITERS = {".tsv": "\t", ".csv": ","}
 MALFORMED = "malformed row"
-ROWS_AT_ONCE = 10_000  # in a row group of Parquet
+ROWS_AT_ONCE = 10_000  # size of a row group in Parquet
 URL = re.compile(r"https?://[^\s/]+\S*", re.IGNORECASE)
 
 Row = tuple[str, str]  # caption and URL
@@ -41,34 +41,46 @@ Row = tuple[str, str]  # caption and URL
 
 @dataclass
 class PrepareArguments:
-    """What is read, what is kept of it, and how it will be downloaded."""
+    """Source, filters and settings of the download."""
 
-    source: str | None = field(default=None, metadata={"help": "list of captions and URLs: a file, folder or hub id"})
-    output: str = field(default="conceptual_captions.tsv", metadata={"help": "filtered list, .tsv or .parquet"})
-    check: str | None = field(default=None, metadata={"help": "in place of --source: downloaded shards"})
-    caption_column: str = field(default="caption", metadata={"help": "where the source has a header"})
-    url_column: str = field(default="url", metadata={"help": "where the source has a header"})
+    source: str | None = field(default=None, metadata={"help": "List of captions and URLs: a file, folder or hub id."})
+    output: str = field(
+        default="conceptual_captions.tsv", metadata={"help": "File of the filtered list, .tsv or .parquet."}
+    )
+    check: str | None = field(default=None, metadata={"help": "Downloaded shards to check, instead of --source."})
+    caption_column: str = field(default="caption", metadata={"help": "Caption column of a source with a header."})
+    url_column: str = field(default="url", metadata={"help": "URL column of a source with a header."})
     min_words: int = 1
     max_words: int | None = None
-    max_repeats: int | None = field(default=None, metadata={"help": "rows that are kept of those with one caption"})
-    max_rows: int | None = field(default=None, metadata={"help": "stop when so many are kept, or read by --check"})
-    output_folder: str = field(default="cc3m", metadata={"help": "of the images that will be downloaded"})
-    image_size: int = field(default=256, metadata={"help": "their shorter side in pixels; none is enlarged"})
-    processes: int = field(default=os.cpu_count() or 1, metadata={"help": "of the download"})
-    threads: int = field(default=64, metadata={"help": "of each of these processes"})
-    num_shown: int = field(default=5, metadata={"help": "rows, and faults, that --check shows"})
+    max_repeats: int | None = field(default=None, metadata={"help": "Maximum number of rows with the same caption."})
+    max_rows: int | None = field(
+        default=None, metadata={"help": "Maximum number of rows to keep, or to read with --check."}
+    )
+    output_folder: str = field(default="cc3m", metadata={"help": "Folder of the downloaded images."})
+    image_size: int = field(
+        default=256, metadata={"help": "Length of the shorter image side in pixels. Smaller images are not enlarged."}
+    )
+    processes: int = field(default=os.cpu_count() or 1, metadata={"help": "Number of download processes."})
+    threads: int = field(default=64, metadata={"help": "Number of threads per download process."})
+    num_shown: int = field(default=5, metadata={"help": "Number of rows and of errors printed by --check."})
 
 
 @dataclass
 class Report:
-    """What was kept, and how much was dropped for which reason."""
+    """Number of kept rows, and number of dropped rows by reason.
+
+    Attributes:
+        rows: Number of kept rows.
+        words: Number of words in the kept captions.
+        dropped: Number of dropped rows by reason.
+    """
 
     rows: int = 0
     words: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
 
     def keep(self, caption: str) -> None:
-        """Count a row."""
+        """Count a kept row."""
         self.rows += 1
         self.words += len(caption.split())
 
@@ -76,7 +88,7 @@ class Report:
         """Print the counts.
 
         Raises:
-            SystemExit: nothing was kept.
+            SystemExit: If no row was kept.
         """
         print(
             f"{name}: {self.rows:,} rows" + (f", {self.words / self.rows:.1f} words per caption" if self.rows else "")
@@ -84,34 +96,37 @@ class Report:
         for reason, count in self.dropped.most_common():
             print(f"{count:>12,} dropped: {reason}")
         if not self.rows:
-            raise SystemExit(f"{name} has no row left")
+            raise SystemExit(f"{name} contains no valid rows.")
 
 
 def main() -> None:
-    """Prepare or check."""
+    """Filter a list, or check downloaded shards."""
     [arguments] = parse_arguments(PrepareArguments)
     if (arguments.source is None) == (arguments.check is None):
-        raise SystemExit("give either --source, a list of captions and URLs, or --check, a folder of downloaded shards")
+        raise SystemExit(
+            "Exactly one of `--source` and `--check` must be set. Pass a list of captions and URLs as `--source`, or a "
+            "folder of downloaded shards as `--check`."
+        )
     if arguments.source is None:
         check(arguments)
     else:
         prepare(arguments)
 
 
-# The list
+# Filtering
 
 
 def prepare(arguments: PrepareArguments) -> None:
-    """Write the rows that are kept, one after the other, and print the counts and the next command.
+    """Filter the rows as a stream, and print the counts and the download command.
 
     Raises:
-        SystemExit: the output exists or is of an unknown kind, or no row is kept.
+        SystemExit: If the output file exists or has an unknown extension, or no row is kept.
     """
     output, report = Path(arguments.output), Report()
     if output.suffix not in (".tsv", ".parquet"):
-        raise SystemExit(f"--output {output} ends in neither .tsv nor .parquet")
+        raise SystemExit(f"`--output` must end in .tsv or .parquet, but got {output}.")
     if output.exists():
-        raise SystemExit(f"{output} exists; delete it, or give another --output")
+        raise SystemExit(f"The output file {output} already exists. Delete it, or choose another `--output`.")
     rows = tqdm(read_rows(arguments, report), desc="Filtering", unit="row", delay=2)
     kept = islice(filtered(rows, arguments, report), arguments.max_rows)
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -122,19 +137,19 @@ def prepare(arguments: PrepareArguments) -> None:
         write_parquet(unfinished, kept)
     report.show(str(output))
     unfinished.replace(output)
-    print(f"\nNext, after pip install img2dataset:\n\n{download_command(arguments)}")
+    print(f"\nNext step, after pip install img2dataset:\n\n{download_command(arguments)}")
 
 
 def read_rows(arguments: PrepareArguments, report: Report) -> Iterator[Row]:
-    """The rows of the source.
+    """Iterate over the rows of the source.
 
     Raises:
-        SystemExit: it does not exist, or lacks a column.
+        SystemExit: If the source does not exist or a column is missing.
     """
     source, columns = str(arguments.source), (arguments.caption_column, arguments.url_column)
     path = Path(source).expanduser()
     if path.suffix in (*DELIMITERS, ".parquet") and not path.is_file():
-        raise SystemExit(f"--source {source} does not exist")
+        raise SystemExit(f"`--source` must be an existing file, but got {source}.")
     if path.suffix in DELIMITERS:
         return text_rows(path, columns, report)
     if path.suffix == ".parquet":
@@ -143,9 +158,12 @@ def read_rows(arguments: PrepareArguments, report: Report) -> Iterator[Row]:
 
 
 def text_rows(path: Path, columns: Row, report: Report) -> Iterator[Row]:
-    """The rows of a text file: as a program wrote them if it has a header, else as they were published."""
+    """Iterate over the rows of a text file.
+
+    Files with a header follow the CSV quoting rules. The published file has no header and no quoting.
+    """
     delimiter = DELIMITERS[path.suffix]
-    # Bytes that are no UTF-8 become surrogates, by which `filtered` knows them.
+    # Invalid UTF-8 becomes surrogates, which `find_error` detects.
     with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="\n") as file:
         first = file.readline()
         header = next(csv.reader([first], delimiter=delimiter), [])
@@ -153,8 +171,8 @@ def text_rows(path: Path, columns: Row, report: Report) -> Iterator[Row]:
             places = [header.index(column) for column in columns]
             fields = csv.reader(file, delimiter=delimiter)
         elif path.suffix == ".csv":
-            raise SystemExit(f"{path} has the columns {header}; name two with --caption_column and --url_column")
-        else:  # in the published file a quotation mark is one, and may stand alone
+            raise SystemExit(missing_columns(str(path), header, columns))
+        else:  # quotation marks are part of the captions of the published file
             places, header = [0, 1], ["caption", "url"]
             fields = (line.rstrip("\r\n").split(delimiter) for line in chain([first], file))
         for row in fields:
@@ -165,30 +183,36 @@ def text_rows(path: Path, columns: Row, report: Report) -> Iterator[Row]:
 
 
 def table_rows(table: Iterable[dict[str, Any]], columns: Row, source: str) -> Iterator[Row]:
-    """The rows of a table of `datasets`."""
+    """Iterate over the rows of a table of `datasets`."""
     for row in table:
         if not set(columns) <= row.keys():
-            raise SystemExit(f"{source} has the columns {list(row)}; name two with --caption_column and --url_column")
+            raise SystemExit(missing_columns(source, list(row), columns))
         caption, url = (row[column] for column in columns)
         yield str(caption or ""), str(url or "")
 
 
-def filtered(rows: Iterable[Row], arguments: PrepareArguments, report: Report) -> Iterator[Row]:
-    """The rows that are kept, with single spaces between words.
+def missing_columns(source: str, found: list[str], columns: Row) -> str:
+    """Return an error message about missing columns."""
+    expected = list(columns)
+    return f"{source} must contain the columns {expected}, but got {found}. Set `--caption_column` and `--url_column`."
 
-    URLs and captions that were met are remembered by their hashes of 64 bits.
+
+def filtered(rows: Iterable[Row], arguments: PrepareArguments, report: Report) -> Iterator[Row]:
+    """Iterate over the valid rows, with normalized white space.
+
+    Previous URLs and captions are stored as 64-bit hashes.
     """
     urls: set[int] = set()
     repeats: Counter[int] = Counter()
     for caption, url in rows:
         caption, url = " ".join(caption.split()), url.strip()
-        reason = fault(caption, url, arguments)
+        reason = find_error(caption, url, arguments)
         if reason is None and hash(url) in urls:
             reason = "repeated URL"
         if reason is None and arguments.max_repeats is not None:
             repeats[hash(caption)] += 1
             if repeats[hash(caption)] > arguments.max_repeats:
-                reason = f"caption met more than {arguments.max_repeats} times"
+                reason = f"caption repeated more than {arguments.max_repeats} times"
         if reason is not None:
             report.dropped[reason] += 1
             continue
@@ -197,8 +221,8 @@ def filtered(rows: Iterable[Row], arguments: PrepareArguments, report: Report) -
         yield caption, url
 
 
-def fault(caption: str, url: str, arguments: PrepareArguments) -> str | None:
-    """What is wrong with a row by itself."""
+def find_error(caption: str, url: str, arguments: PrepareArguments) -> str | None:
+    """Return the reason why a single row is invalid, or `None`."""
     num_words = len(caption.split())
     if not (caption + url).isascii():
         try:
@@ -211,11 +235,11 @@ def fault(caption: str, url: str, arguments: PrepareArguments) -> str | None:
         return f"fewer than {arguments.min_words} words"
     if arguments.max_words is not None and num_words > arguments.max_words:
         return f"more than {arguments.max_words} words"
-    return None if URL.fullmatch(url) else "no URL of http or https"
+    return None if URL.fullmatch(url) else "not an http or https URL"
 
 
 def write_tsv(path: Path, rows: Iterable[Row]) -> None:
-    """Write a header and the rows, quoted where necessary."""
+    """Write a header and the rows, with quotes where necessary."""
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, delimiter="\t", lineterminator="\n")
         writer.writerow(["caption", "url"])
@@ -223,7 +247,7 @@ def write_tsv(path: Path, rows: Iterable[Row]) -> None:
 
 
 def write_parquet(path: Path, rows: Iterator[Row]) -> None:
-    """Write the rows, a few thousand at a time."""
+    """Write the rows in row groups."""
     schema = pyarrow.schema({"caption": pyarrow.string(), "url": pyarrow.string()})
     with pyarrow.parquet.ParquetWriter(path, schema) as writer:
         while batch := list(islice(rows, ROWS_AT_ONCE)):
@@ -232,7 +256,7 @@ def write_parquet(path: Path, rows: Iterator[Row]) -> None:
 
 
 def download_command(arguments: PrepareArguments) -> str:
-    """How img2dataset downloads the list into tar shards; its flags are those of version 1.47."""
+    """Return the command that downloads the list into tar shards, with the flags of img2dataset 1.47."""
     flags = {
         "url_list": arguments.output,
         "input_format": Path(arguments.output).suffix[1:],
@@ -250,15 +274,15 @@ def download_command(arguments: PrepareArguments) -> str:
     return " \\\n    ".join(["img2dataset", *(f"--{name} {shlex.quote(str(value))}" for name, value in flags.items())])
 
 
-# What was downloaded
+# Checking
 
 
 class CountedFaults(Faults):
-    """Counts faults, and prints the first ones.
+    """Count invalid rows and print the first ones.
 
     Args:
-        report: which counts.
-        num_shown: how many are printed.
+        report: Report that counts the errors.
+        num_shown: Number of errors to print.
     """
 
     def __init__(self, report: Report, num_shown: int):
@@ -266,17 +290,17 @@ class CountedFaults(Faults):
         self.report, self.num_shown = report, num_shown
 
     def add(self, kind: str, message: str, error: type[Exception] = ValueError) -> None:
-        """Count a fault."""
+        """Count an invalid row."""
         if self.report.dropped.total() < self.num_shown:
             print(f"dropped: {message}")
         self.report.dropped[kind] += 1
 
 
 def check(arguments: PrepareArguments) -> None:
-    """Read the shards from first to last, and print the counts.
+    """Read all shards and print the counts.
 
     Raises:
-        SystemExit: there is no shard, or no row in them.
+        SystemExit: If no shards exist or they contain no valid rows.
     """
     try:
         shards = find_shards(arguments.check)
@@ -297,12 +321,12 @@ def check(arguments: PrepareArguments) -> None:
 
 
 def show_downloads(shards: Iterable[Path]) -> None:
-    """Print how many images img2dataset could download, where its statistics lie beside the shards."""
+    """Print the number of downloaded images, if the statistics of img2dataset exist."""
     files = [shard.parent.parent / f"{shard_name(shard)}_stats.json" for shard in shards]
     stats = [json.loads(file.read_bytes()) for file in files if file.exists()]
     if stats:
-        tried, downloaded = (sum(shard[name] for shard in stats) for name in ("count", "successes"))
-        print(f"{downloaded:,} of {tried:,} images were downloaded")
+        attempted, downloaded = (sum(shard[name] for shard in stats) for name in ("count", "successes"))
+        print(f"{downloaded:,} of {attempted:,} images were downloaded")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Recall@K of a table's embeddings, beside that of chance."""
+"""Retrieval metrics of a table, with chance levels."""
 
 from vlmkit.inference import TableEmbeddings
 from vlmkit.metrics import chance_recall, retrieval_metrics
@@ -7,7 +7,7 @@ CUTOFFS = (1, 5, 10)
 
 
 def score_retrieval(embeds: TableEmbeddings) -> dict[str, float]:
-    """Recall of both directions, printed beside that of chance."""
+    """Compute Recall@K in both directions and print it next to the chance level."""
     num_images, num_captions = len(embeds.image_embeds), len(embeds.text_embeds)
     cutoffs = [k for k in CUTOFFS if k <= min(num_images, num_captions)]
     metrics = retrieval_metrics(*embeds, cutoffs=cutoffs)

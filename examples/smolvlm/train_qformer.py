@@ -2,9 +2,11 @@
 
     python examples/smolvlm/train_qformer.py examples/smolvlm/qformer_code.yaml --data coco
 
-Flags after the YAML file win. The vision tower stays as it is; what the Q-Former takes over from the text encoder
-learns at one rate, what is new at another. A killed run goes on with --resume from the end of its last whole epoch, and
-ends as it would have without the break. On two GPUs: torchrun --nproc_per_node 2 examples/smolvlm/train_qformer.py ...
+Flags override the YAML file. The vision tower is frozen. --learning_rate applies to the layers that the Q-Former
+inherits from the text encoder, --new_learning_rate to new layers. --resume resumes an interrupted run from its last
+complete epoch; the result is the same as without the interruption. Train on two GPUs:
+
+    torchrun --nproc_per_node 2 examples/smolvlm/train_qformer.py ...
 """
 
 import json
@@ -37,15 +39,17 @@ NEW_PARTS = {"query_tokens", "image_attention", "vision_projection", "matching_h
 
 @dataclass
 class ModelArguments:
-    """What the Q-Former starts from, and what it learns from."""
+    """Pretrained backbones, architecture and losses of the aligner."""
 
-    vision: str = field(metadata={"help": "folder or hub id of an image model"})
-    text: str = field(metadata={"help": "folder or hub id of a DistilBERT, BERT (MiniLM) or RoBERTa"})
+    vision: str = field(metadata={"help": "Folder or hub id of an image model."})
+    text: str = field(metadata={"help": "Folder or hub id of a DistilBERT, BERT (MiniLM) or RoBERTa."})
     num_query_tokens: int = 32
     num_cross_attention_heads: int | None = field(
-        default=None, metadata={"help": "as many as the text encoder has, if not given"}
+        default=None, metadata={"help": "Number of cross-attention heads. Defaults to the heads of the text encoder."}
     )
-    cross_attention_frequency: int = field(default=2, metadata={"help": "layers per layer that looks at the image"})
+    cross_attention_frequency: int = field(
+        default=2, metadata={"help": "Number of layers per cross-attention block: 2 adds one to every second layer."}
+    )
     matching_loss_weight: float = 0.0
     captioning_loss_weight: float = 0.0
     temperature: float = 0.07
@@ -54,42 +58,50 @@ class ModelArguments:
 
 @dataclass
 class RunArguments:
-    """What the model is fed, and whether a killed run goes on."""
+    """Captions, caching, augmentation and resuming."""
 
     caption: Literal["first", "random"] = field(
-        default="random", metadata={"help": "of each image, which comes once in an epoch"}
+        default="random", metadata={"help": "Caption used per image and epoch."}
     )
     cache_vision_features: Literal["float16", "float32", "no"] = field(
-        default="no", metadata={"help": "run the vision tower once, and keep its features on disk"}
+        default="no",
+        metadata={"help": "Run the frozen vision tower once and cache its features on disk with this dtype."},
     )
-    augmentation: bool = field(default=False, metadata={"help": "shift, enlarge and recolour images in training"})
-    resume: bool = field(default=False, metadata={"help": "go on with a run that was killed"})
+    augmentation: bool = field(
+        default=False, metadata={"help": "Randomly translate, enlarge and color-jitter training images."}
+    )
+    resume: bool = field(default=False, metadata={"help": "Resume an interrupted run."})
 
 
 @dataclass
 class AlignerTrainingArguments(ContrastiveTrainingArguments):
-    """The original's recipe, with the learning rates of its code, which do better than those of its documentation."""
+    """Training arguments with the recipe of the original as defaults.
+
+    The learning rates are those of the original's code. They give better results than the rates of its documentation.
+    """
 
     output_dir: str = "runs/qformer"
-    learning_rate: float = field(default=1e-5, metadata={"help": "of what comes from the text encoder"})
-    new_learning_rate: float = field(default=1e-4, metadata={"help": "of what is new"})
+    learning_rate: float = field(
+        default=1e-5, metadata={"help": "Learning rate of layers inherited from the text encoder."}
+    )
+    new_learning_rate: float = field(default=1e-4, metadata={"help": "Learning rate of new layers."})
     lr_scheduler_type: str = "constant"
-    weight_decay: float = 0.0  # without it, AdamW is the original's Adam
+    weight_decay: float = 0.0  # AdamW without weight decay is the Adam of the original
     max_grad_norm: float = 0.0  # no clipping
     num_train_epochs: float = 10
     per_device_train_batch_size: int = 8
     per_device_eval_batch_size: int = 64
     eval_strategy: str = "epoch"
-    save_strategy: str = "epoch"  # where a resumed run draws the same captions as one that was never killed
+    save_strategy: str = "epoch"  # resuming at epoch boundaries reproduces the same random captions
     save_total_limit: int | None = 1
     logging_steps: float = 50
-    label_names: list[str] | None = field(default_factory=lambda: ["group_ids"])  # what compute_metrics gets
-    # Of a stream, each process reads its own shards.
+    label_names: list[str] | None = field(default_factory=lambda: ["group_ids"])  # passed to compute_metrics
+    # Every process reads separate shards of a stream.
     accelerator_config: dict | str | None = field(default_factory=lambda: {"dispatch_batches": False})
 
 
 def main() -> None:
-    """Train, score held-out images, save and (with --push_to_hub) publish."""
+    """Train, evaluate on held-out images, save the model and push it to the Hub if `--push_to_hub` is set."""
     model_args, data_args, run_args, training_args = parse_arguments(
         ModelArguments, DataArguments, RunArguments, AlignerTrainingArguments
     )
@@ -99,21 +111,24 @@ def main() -> None:
     check_streaming([data_args.dataset], training_args.max_steps, run_args.cache_vision_features)
     if run_args.cache_vision_features != "no" and run_args.augmentation:
         raise SystemExit(
-            "--augmentation changes images in every epoch, --cache_vision_features encodes them once: drop one"
+            "`--augmentation` and `--cache_vision_features` cannot be combined: cached features are computed only once."
         )
 
     set_seed(training_args.seed)
     model, processor = new_model(model_args)
-    with training_args.main_process_first():  # the others read what the first one computed
-        photographs = tables = load_tables(data_args.dataset, data_args)
+    with training_args.main_process_first():  # other processes read the cache of the first one
+        image_tables = tables = load_tables(data_args.dataset, data_args)
         for name, table in tables.items():
             if name != "train" and len(table) < CUTOFFS[-1]:
-                raise SystemExit(f"{len(table)} images in {name} are too few for Recall@{CUTOFFS[-1]}; give more")
+                raise SystemExit(
+                    f"The {name} split must contain at least {CUTOFFS[-1]} images for Recall@{CUTOFFS[-1]}, but got "
+                    f"{len(table)}."
+                )
         if run_args.cache_vision_features != "no":
             model.vision_tower.to(training_args.device)
             tables = cached_tables(model, processor, tables, run_args.cache_vision_features)
     if training_args.should_log:
-        print("the training is finished" if progress.finished else parameter_table(component_parameters(model)))
+        print("training is already finished" if progress.finished else parameter_table(component_parameters(model)))
     if not progress.finished:
         train(model, processor, tables, run_args, training_args, progress.checkpoint)
     if training_args.process_index == 0:
@@ -121,18 +136,18 @@ def main() -> None:
         embeds = embed_table(
             model, processor, evaluation_split(tables), batch_size=training_args.per_device_eval_batch_size
         )
-        draw_similarity(embeds, evaluation_split(photographs), folder / "similarity.png")
+        draw_similarity(embeds, evaluation_split(image_tables), folder / "similarity.png")
         metrics = score_retrieval(embeds)
         model.describe(data=data_name(data_args.dataset, data_args.data), metrics=metrics)
         model.save_pretrained(folder)
         (folder / "test_metrics.json").write_text(json.dumps(metrics, indent=2))
-        print(f"\nwritten: {folder}")
+        print(f"\noutput folder: {folder}")
         if training_args.push_to_hub:
             model.push_to_hub(training_args.hub_model_id or folder.name)
 
 
 def new_model(arguments: ModelArguments) -> tuple[QFormerAligner, QFormerAlignerProcessor]:
-    """A Q-Former of a pretrained text encoder, behind a pretrained image encoder."""
+    """Build an aligner of a pretrained image model and a Q-Former initialized from a text encoder."""
     fields = asdict(arguments)
     vision, text = fields.pop("vision"), fields.pop("text")
     processor = QFormerAlignerProcessor.from_vision_text_pretrained(vision, text)
@@ -147,7 +162,7 @@ def train(
     training_args: AlignerTrainingArguments,
     checkpoint: str | None,
 ) -> None:
-    """Train, from the last checkpoint if there is one, and save the model."""
+    """Train, from the last checkpoint if one exists, and save the model."""
     trainer = EvalCollatorTrainer(
         model,
         training_args,
@@ -163,30 +178,30 @@ def train(
     )
     result = trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model()
-    trainer.save_metrics("train", result.metrics)  # last: it marks the training as finished
-    trainer.accelerator.wait_for_everyone()  # before any process reads what the first one wrote
+    trainer.save_metrics("train", result.metrics)  # written last, because it marks the training as finished
+    trainer.accelerator.wait_for_everyone()  # other processes load the model that the first one saved
 
 
 def new_parameter_groups(model: PreTrainedModel, rate: float) -> dict[str, float]:
-    """The learning rate of each part that the text encoder does not have."""
+    """Return the learning rates of new modules, by module name."""
     rates = {}
     for name, _ in model.named_parameters():
         words = name.split(".")
-        rates.update({".".join(words[: place + 1]): rate for place, word in enumerate(words) if word in NEW_PARTS})
+        rates.update({".".join(words[: index + 1]): rate for index, word in enumerate(words) if word in NEW_PARTS})
     return rates
 
 
 def image_changes(augmentation: bool) -> v2.Transform | None:
-    """Random changes that leave a caption true; a flip would swap its left and right."""
+    """Return random augmentations without flips, because captions mention left and right."""
     if not augmentation:
         return None
     bilinear = v2.InterpolationMode.BILINEAR
-    moves = v2.RandomAffine(degrees=0, translate=(0.1, 0.1), scale=(1.0, 1.4), interpolation=bilinear)
-    return v2.Compose([moves, v2.ColorJitter(0.2, 0.2, 0.2)])
+    affine = v2.RandomAffine(degrees=0, translate=(0.1, 0.1), scale=(1.0, 1.4), interpolation=bilinear)
+    return v2.Compose([affine, v2.ColorJitter(0.2, 0.2, 0.2)])
 
 
 def draw_similarity(embeds: TableEmbeddings, table: Dataset, path: Path, count: int = 8) -> None:
-    """Draw the first images of a table against their first captions."""
+    """Plot the similarities of the first `count` images of a table and their first captions."""
     few = table.select(range(min(count, len(table))))
     first_captions = [(embeds.text_groups == row).nonzero()[0].item() for row in range(len(few))]
     similarity = embeds.image_embeds[: len(few)] @ embeds.text_embeds[first_captions].T

@@ -1,12 +1,15 @@
-"""Stage 2: teach a language model to see through the Q-Former of stage 1.
+"""Stage 2: train a language model on image tokens from the Q-Former of stage 1.
 
     python examples/smolvlm/train_vlm.py examples/smolvlm/vlm.yaml --data coco
 
-Flags after the YAML file win. The vision tower stays as it is; Q-Former and adapter are trained whole, the language
-model by LoRA (or --use_dora). The output folder gets `base` (what training starts from), the adapter with Q-Former and
-all, and `merged`, an ordinary model that needs no peft. A killed run goes on with --resume.
-On two GPUs: torchrun --nproc_per_node 2 examples/smolvlm/train_vlm.py ...
-Several machines must share the output folder.
+Flags override the YAML file. The vision tower is frozen, the connector is fully trained, and the language model is
+trained with LoRA (or DoRA, with --use_dora). The output folder contains the peft adapter including the connector,
+`base` (the model before training) and `merged` (a model without adapters, which does not require peft). --resume
+resumes an interrupted run. Train on two GPUs:
+
+    torchrun --nproc_per_node 2 examples/smolvlm/train_vlm.py ...
+
+On several machines, the output folder must be on shared storage.
 """
 
 import shutil
@@ -39,55 +42,60 @@ CONNECTOR = "base_model.model.model.connector.modules_to_save.default"
 
 @dataclass
 class ModelArguments:
-    """What training starts from, and what of the language model it adapts."""
+    """Pretrained models, LoRA, caching and resuming."""
 
-    aligner: str = field(metadata={"help": "folder or hub id of stage 1"})
-    text: str = field(metadata={"help": "folder or hub id of a causal language model"})
+    aligner: str = field(metadata={"help": "Folder or hub id of the model of stage 1."})
+    text: str = field(metadata={"help": "Folder or hub id of a causal language model."})
     lora_rank: int = 64
     lora_alpha: int = 128
     lora_dropout: float = 0.1
-    use_dora: bool = False
+    use_dora: bool = field(default=False, metadata={"help": "Use DoRA instead of LoRA."})
     cache_vision_features: Literal["float16", "float32", "no"] = field(
-        default="float16", metadata={"help": "run the vision tower once, and keep its features on disk"}
+        default="float16",
+        metadata={"help": "Run the frozen vision tower once and cache its features on disk with this dtype."},
     )
-    resume: bool = field(default=False, metadata={"help": "go on with a run that was killed"})
+    resume: bool = field(default=False, metadata={"help": "Resume an interrupted run."})
 
 
 @dataclass
 class VlmTrainingArguments(TableTrainingArguments):
-    """The original's recipe."""
+    """Training arguments with the recipe of the original as defaults."""
 
     output_dir: str = "runs/smolvlm"
-    learning_rate: float = field(default=5e-4, metadata={"help": "of the layers before and in the language model"})
-    qformer_learning_rate: float = 1e-4
+    learning_rate: float = field(
+        default=5e-4, metadata={"help": "Learning rate of LoRA and of the connector layers after the Q-Former."}
+    )
+    qformer_learning_rate: float = field(default=1e-4, metadata={"help": "Learning rate of the Q-Former and its vision projection."})
     weight_decay: float = 0.01
     lr_scheduler_type: str = "cosine"
     warmup_steps: float = 100
     max_grad_norm: float = 1.0
     gradient_accumulation_steps: int = 4
     num_train_epochs: float = 5
-    per_device_eval_batch_size: int = field(default=4, metadata={"help": "evaluation computes all logits"})
+    per_device_eval_batch_size: int = field(
+        default=4, metadata={"help": "Batch size of evaluation, which computes the logits of all positions."}
+    )
     logging_steps: float = 10
     save_total_limit: int | None = 1
     label_names: list[str] | None = field(default_factory=lambda: ["labels"])
-    # Of a stream, each process reads its own shards.
+    # Every process reads separate shards of a stream.
     accelerator_config: dict | str | None = field(default_factory=lambda: {"dispatch_batches": False})
 
 
 def main() -> None:
-    """Train, save the adapter and the merged model, show what it says about held-out images."""
+    """Train, save the adapter and the merged model, and print replies about held-out images."""
     has_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
     model_args, data_args, training_args = parse_arguments(
         ModelArguments, ChatDataArguments, VlmTrainingArguments, defaults={"bf16": has_bf16}
     )
-    check_single_gpu(training_args)  # the images of a batch are in one row, whatever its texts have
+    check_single_gpu(training_args)  # the images of a batch cannot be split like its texts
     folder, push = Path(training_args.output_dir), training_args.push_to_hub
-    training_args.push_to_hub = False  # the adapter: what is published is the merged model
+    training_args.push_to_hub = False  # Trainer would push the adapter; the merged model is pushed instead
     [progress] = check_phases([folder], model_args.resume)
     check_streaming(data_args.datasets, training_args.max_steps, model_args.cache_vision_features)
 
     set_seed(training_args.seed)
-    with training_args.main_process_first(local=False):  # those of other machines, too, read what the first one wrote
+    with training_args.main_process_first(local=False):  # other processes and machines read the files of the first one
         tables = load_chat_tables(data_args)
         if training_args.process_index == 0:
             write_base(model_args, folder / "base")
@@ -97,7 +105,7 @@ def main() -> None:
             model.get_encoder("image").to(training_args.device)
             dtype = model_args.cache_vision_features
             tables = {name: cached_tables(model, processor, split, dtype) for name, split in tables.items()}
-    set_seed(training_args.seed)  # the same adapter, whether the base was made or found
+    set_seed(training_args.seed)  # the same adapter for new and resumed runs
     adapted = adapt_backbones(
         model,
         text="dora" if model_args.use_dora else "lora",
@@ -106,22 +114,22 @@ def main() -> None:
         dropout=model_args.lora_dropout,
     )
     if training_args.should_log:
-        print("the training is finished" if progress.finished else parameter_table(component_parameters(model)))
+        print("training is already finished" if progress.finished else parameter_table(component_parameters(model)))
     trainer = new_trainer(adapted, processor, tables, data_args, training_args)
     if not progress.finished:
         result = trainer.train(resume_from_checkpoint=progress.checkpoint)
         trainer.save_model()
-        trainer.save_metrics("train", result.metrics)  # last: it marks the training as finished
+        trainer.save_metrics("train", result.metrics)  # written last, because it marks the training as finished
         trainer.accelerator.wait_for_everyone()
     if training_args.process_index == 0:
         finish(folder, processor, tables, data_args, training_args, push)
 
 
 def write_base(arguments: ModelArguments, folder: Path) -> None:
-    """Save what training starts from, as the adapter alone is of no use; a resumed run has it."""
+    """Save the model before training, which the adapter refers to. A resumed run uses the saved model."""
     if arguments.resume and folder.exists():
         return
-    part = folder.with_suffix(".part")  # nothing half-written has the name `base`
+    part = folder.with_suffix(".part")  # `base` never contains an incomplete model
     processor = VlmkitSmolVLMProcessor.from_aligner_text_pretrained(arguments.aligner, arguments.text)
     model = SmolVLM.from_aligner_text_pretrained(arguments.aligner, arguments.text, processor=processor)
     processor.save_pretrained(part)
@@ -138,15 +146,21 @@ def new_trainer(
     data_args: ChatDataArguments,
     training_args: VlmTrainingArguments,
 ) -> Trainer:
-    """A trainer on all conversations, that watches the loss on those of the validation splits."""
+    """Build a trainer on the conversations of all datasets, which evaluates the loss on their validation splits."""
     splits = list(tables.values())
-    watched = [split["validation"] for split in splits if "validation" in split]
-    validation = build_chat_dataset(watched, data_args.tasks, max_turns=data_args.max_turns)
+    validation_tables = [split["validation"] for split in splits if "validation" in split]
+    validation = build_chat_dataset(validation_tables, data_args.tasks, max_turns=data_args.max_turns)
     training = build_chat_dataset([split["train"] for split in splits], data_args.tasks, max_turns=data_args.max_turns)
     if training is None:
-        raise SystemExit(f"{' and '.join(tables)} has no {' or '.join(data_args.tasks)}: change --tasks or --datasets")
+        raise SystemExit(
+            f"At least one dataset must contain {' or '.join(data_args.tasks)}, but got {' and '.join(tables)}. Change "
+            "`--tasks` or `--datasets`."
+        )
     if training_args.eval_strategy != "no" and validation is None:
-        raise SystemExit(f"{' and '.join(tables)} has no validation split: drop --eval_strategy")
+        raise SystemExit(
+            f"`--eval_strategy` requires a validation split, but got {' and '.join(tables)} without one. Remove "
+            "`--eval_strategy`."
+        )
     parameter_groups = {f"{CONNECTOR}.qformer": training_args.qformer_learning_rate}
     if list(model.get_submodule(CONNECTOR).vision_projection.parameters()):
         parameter_groups[f"{CONNECTOR}.vision_projection"] = training_args.qformer_learning_rate
@@ -171,7 +185,7 @@ def finish(
     training_args: VlmTrainingArguments,
     push: bool,
 ) -> None:
-    """Merge the adapter into an ordinary model, save and (with --push_to_hub) publish it, and show what it says."""
+    """Merge the adapter, save the merged model, print replies, and push the model to the Hub if `push`."""
     base = SmolVLM.from_pretrained(folder / "base").to(training_args.device)
     model = load_lora(base, folder).merge_and_unload().eval()
     model.describe(data=", ".join(data_name(name, data_args.data) for name in tables))
@@ -181,7 +195,7 @@ def finish(
         chats = build_chat_dataset([evaluation_split(split)], data_args.tasks, max_turns=1) or []
         for question, reply, answer in first_replies(model, processor, chats, max_new_tokens=30, do_sample=False):
             print(f"{name}: {question} -> {reply} ({answer})")
-    print(f"written: {folder / 'merged'}")
+    print(f"merged model: {folder / 'merged'}")
     if push:
         model.push_to_hub(training_args.hub_model_id or folder.name)
         processor.push_to_hub(training_args.hub_model_id or folder.name)

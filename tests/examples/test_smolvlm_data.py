@@ -2,10 +2,7 @@
 
 import importlib
 import json
-import os
 import shutil
-import subprocess
-import sys
 from itertools import islice
 from pathlib import Path
 
@@ -15,7 +12,8 @@ from datasets import IterableDataset
 from tests import tiny
 from tests.data.sources import coco_folders, web_shard_folders
 from tests.data.sources.web_shard_folders import IDS, sample_files, write_tar
-from tests.examples.smolvlm_runs import OWN_MODULES, SCRIPTS, run, write_easy_vqa, write_models
+from tests.examples.scripts import importable, run_two_processes
+from tests.examples.smolvlm_runs import run, write_easy_vqa, write_models
 from torch.utils.data import DataLoader
 from transformers import AutoModel
 
@@ -41,12 +39,8 @@ def place(tmp_path_factory) -> Path:
 def chat_data(place, monkeypatch):
     """The module of that name, in the folder of the data."""
     monkeypatch.chdir(place)
-    monkeypatch.syspath_prepend(SCRIPTS)
-    for name in OWN_MODULES:  # other examples have modules of these names
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    yield importlib.import_module("chat_data")
-    for name in OWN_MODULES:
-        sys.modules.pop(name, None)
+    with importable("smolvlm"):
+        yield importlib.import_module("chat_data")
 
 
 def web(chat_data, **options: object) -> dict:
@@ -113,24 +107,21 @@ def test_processes_share_a_stream(place):
     for shard, rows in enumerate((12, 8)):
         files = {name: content for row in range(rows) for name, content in sample_files(shard, row).items()}
         write_tar(place / f"uneven/{shard:05}.tar", files)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    flags = [*STAGE_1, *WEB, "--data", "uneven", "--max_steps", 6, "--ddp_backend", "gloo", "--output_dir", "two"]
-    command = [*torchrun, str(SCRIPTS / "train_qformer.py"), *map(str, flags), "--ddp_timeout", "60"]
-    environment = {**os.environ, "HF_DATASETS_CACHE": str(place / "cache"), "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True)
-    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-4000:]
-    assert result.stdout.count("held-out images") == 1
+    flags = [*STAGE_1, *WEB, "--data", "uneven", "--max_steps", 6, "--ddp_timeout", "60", "--output_dir", "two"]
+    output = run_two_processes("smolvlm/train_qformer.py", *flags, cwd=place)
+    assert output.count("held-out images") == 1
+    assert (place / "two/similarity.png").is_file()
 
 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--max_steps", -1], "give --max_steps"),
+        (["--max_steps", -1], "`--max_steps` must be positive for web"),
         (
             ["--cache_vision_features", "float16"],
-            "--cache_vision_features must be no for web, which is streamed, but got float16",
+            "`--cache_vision_features` must be no for web, which is streamed, but got float16",
         ),
-        (["--max_images", 3], "drop --max_images 3, and give --max_steps"),
+        (["--max_images", 3], "`--max_images` is not supported for web, which is streamed, but got 3"),
     ],
 )
 def test_what_a_stream_cannot_do_is_refused_before_anything_is_loaded(place, flags, message):
@@ -141,12 +132,12 @@ def test_what_a_stream_cannot_do_is_refused_before_anything_is_loaded(place, fla
 def test_model_cards_name_the_data(chat_data):
     data_name = importlib.import_module("caption_sources").data_name
     names = [data_name(name, "data/photos") for name in ("coco", "web", "easy_vqa", "scenes")]
-    assert names == ["photos", "photos", "easy_vqa", "drawn scenes"]
+    assert names == ["photos", "photos", "easy_vqa", "synthetic scenes"]
     assert data_name("flickr8k", None) == "flickr8k"
 
 
 def test_a_stream_must_have_more_images_than_are_held_out(chat_data):
-    with pytest.raises(SystemExit, match="cc3m holds 12 usable images: give a --num_held_out below that"):
+    with pytest.raises(SystemExit, match="must be less than the number of valid images in cc3m, 12, but got 12"):
         web(chat_data, num_held_out=12)
     assert len(web(chat_data, num_held_out=11)["validation"]) == 11
 
@@ -154,11 +145,14 @@ def test_a_stream_must_have_more_images_than_are_held_out(chat_data):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"datasets": ["web", "scenes"], "data": "cc3m"}, "each once, or web alone"),
-        ({"datasets": ["web"]}, "web needs --data: a folder of shards"),
-        ({"datasets": ["coco"]}, "coco needs --data: a folder, a hub id or a captions file"),
-        ({"datasets": ["flickr8k"], "data": "x", "image_folder": "y"}, "drop --image_folder y: it goes with"),
-        ({"datasets": []}, "give some of coco, flickr8k, easy_vqa, scenes, each once"),
+        ({"datasets": ["web", "scenes"], "data": "cc3m"}, "without repetitions, or web alone, but got 'web scenes'"),
+        ({"datasets": ["web"]}, "The dataset web requires `--data`. Pass a folder of shards"),
+        ({"datasets": ["coco"]}, "The dataset coco requires `--data`. Pass a folder, a hub id or a captions file"),
+        (
+            {"datasets": ["flickr8k"], "data": "x", "image_folder": "y"},
+            "`--image_folder` requires a captions file of coco, but got y for flickr8k",
+        ),
+        ({"datasets": []}, "must be one or more of coco, flickr8k, easy_vqa, scenes without repetitions"),
     ],
 )
 def test_flags_that_do_not_go_together_are_refused(chat_data, options, message):
@@ -181,7 +175,7 @@ def test_a_captions_file_is_scored_on(chat_data):
 
 
 def test_a_training_needs_two_splits(chat_data):
-    message = "captions_val2017.json needs a split to train on and another to score on, not train"
+    message = "captions_val2017.json must contain a training split and a validation or test split, but got train"
     with pytest.raises(SystemExit, match=message):
         chat_data.load_chat_tables(captions_file(chat_data))
 

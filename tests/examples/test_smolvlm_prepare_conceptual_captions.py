@@ -64,9 +64,12 @@ def test_other_lists(tmp_path, kind):
     )
     assert kept(tmp_path / "kept.tsv") == KEPT
     with (
-        pytest.raises(SystemExit, match=r"has the columns \['link', 'n', 'text'\]; name two with --caption_column")
+        pytest.raises(
+            SystemExit,
+            match=r"the columns \['caption', 'url'\], but got \['link', 'n', 'text'\]. Set `--caption_column`",
+        )
         if (kind != "tsv")
-        else pytest.raises(SystemExit, match="has no row left")
+        else pytest.raises(SystemExit, match="contains no valid rows")
     ):
         run(tmp_path, SCRIPT, "--source", source, "--output", "other.tsv")
     assert not (tmp_path / "other.tsv").exists()
@@ -100,13 +103,13 @@ def test_reasons_to_drop(tmp_path):
     assert kept(tmp_path / "kept.tsv") == [*KEPT, rows[-3], rows[-1]]
     counts = [line.strip() for line in printed.splitlines() if " dropped: " in line]
     assert sorted(counts) == [
-        "1 dropped: caption met more than 2 times",
+        "1 dropped: caption repeated more than 2 times",
         "1 dropped: empty caption",
         "1 dropped: fewer than 2 words",
         "1 dropped: more than 5 words",
         "1 dropped: repeated URL",
         "3 dropped: malformed row",
-        "4 dropped: no URL of http or https",
+        "4 dropped: not an http or https URL",
     ]
 
 
@@ -143,12 +146,15 @@ def test_the_next_command(tmp_path):
 def test_refusals(tmp_path):
     write_published(tmp_path / "list.tsv", [("a dog", "nowhere")])
     for flags, message in [
-        ([], "give either --source"),
-        (["--source", "list.tsv", "--check", "cc3m"], "give either --source"),
-        (["--source", "none.csv"], r"--source none\.csv does not exist"),
-        (["--source", "list.tsv", "--output", "kept.txt"], r"--output kept\.txt ends in neither \.tsv nor \.parquet"),
-        (["--source", "list.tsv", "--output", "list.tsv"], r"list\.tsv exists; delete it, or give another --output"),
-        (["--source", "list.tsv", "--output", "kept.tsv"], r"kept\.tsv has no row left"),
+        ([], "Exactly one of `--source` and `--check` must be set"),
+        (["--source", "list.tsv", "--check", "cc3m"], "Exactly one of `--source` and `--check` must be set"),
+        (["--source", "none.csv"], r"`--source` must be an existing file, but got none\.csv"),
+        (
+            ["--source", "list.tsv", "--output", "kept.txt"],
+            r"`--output` must end in \.tsv or \.parquet, but got kept\.txt",
+        ),
+        (["--source", "list.tsv", "--output", "list.tsv"], r"The output file list\.tsv already exists\. Delete it"),
+        (["--source", "list.tsv", "--output", "kept.tsv"], r"kept\.tsv contains no valid rows"),
         (["--check", "nowhere"], "the shard nowhere is absent"),
     ]:
         with pytest.raises(SystemExit, match=message):
@@ -191,7 +197,7 @@ def test_faults_are_counted_over_all_shards(tmp_path):
 
 def test_no_row_in_the_shards(tmp_path):
     write_tar(tmp_path / "cc3m" / "00000.tar", {"a.jpg": b"", "a.txt": b"a dog"})
-    with pytest.raises(SystemExit, match="cc3m has no row left"):
+    with pytest.raises(SystemExit, match="cc3m contains no valid rows"):
         run(tmp_path, SCRIPT, "--check", "cc3m")
 
 

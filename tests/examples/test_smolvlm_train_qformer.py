@@ -1,9 +1,6 @@
 """The first stage runs on folders, for a few steps."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -138,7 +135,7 @@ def test_a_finished_run_is_only_scored_again(place, trained):
     metrics = file.read_text()
     file.unlink()
     output = run(place, "train_qformer.py", *WHOLE, "--output_dir", "whole", "--resume")
-    assert "the training is finished" in output
+    assert "training is already finished" in output
     assert "loss" not in output
     assert file.read_text() == metrics
     assert all(torch.equal(tensor, before[name]) for name, tensor in weights(place / "whole").items())
@@ -216,15 +213,17 @@ def test_all_losses_and_options_on_augmented_images(place):
 def test_drawn_scenes(place):
     flags = ["--vision", "vision", "--text", "text", "--dataset", "scenes", "--max_images", 12, "--use_cpu", *SHORT]
     assert "12 held-out images" in run(place, "train_qformer.py", *flags, "--output_dir", "scenes")
-    assert "## Training data\n\ndrawn scenes\n" in (place / "scenes/README.md").read_text()
+    assert "## Training data\n\nsynthetic scenes\n" in (place / "scenes/README.md").read_text()
 
 
 def test_coco(place, tmp_path):
     flags = ["--vision", "vision", "--text", "text", "--dataset", "coco", "--use_cpu", *SHORT, "--output_dir", "coco"]
-    with pytest.raises(SystemExit, match="coco needs --data: a folder"):
+    with pytest.raises(SystemExit, match=r"The dataset coco requires `--data`\. Pass a folder"):
         run(place, "train_qformer.py", *flags)
     coco_folders.write_published(tmp_path, "2017")
-    with pytest.raises(SystemExit, match="2 images in validation are too few for Recall@10; give more"):
+    with pytest.raises(
+        SystemExit, match="The validation split must contain at least 10 images for Recall@10, but got 2"
+    ):
         run(place, "train_qformer.py", *flags, "--data", tmp_path)
 
 
@@ -233,7 +232,7 @@ def test_coco(place, tmp_path):
     [
         (
             ["--augmentation", "--cache_vision_features", "float16", "--vision", "nowhere"],
-            "--augmentation changes images in",
+            "`--augmentation` and `--cache_vision_features` cannot be combined",
         ),
         (["--num_cross_attention_heads", 3], "must divide the width 16, but got 3 heads"),
         (["--cross_attention_frequency", 0], "`cross_attention_frequency` must be at least 1, but got 0"),
@@ -241,8 +240,8 @@ def test_coco(place, tmp_path):
         (["--new_learning_rate", 0], "the learning rate of 'qformer.query_tokens' is 0.0; give a positive number"),
         (["--caption", "last"], "invalid choice: 'last'"),
         (["--data", "nowhere"], "nowhere"),
-        (["--dataset", "scenes"], "drop --data flickr8k, or name the data set that it holds: coco, flickr8k, web"),
-        (["--max_images", 4], "4 images in validation are too few for Recall@10; give more"),
+        (["--dataset", "scenes"], "`--data` must not be set for scenes, but got flickr8k"),
+        (["--max_images", 4], "The validation split must contain at least 10 images for Recall@10, but got 4"),
         (["--text", "vision"], "`text` must be a model with a tokenizer, but got"),
     ],
 )
@@ -251,14 +250,3 @@ def test_what_cannot_be_is_refused(place, flags, message):
         run(place, "train_qformer.py", *TINY, *SHORT, "--output_dir", "refused", *flags)
     assert message in str(raised.value)
     assert not list(place.glob("refused/checkpoint-*"))
-
-
-def test_two_processes_train_and_score_once(place):
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    environment = {**os.environ, "HF_DATASETS_CACHE": str(place / "cache"), "OMP_NUM_THREADS": "1"}
-    flags = [*TINY, *RATES, "--max_steps", 2, "--per_device_train_batch_size", 4, "--ddp_backend", "gloo"]
-    command = [*torchrun, str(SCRIPTS / "train_qformer.py"), *map(str, flags), "--output_dir", "two"]
-    result = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True)
-    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-4000:]
-    assert result.stdout.count("held-out images") == 1
-    assert (place / "two/similarity.png").is_file()

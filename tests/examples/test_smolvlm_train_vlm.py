@@ -117,7 +117,7 @@ def test_a_finished_run_is_only_merged_again(place, trained):
     weights = place / "whole/merged/model.safetensors"
     before = load_file(weights)
     output = run(place, "train_vlm.py", *WHOLE, "--output_dir", "whole", "--resume")
-    assert "the training is finished" in output
+    assert "training is already finished" in output
     assert "'loss'" not in output
     assert all(torch.equal(tensor, before[name]) for name, tensor in load_file(weights).items())
 
@@ -175,13 +175,19 @@ def test_drawn_scenes(place):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--datasets", "flickr8k", "imagenet"], "give some of coco, flickr8k, easy_vqa, scenes, each once"),
-        (["--datasets", "scenes", "scenes"], "each once"),
-        (["--datasets", "coco", "flickr8k"], "--data can hold coco or flickr8k, not both"),
-        (["--datasets", "scenes"], "drop --data flickr8k"),
-        (["--datasets", "easy_vqa"], "drop --data flickr8k"),
-        (["--tasks", "chess"], "--tasks are chess: give captions, questions, or both"),
-        (["--datasets", "flickr8k", "--tasks", "questions"], "flickr8k has no questions"),
+        (
+            ["--datasets", "flickr8k", "imagenet"],
+            "must be one or more of coco, flickr8k, easy_vqa, scenes without repetitions",
+        ),
+        (["--datasets", "scenes", "scenes"], "without repetitions"),
+        (["--datasets", "coco", "flickr8k"], "`--data` can contain only one dataset, but got coco and flickr8k"),
+        (["--datasets", "scenes"], "`--data` must not be set for scenes, but got flickr8k"),
+        (["--datasets", "easy_vqa"], "`--data` must not be set for easy_vqa, but got flickr8k"),
+        (["--tasks", "chess"], "`--tasks` must be captions, questions or both, but got 'chess'"),
+        (
+            ["--datasets", "flickr8k", "--tasks", "questions"],
+            "At least one dataset must contain questions, but got flickr8k",
+        ),
         (["--aligner", "lm"], "`model_type` must be 'vlmkit_qformer_aligner', but got 'llama'"),
         (["--aligner", "nowhere"], "couldn't find them"),
         (["--text", "vision"], "tokenizer"),
@@ -198,7 +204,7 @@ def test_what_cannot_be_is_refused(place, flags, message):
 
 def test_a_validation_loss_without_a_validation_split_is_refused(place):
     flags = ["--datasets", "easy_vqa", "--easy_vqa_folder", "easy_vqa", "--eval_strategy", "epoch"]
-    with pytest.raises(SystemExit, match="easy_vqa has no validation split: drop --eval_strategy"):
+    with pytest.raises(SystemExit, match="`--eval_strategy` requires a validation split, but got easy_vqa without one"):
         run(place, "train_vlm.py", *TINY, *SHORT, *flags, "--output_dir", "no_validation")
 
 
@@ -214,7 +220,7 @@ def test_two_machines_train_and_merge_once(place):
     machines = [subprocess.Popen(command, cwd=place, env={**environment, "RANK": rank}, **pipes) for rank in ("0", "1")]
     printed = [machine.communicate()[0] for machine in machines]
     assert [machine.returncode for machine in machines] == [0, 0], "\n".join(text[-4000:] for text in printed)
-    assert [text.count("written: two/merged") for text in printed] == [1, 0]
+    assert [text.count("merged model: two/merged") for text in printed] == [1, 0]
     assert (place / "two/merged/model.safetensors").is_file()
 
 
