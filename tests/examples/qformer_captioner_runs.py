@@ -1,21 +1,15 @@
-"""Tiny models and photographs, and the scripts run on them in this process, as a new one takes long to import."""
+"""Tiny models and photographs for the scripts of examples/qformer_captioner."""
 
-import contextlib
-import io
-import runpy
-import sys
 from pathlib import Path
 
-import pytest
 import torch
 import yaml
 from tests import tiny
 from tests.data.sources import flickr8k_folders
+from tests.examples.scripts import run_script
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import GPTNeoForCausalLM, PreTrainedTokenizerFast, TrainerCallback, ViTModel, trainer
+from transformers import GPTNeoForCausalLM, PreTrainedTokenizerFast, TrainerCallback, ViTModel
 
-ROOT = Path(__file__).parents[2]
-SCRIPTS = ROOT / "examples" / "qformer_captioner"
 SPLITS = {"train": range(16), "validation": range(16, 20), "test": range(20, 25)}
 ODD_WORDS = ['"Café",', "犬;", "it's"]
 TOKENS = ["<unk>", "<eos>", *tiny.WORDS, *ODD_WORDS]
@@ -82,21 +76,4 @@ def write_recipe(path: Path, **changes: object) -> None:
 
 
 def run(place: Path, script: str, *flags: object, callback: TrainerCallback | None = None) -> str:
-    """Run a script with flags, maybe with one more callback in each Trainer, and return what it prints."""
-    printed = io.StringIO()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(place)
-        patch.syspath_prepend(SCRIPTS)
-        patch.setattr("datasets.config.HF_DATASETS_CACHE", place / "cache")
-        patch.setattr(sys, "argv", [script, *map(str, flags)])
-        if callback is not None:
-            patch.setattr(trainer, "DEFAULT_CALLBACKS", [*trainer.DEFAULT_CALLBACKS, callback])
-        sys.modules.pop("caption_data", None)  # other examples have a module of this name
-        try:
-            with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
-                runpy.run_path(str(SCRIPTS / script), run_name="__main__")
-        except SystemExit as error:
-            raise SystemExit(f"{error}\n{printed.getvalue()}") from error
-        finally:
-            sys.modules.pop("caption_data", None)
-    return printed.getvalue()
+    return run_script(f"qformer_captioner/{script}", *flags, cwd=place, callback=callback)

@@ -1,25 +1,19 @@
-"""Tiny models and photographs, and the scripts run on them in this process, as a new one takes long to import."""
+"""Tiny models and photographs for the scripts of examples/smolvlm."""
 
-import contextlib
-import io
 import json
-import runpy
-import sys
 from pathlib import Path
 
-import pytest
 import torch
 from tests import tiny
 from tests.data.sources import flickr8k_folders
-from transformers import DistilBertModel, LlamaForCausalLM, TrainerCallback, ViTModel, trainer
+from tests.examples.scripts import EXAMPLES, run_script
+from transformers import DistilBertModel, LlamaForCausalLM, TrainerCallback, ViTModel
 
 from vlmkit import QFormerAligner, QFormerAlignerProcessor
 
-ROOT = Path(__file__).parents[2]
-SCRIPTS = ROOT / "examples" / "smolvlm"
+SCRIPTS = EXAMPLES / "smolvlm"
 SPLITS = {"train": range(12), "validation": range(12, 22), "test": range(22, 33)}
 CAPTIONS_PER_IMAGE = 2
-OWN_MODULES = ("caption_sources", "chat_data", "scores")
 ASKED = [("dog", "a dog"), ("cat", "the cat"), ("tree", "green")]
 
 
@@ -85,23 +79,4 @@ class Kill(TrainerCallback):
 
 
 def run(place: Path, script: str, *flags: object, callback: TrainerCallback | None = None) -> str:
-    """Run a script with flags, maybe with one more callback in each Trainer, and return what it prints."""
-    printed = io.StringIO()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(place)
-        patch.syspath_prepend(SCRIPTS)
-        patch.setattr("datasets.config.HF_DATASETS_CACHE", place / "cache")
-        patch.setattr(sys, "argv", [script, *map(str, flags)])
-        if callback is not None:
-            patch.setattr(trainer, "DEFAULT_CALLBACKS", [*trainer.DEFAULT_CALLBACKS, callback])
-        for name in OWN_MODULES:  # other examples have modules of these names
-            sys.modules.pop(name, None)
-        try:
-            with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
-                runpy.run_path(str(SCRIPTS / script), run_name="__main__")
-        except SystemExit as error:
-            raise SystemExit(f"{error}\n{printed.getvalue()}") from error
-        finally:
-            for name in OWN_MODULES:
-                sys.modules.pop(name, None)
-    return printed.getvalue()
+    return run_script(f"smolvlm/{script}", *flags, cwd=place, callback=callback)

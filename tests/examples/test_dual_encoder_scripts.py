@@ -1,11 +1,8 @@
-"""The scripts run as a user runs them: on folders, for a few steps."""
+"""The scripts of examples/dual_encoder on folders, for a few steps."""
 
 import csv
 import importlib
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +13,11 @@ from PIL import Image
 from safetensors.torch import load_file
 from tests import tiny
 from tests.data.sources.flickr8k_folders import write_csv, write_images, write_lists
+from tests.examples.scripts import importable, run_script, run_two_processes
 from transformers import CLIPImageProcessor, GPT2Model, ViTImageProcessor, ViTModel
 
 from vlmkit import DualEncoderProcessor
 
-ROOT = Path(__file__).parents[2]
-SCRIPTS = ROOT / "examples" / "dual_encoder"
 SPLITS = {"train": range(0, 16), "validation": range(16, 26), "test": range(26, 36)}
 
 
@@ -48,12 +44,8 @@ def place(tmp_path_factory) -> Path:
     return folder
 
 
-def run(script: str, *arguments: object, cwd: Path, launcher: tuple[str, ...] = (), fails: bool = False) -> str:
-    environment = {**os.environ, "HF_DATASETS_CACHE": str(cwd / "cache"), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, *launcher, str(SCRIPTS / script), *map(str, arguments)]
-    result = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
-    assert (result.returncode != 0) == fails, result.stdout[-2000:] + result.stderr[-4000:]
-    return result.stdout + result.stderr
+def run(script: str, *flags: object, cwd: Path) -> str:
+    return run_script(f"dual_encoder/{script}", *flags, cwd=cwd)
 
 
 def train_flags(place: Path, output: Path) -> list[object]:
@@ -77,17 +69,15 @@ def test_train_then_evaluate(place, tmp_path):
     again = json.loads((tmp_path / "evaluation" / "metrics.json").read_text())
     assert again["image_to_text/recall@5"] == pytest.approx(metrics["test_image_to_text/recall@5"], abs=1e-6)
     assert (tmp_path / "evaluation" / "similarity.png").stat().st_size > 1000
-    assert "`--split` must be one of train, validation, test, but got 'dev'." in run(
-        "evaluate.py", *flags, "--split", "dev", cwd=tmp_path, fails=True
-    )
+    with pytest.raises(SystemExit, match="`--split` must be one of train, validation, test, but got 'dev'"):
+        run("evaluate.py", *flags, "--split", "dev", cwd=tmp_path)
 
 
 def test_two_processes_train_what_one_trains(place, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     run("train.py", *train_flags(place, one), "--cache_features", "--per_device_train_batch_size", 16, cwd=tmp_path)
-    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
-    flags = [*train_flags(place, two), "--cache_features", "--ddp_backend", "gloo", "--per_device_train_batch_size", 8]
-    output = run("train.py", *flags, cwd=tmp_path, launcher=torchrun)
+    flags = [*train_flags(place, two), "--cache_features", "--per_device_train_batch_size", 8]
+    output = run_two_processes("dual_encoder/train.py", *flags, cwd=tmp_path)
     assert "training in 2 processes" in output
     expected, weights = (load_file(folder / "model.safetensors") for folder in (one, two))
     for name, tensor in expected.items():
@@ -111,23 +101,18 @@ def test_a_recipe_can_be_a_file_and_flags_win(place, tmp_path):
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(settings))
     run("train.py", "recipe.yaml", "--max_steps", 2, "--output_dir", "run", cwd=tmp_path)
     config = json.loads((tmp_path / "run" / "config.json").read_text())
-    refused = run("train.py", "recipe.yaml", "--output_dir", "run", cwd=tmp_path, fails=True)
-    assert "--resume_from_checkpoint run/checkpoint-2" in refused  # not silently the old weights
+    with pytest.raises(SystemExit, match="--resume_from_checkpoint run/checkpoint-2"):  # not silently the old weights
+        run("train.py", "recipe.yaml", "--output_dir", "run", cwd=tmp_path)
     assert (config["text_features"], config["projection"], config["freeze_text"]) == ("encoder", "shared", False)
     state = next(json.loads(path.read_text()) for path in (tmp_path / "run").glob("checkpoint-*/trainer_state.json"))
     assert state["global_step"] == 2
 
 
 @pytest.fixture
-def augmentation_for(monkeypatch):
+def augmentation_for():
     """The function of that name in train.py."""
-    modules = ("retrieval_data", "train")  # other examples have modules of these names
-    monkeypatch.syspath_prepend(SCRIPTS)
-    for name in modules:
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    yield importlib.import_module("train").augmentation_for
-    for name in modules:
-        sys.modules.pop(name, None)
+    with importable("dual_encoder"):
+        yield importlib.import_module("train").augmentation_for
 
 
 @pytest.mark.parametrize(
@@ -163,7 +148,8 @@ def test_augmentation_leaves_left_and_right_where_they_are(augmentation_for):
     ],
 )
 def test_flags_that_cannot_be_are_refused(place, tmp_path, flags, message):
-    assert message in run("train.py", *train_flags(place, tmp_path / "run"), *flags, cwd=tmp_path, fails=True)
+    with pytest.raises((SystemExit, ValueError), match=message):
+        run("train.py", *train_flags(place, tmp_path / "run"), *flags, cwd=tmp_path)
     assert not (tmp_path / "run").exists()
 
 

@@ -3,9 +3,7 @@
 import csv
 import itertools
 import json
-import os
 import runpy
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +14,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 from tests import tiny
+from tests.examples.scripts import EXAMPLES, importable, run_script, run_two_processes
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModel, AutoProcessor, BertConfig, BertModel, PreTrainedTokenizerFast, TimmWrapperConfig
 
@@ -23,9 +22,6 @@ from vlmkit import PairedCifarAligner, PairedCifarAlignerConfig, PairedCifarAlig
 from vlmkit.cifar100_classes import CIFAR100_CLASSES
 from vlmkit.models.paired_cifar.pair_captions import CAPTION_TEMPLATE, pair_captions
 
-ROOT = Path(__file__).parents[2]
-SCRIPTS = ROOT / "examples" / "paired_cifar"
-MODULES = ("pair_setup", "train", "pictures", "ablation_report")
 VIT = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
 CNN = {"channels": [8, 8, 8, 8], "stem_width": 8}
 EPOCH = ["--num_pairs", 32, "--per_device_train_batch_size", 16]  # two updates
@@ -66,23 +62,9 @@ def place(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def run(place, monkeypatch, capfd) -> Run:
-    """Runs a script with flags and returns what it prints."""
-    monkeypatch.chdir(place)
-    monkeypatch.syspath_prepend(SCRIPTS)
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", place / "cache")
-    for name in MODULES:  # the dual encoder's example has modules of the same names
-        monkeypatch.delitem(sys.modules, name, raising=False)
-
-    def call(script: str, *flags: object) -> str:
-        capfd.readouterr()
-        monkeypatch.setattr(sys, "argv", [script, *map(str, flags)])
-        runpy.run_path(str(SCRIPTS / script), run_name="__main__")
-        return capfd.readouterr().out
-
-    yield call
-    for name in MODULES:
-        sys.modules.pop(name, None)
+def run(place) -> Run:
+    """Run a script with flags and return its output."""
+    return lambda script, *flags: run_script(f"paired_cifar/{script}", *flags, cwd=place)
 
 
 def train_flags(place: Path, output: str, **changes: object) -> list[object]:
@@ -263,10 +245,11 @@ def test_the_ablation_goes_on_where_it_stopped(run, place, ladder):
     assert run("ablation.py", *flags).count(", seed 0\n") == 0
 
 
-def test_the_rows_of_the_ablation_add_one_change_at_a_time(run, monkeypatch):
+def test_the_rows_of_the_ablation_add_one_change_at_a_time(monkeypatch):
     def arguments_of(ladder: str, *flags: str) -> dict[str, dict[str, object]]:
         monkeypatch.setattr(sys, "argv", ["ablation.py", "--ladder", ladder, "--use_cpu", *flags])
-        script = runpy.run_path(str(SCRIPTS / "ablation.py"), run_name="ablation")
+        with importable("paired_cifar"):
+            script = runpy.run_path(str(EXAMPLES / "paired_cifar" / "ablation.py"), run_name="ablation")
         found = {}
         for name, (_, model, data, augmentation, training) in script["rows"]():
             names = script["RECIPE"]
@@ -310,13 +293,8 @@ def test_the_rows_of_the_ablation_add_one_change_at_a_time(run, monkeypatch):
 def test_two_processes_train_what_one_trains(run, place):
     changes = {"max_steps": 2, "learning_rate": 0.01, "class_loss_weight": 0.5, "swap_loss_weight": 1.0}
     run("train.py", *train_flags(place, "one", **changes))
-    flags = [*train_flags(place, "two", **changes), "--per_device_train_batch_size", 8, "--ddp_backend", "gloo"]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    environment = {**os.environ, "HF_DATASETS_CACHE": str(place / "cache"), "OMP_NUM_THREADS": "1"}
-    command = [*torchrun, str(SCRIPTS / "train.py"), *map(str, flags)]
-    result = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True)
-    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-4000:]
-    assert "parameters, 2 processes" in result.stdout
+    flags = [*train_flags(place, "two", **changes), "--per_device_train_batch_size", 8]
+    assert "parameters, 2 processes" in run_two_processes("paired_cifar/train.py", *flags, cwd=place)
     expected, weights = (load_file(place / folder / "model.safetensors") for folder in ("one", "two"))
     for name, tensor in expected.items():
         if name.endswith("key.bias"):  # attention does not depend on it: Adam makes steps of what is rounding

@@ -1,9 +1,6 @@
 """Training runs on folders, for a few steps."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,7 +13,6 @@ from tests.examples.qformer_captioner_runs import (
     BLOCKS,
     PHASES,
     RECIPE,
-    SCRIPTS,
     SPLITS,
     TABLE,
     TOKENS,
@@ -25,6 +21,7 @@ from tests.examples.qformer_captioner_runs import (
     write_photos,
     write_recipe,
 )
+from tests.examples.scripts import run_two_processes
 from transformers import AutoModel, AutoProcessor, GPTNeoForCausalLM, TrainerCallback, pipeline
 
 from vlmkit import QFormerCaptioner, QFormerCaptionerProcessor
@@ -288,14 +285,10 @@ def test_data_that_cannot_be(place, changes, message):
 def test_two_processes_train_what_one_trains(place):
     flags = ["one.yaml", "--dropout", 0, "--eval_strategy", "no"]  # each process draws dropout of its own
     run(place, "train.py", *flags, "--output_dir", "one")
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    environment = {**os.environ, "HF_DATASETS_CACHE": str(place / "cache"), "OMP_NUM_THREADS": "1"}
-    flags += ["--per_device_train_batch_size", 2, "--ddp_backend", "gloo", "--output_dir", "two"]
-    command = [*torchrun, str(SCRIPTS / "train.py"), *map(str, flags)]
-    result = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True)
-    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-4000:]
-    assert result.stdout.count("phase 1 of 1") == 1
-    assert result.stdout.count("held-out images") == 1
+    flags += ["--per_device_train_batch_size", 2, "--output_dir", "two"]
+    output = run_two_processes("qformer_captioner/train.py", *flags, cwd=place)
+    assert output.count("phase 1 of 1") == 1
+    assert output.count("held-out images") == 1
     expected, found = weights(place / "one"), weights(place / "two")
     assert expected.keys() == found.keys()
     for name, tensor in expected.items():

@@ -84,5 +84,5 @@ def test_captions_of_photographs(tmp_path):
 
 
 def test_an_unknown_study_is_refused(tmp_path):
-    with pytest.raises(SystemExit, match=r"--studies are five, .*, and not colours"):
+    with pytest.raises(SystemExit, match=r"`--studies` must be one or more of five, .*, but got colours"):
         run(tmp_path, "ablation.py", "--studies", "colours", "--output_dir", tmp_path)

@@ -7,18 +7,17 @@ from pathlib import Path
 import pytest
 import torch
 from tests import tiny
+from tests.examples.scripts import importable
 from torch import nn
 from transformers import GPT2LMHeadModel, Trainer, TrainerControl, TrainerState, TrainingArguments
 
-SCRIPTS = Path(__file__).parents[2] / "examples" / "what_matters"
 STEPS = 60
 
 
 @pytest.fixture
-def watcher(monkeypatch):
-    """The class, in the folder of the scripts."""
-    monkeypatch.syspath_prepend(SCRIPTS)
-    return importlib.import_module("divergence").StopOnDivergence
+def watcher():
+    with importable("what_matters"):
+        yield importlib.import_module("divergence").StopOnDivergence
 
 
 class Line(nn.Module):
@@ -105,8 +104,8 @@ def test_the_next_training_begins_anew(tmp_path, watcher):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"logging_nan_inf_filter": True}, "logging_nan_inf_filter is True"),
-        ({"logging_strategy": "no"}, "logging_strategy is 'no'"),
+        ({"logging_nan_inf_filter": True}, "`logging_nan_inf_filter` must be False, but got True"),
+        ({"logging_strategy": "no"}, "`logging_strategy` must be 'steps' or 'epoch', but got 'no'"),
     ],
 )
 def test_logs_must_show_every_loss(tmp_path, watcher, arguments, message):
@@ -151,10 +150,10 @@ def test_only_training_losses_are_judged(watcher):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"factor": 1}, "factor is 1"),
-        ({"factor": math.nan}, "factor is nan"),
-        ({"patience": 0}, "patience is 0"),
-        ({"warmup": -1}, "warmup -1"),
+        ({"factor": 1}, "`factor` must be greater than 1, but got 1"),
+        ({"factor": math.nan}, "`factor` must be greater than 1, but got nan"),
+        ({"patience": 0}, "`patience` must be at least 1, but got 0"),
+        ({"warmup": -1}, "`warmup` must be at least 0, but got -1"),
     ],
 )
 def test_numbers_that_make_no_sense(watcher, options, message):

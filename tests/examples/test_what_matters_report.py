@@ -4,28 +4,23 @@ import csv
 import importlib
 import json
 import math
-import sys
 from pathlib import Path
 
 import pytest
 from PIL import Image
-
-SCRIPTS = Path(__file__).parents[2] / "examples" / "what_matters"
-
-
-@pytest.fixture
-def report(monkeypatch):
-    """The module, in the folder of the scripts; another example has one of this name."""
-    monkeypatch.syspath_prepend(SCRIPTS)
-    monkeypatch.delitem(sys.modules, "report", raising=False)
-    yield importlib.import_module("report")
-    sys.modules.pop("report", None)
+from tests.examples.scripts import importable
 
 
 @pytest.fixture
-def verdicts(monkeypatch):
-    monkeypatch.syspath_prepend(SCRIPTS)
-    return importlib.import_module("verdicts")
+def report():
+    with importable("what_matters"):
+        yield importlib.import_module("report")
+
+
+@pytest.fixture
+def verdicts():
+    with importable("what_matters"):
+        yield importlib.import_module("verdicts")
 
 
 def result(row: str, accuracy: float | None = 0.8, seed: int = 0, study: str = "five", **changes) -> dict:
@@ -67,7 +62,7 @@ def test_the_error_joins_seeds_and_questions(verdicts):
 
 @pytest.mark.parametrize(("scores", "num_answers"), [([0.5], 0), ([1.2], 10), ([-0.1], 10)])
 def test_answers_need_fractions(verdicts, scores, num_answers):
-    with pytest.raises(ValueError, match="give fractions of at least 1 answer"):
+    with pytest.raises(ValueError, match="`scores` must be fractions between 0 and 1 of at least 1 answer"):
         verdicts.score_of(scores, num_answers)
 
 
@@ -146,17 +141,17 @@ def test_the_report_says_what_was_run_and_found(report, verdicts, tmp_path):
 def test_rows_are_held_against_the_first_of_their_study(report, tmp_path):
     results = [result(row, score, study="depth") for row, score in (("3", 0.8), ("1", 0.5), ("6", 0.81), ("9", 0.9))]
     text = written(report, tmp_path, results)
-    assert "Against 3 (difference ± its standard error)" in text
+    assert "Compared with 3 (difference ± standard error of the difference)" in text
     assert "- 1: -30.0 ± 2.9, lower" in text
     assert "- 6: +1.0 ± 2.5, no difference beyond two standard errors" in text
     assert "- 9: +10.0 ± 2.2, higher" in text
     assert "published" not in text.partition("## Depth")[2]
-    assert "Rows with the score of a single seed: the standard error is of the questions alone" in text
+    assert "Rows with a single seed: the standard error includes only the sampling error of the questions" in text
 
 
 def test_two_rows_that_did_not_learn_prove_little(report, tmp_path):
     text = written(report, tmp_path, [result("3", 0.3, study="depth"), result("1", 0.1, study="depth")])
-    assert "- 1: -20.0 ± 2.4 (neither is known to have learnt), lower" in text
+    assert "- 1: -20.0 ± 2.4 (neither row is known to have learned), lower" in text
 
 
 def test_a_missing_seed_is_named(report, tmp_path):
@@ -184,12 +179,12 @@ def test_captions_have_no_sampling_error(report, tmp_path):
     results = [captions("mlp", 0.5, 0), captions("mlp", 0.6, 1), captions("perceiver", 0.7, 0)]
     text = written(report, tmp_path, results)
     assert "| mlp | 0.550 ± 0.071 |  | shuffled images 0.100, no image 0.200 | yes |" in text
-    assert "Unknown, for want of a score, a standard error or a baseline: captions: perceiver." in text
+    assert "Unknown, because a score, a standard error or a baseline is missing: captions: perceiver." in text
 
 
 @pytest.mark.parametrize(
     "results", [[], [result("a"), result("a")], [result("a", study="colours")]], ids=["none", "twice", "study"]
 )
 def test_results_that_make_no_report(report, tmp_path, results):
-    with pytest.raises(ValueError, match="must be at least one, each once, and their studies among five"):
+    with pytest.raises(ValueError, match="must contain at least one run, no run twice, and only the studies five"):
         report.write_report(results, tmp_path)

@@ -167,8 +167,8 @@ def test_photographs_are_loaded_once_for_all_phases(place, monkeypatch):
 
 def test_what_is_printed_and_written(place, trained):
     assert trained.count("flickr8k: ") == trained.count("easy_vqa: ") == 4
-    assert trained.count("written: ") == 1
-    assert "written: whole/phase_3" in trained
+    assert trained.count("final model: ") == 1
+    assert "final model: whole/phase_3" in trained
     card = (place / "whole/phase_3/README.md").read_text()
     assert "## Training data\n\nflickr8k, easy_vqa\n" in card
     assert str(place) not in card + (place / "whole/phase_3/config.json").read_text()
@@ -194,7 +194,7 @@ def test_a_killed_run_ends_like_one_that_was_not(place, trained, phase, step, ag
 def test_a_phase_that_diverges_ends_the_run_and_keeps_the_one_before(place):
     diverging = {**HIGH, "learning_rate": 1.0e30, "max_steps": 20, "save_steps": 100, "logging_steps": 1}
     write_recipe(place / "diverging.yaml", phases=[LOW, {**diverging, "tasks": ["captions"]}, PHASES[2]])
-    message = r"phase 2 diverged at step \d+ \(.*\); the model of the phase before is in diverging/phase_1. Delete"
+    message = r"Phase 2 diverged at step \d+ \(.*\)\. The model of the previous phase is in diverging/phase_1\. Delete"
     with pytest.raises(SystemExit, match=message):
         run(place, "diverging.yaml", "--output_dir", "diverging")
     record = json.loads((place / "diverging/phase_2/divergence.json").read_text())
@@ -260,23 +260,26 @@ def test_every_recipe_begins_low_and_ends_split_with_dora(place, recipe):
     [
         (
             {"phases": [LOW, {"size": {"longest_edge": 50}}]},
-            "longest_edge of size is 50, no multiple of size_divisor 16",
+            "`longest_edge` of `size` must be a multiple of `size_divisor` 16, but got 50",
         ),
-        ({"phases": [LOW, {"size": {"shortest": 48}}]}, "size is {'shortest': 48}; give longest_edge"),
-        ({"size": "large"}, "--size is large: give JSON"),
-        ({"phases": [LOW, {"connector": "mlp"}]}, "a phase changes the model"),
-        ({"phases": [LOW, {"tasks": ["chess"]}]}, "--tasks are chess: give captions, questions, or both"),
+        ({"phases": [LOW, {"size": {"shortest": 48}}]}, "`size` must have the keys longest_edge, "),
+        ({"size": "large"}, "`--size` must be JSON such as"),
+        ({"phases": [LOW, {"connector": "mlp"}]}, "All phases must have the same model arguments"),
+        ({"phases": [LOW, {"tasks": ["chess"]}]}, "`--tasks` must be captions, questions or both, but got 'chess'"),
         (
             {"phases": [LOW, {"datasets": ["imagenet"]}]},
-            "give some of coco, flickr8k, easy_vqa, scenes, detailed_scenes",
+            "must be one or more of coco, flickr8k, easy_vqa, scenes, detailed_scenes without repetitions",
         ),
-        ({"datasets": ["scenes", "scenes"]}, "each once"),
-        ({"datasets": ["coco", "flickr8k"]}, "--data can hold coco or flickr8k, not both"),
-        ({"datasets": ["easy_vqa"]}, "drop --data flickr8k"),
-        ({"datasets": ["coco"], "data": None}, "coco needs --data"),
-        ({"image_folder": "images"}, "drop --image_folder images"),
-        ({"datasets": ["flickr8k"], "tasks": ["questions"]}, "flickr8k has no questions"),
-        ({"push_to_hub": True}, "--push_to_hub needs a name: give --hub_model_id"),
+        ({"datasets": ["scenes", "scenes"]}, "without repetitions"),
+        ({"datasets": ["coco", "flickr8k"]}, "`--data` can contain only one dataset, but got coco and flickr8k"),
+        ({"datasets": ["easy_vqa"]}, "`--data` must not be set for easy_vqa, but got flickr8k"),
+        ({"datasets": ["coco"], "data": None}, "The dataset coco requires `--data`"),
+        ({"image_folder": "images"}, "`--image_folder` requires a captions file of coco, but got images"),
+        (
+            {"datasets": ["flickr8k"], "tasks": ["questions"]},
+            "At least one dataset must contain questions, but got flickr8k",
+        ),
+        ({"push_to_hub": True}, "`--push_to_hub` requires `--hub_model_id`"),
         ({"num_query_tokens": 0}, "`num_query_tokens` must be at least 1, but got 0"),
         ({"text_mode": "dora"}, "an adapter is of one kind"),
         ({"text_mode": "half"}, "invalid choice: 'half'"),
