@@ -113,7 +113,7 @@ def main() -> None:
     trainer.save_model()
     reloaded = AutoModel.from_pretrained(folder), AutoProcessor.from_pretrained(folder)
     if score(*reloaded, tables["test"], CUTOFFS) != trained:
-        raise SystemExit("The metrics of the reloaded model differ from those of the trained model.")
+        raise SystemExit("The reloaded model must have the same metrics as the trained model.")
     print(f"\nSaved to {folder}. The model reloaded with AutoModel and AutoProcessor has the same metrics.")
 
     draw_similarity(model, processor, tables["test"], 8, folder / "similarity.png")

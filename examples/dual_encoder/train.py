@@ -34,7 +34,7 @@ from vlmkit.training import EvalCollatorTrainer, parse_arguments
 
 @dataclass
 class ModelArguments:
-    """Backbones, projection and loss. The defaults are those of the paper."""
+    """Backbones, projection and loss, with the choices of the paper as defaults."""
 
     vision: str = field(metadata={"help": "Folder or hub id of an image model."})
     text: str = field(metadata={"help": "Folder or hub id of a text model."})

@@ -76,7 +76,7 @@ class AugmentationArguments:
 
 @dataclass
 class ModelArguments:
-    """Image encoder, captions and loss. The defaults are those of the report."""
+    """Image encoder, captions and loss, with the choices of the report as defaults."""
 
     text: str = field(
         default="openai/clip-vit-base-patch32", metadata={"help": "Folder or hub id of a frozen text encoder."}

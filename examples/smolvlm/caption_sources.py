@@ -151,7 +151,7 @@ def stream_tables(source: SourceArguments) -> Tables:
     validation = Dataset.from_list(rows[:-1], encoded.features).cast_column("image", Image())
     # Filtering decodes the images, so it comes after shuffling: a buffer of encoded images is smaller.
     shuffled = stream.repeat(None).shuffle(seed=0, buffer_size=SHUFFLE_BUFFER)
-    # With stream.skip(), every DataLoader worker would skip rows of its own shards and train on held-out rows.
+    # With stream.skip(), every DataLoader worker would skip rows of different shards and train on held-out rows.
     ids = set(validation["image_id"])
     train = shuffled.filter(is_not_in, input_columns="image_id", fn_kwargs={"ids": ids})
     return {"train": train, "validation": validation}

@@ -77,7 +77,7 @@ class RunArguments:
 class AlignerTrainingArguments(ContrastiveTrainingArguments):
     """Training arguments with the recipe of the original as defaults.
 
-    The learning rates are those of the original's code. They give better results than the rates of its documentation.
+    The learning rates are taken from the original's code. They give better results than the rates of its documentation.
     """
 
     output_dir: str = "runs/qformer"

@@ -65,7 +65,9 @@ class VlmTrainingArguments(TableTrainingArguments):
     learning_rate: float = field(
         default=5e-4, metadata={"help": "Learning rate of LoRA and of the connector layers after the Q-Former."}
     )
-    qformer_learning_rate: float = field(default=1e-4, metadata={"help": "Learning rate of the Q-Former and its vision projection."})
+    qformer_learning_rate: float = field(
+        default=1e-4, metadata={"help": "Learning rate of the Q-Former and its vision projection."}
+    )
     weight_decay: float = 0.01
     lr_scheduler_type: str = "cosine"
     warmup_steps: float = 100

@@ -1,13 +1,15 @@
-"""What matters when building vision-language models? The study's rows at a small scale.
+"""Compare designs of "What matters when building vision-language models?" at a small scale.
 
     python examples/what_matters/ablation.py --seeds 0 1 2
     python examples/what_matters/ablation.py --studies captions --data jxie/flickr8k --batch_size 8 --seeds 0
 
-On drawn scenes, a small language model is first trained on texts about scenes, and a small vision tower to say what
-every patch shows. On photographs (the study `captions`), both are published models. Every row of a study gets the same
-data, steps and seeds. A killed run goes on where it stopped: finished cells are read, not redone; several processes can
-share a folder, each with its own seeds. The report compares with what can be said without looking, and with the
-averages that the study published.
+Most studies use synthetic scenes. Their backbones are trained first: a small language model on texts about scenes, and
+a small vision tower on patch classification. The study `captions` uses photographs and pretrained backbones. All rows
+of a study have the same data, steps and seeds.
+
+An interrupted run resumes: results of finished cells are read from disk. Several processes can share an output folder
+if they use different seeds. The report compares the rows with baselines that do not use the image, and with the
+averages published in the study.
 """
 
 import dataclasses
@@ -20,14 +22,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from backbones import LANGUAGE_MODELS, TOWERS, once, train_language_model, train_vision_tower
+from backbones import LANGUAGE_MODELS, TOWERS, build_once, train_language_model, train_vision_tower
 from chat_tables import ChatDataArguments, load_chat_tables
 from costs import peak_memory, prefill_milliseconds, reset_peak_memory
 from datasets import DatasetDict
 from divergence import StopOnDivergence
 from report import write_report
 from rows import STUDIES, TEXT_ONLY, Design
-from tasks import Blind, Chats, Task, caption_task, scene_task
+from tasks import Chats, Task, WithoutImages, caption_task, scene_task
 from torch import nn
 from transformers import ProcessorMixin, Trainer, set_seed
 
@@ -54,33 +56,48 @@ CAPTION_RECIPE = (
 
 @dataclass
 class AblationArguments:
-    """Which rows, on how much data."""
+    """Studies, data and hyperparameters."""
 
     studies: list[str] = field(
-        default_factory=lambda: [name for name in STUDIES if name != "captions"], metadata={"help": ", ".join(STUDIES)}
+        default_factory=lambda: [name for name in STUDIES if name != "captions"],
+        metadata={"help": f"Studies to run: {', '.join(STUDIES)}."},
     )
-    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2], metadata={"help": "Training seeds of every row."})
     output_dir: str = "runs/what_matters"
-    num_train: int = field(default=3000, metadata={"help": "drawn scenes"})
-    num_objects: list[int] = field(default_factory=lambda: [1], metadata={"help": "of a scene, drawn by lot"})
-    num_questions: int = field(default=600, metadata={"help": "about held-out images; of captions, held-out images"})
-    steps: int = 300
-    batch_size: int = field(default=16, metadata={"help": "images, each with all its questions or one caption"})
+    num_train: int = field(default=3000, metadata={"help": "Number of synthetic training scenes."})
+    num_objects: list[int] = field(
+        default_factory=lambda: [1], metadata={"help": "Numbers of objects per scene, drawn at random."}
+    )
+    num_questions: int = field(
+        default=600, metadata={"help": "Number of questions about held-out images. For captions, number of images."}
+    )
+    steps: int = field(default=300, metadata={"help": "Number of training steps of every row."})
+    batch_size: int = field(
+        default=16, metadata={"help": "Images per batch, each with all its questions or one caption."}
+    )
     learning_rate: float = 1e-3
     lora_rank: int = 16
-    language_model_steps: int = 500
-    vision_tower_steps: int = 800
-    dataset: Literal["flickr8k", "coco"] = field(default="flickr8k", metadata={"help": "layout of the captions"})
-    data: str = field(default="jxie/flickr8k", metadata={"help": "of the captions, a folder or hub id"})
-    vision: str = field(default="google/vit-base-patch16-224", metadata={"help": "of the captions"})
-    text: str = field(default="HuggingFaceTB/SmolLM2-135M-Instruct", metadata={"help": "of the captions"})
+    language_model_steps: int = field(
+        default=500, metadata={"help": "Training steps of the language models for scenes."}
+    )
+    vision_tower_steps: int = field(default=800, metadata={"help": "Training steps of the vision towers for scenes."})
+    dataset: Literal["flickr8k", "coco"] = field(
+        default="flickr8k", metadata={"help": "Dataset of the study captions."}
+    )
+    data: str = field(default="jxie/flickr8k", metadata={"help": "Folder or hub id of the dataset of captions."})
+    vision: str = field(default="google/vit-base-patch16-224", metadata={"help": "Image model of the study captions."})
+    text: str = field(
+        default="HuggingFaceTB/SmolLM2-135M-Instruct", metadata={"help": "Language model of the study captions."}
+    )
 
 
 def main() -> None:
-    """Run the cells that are missing, then write the report over all of them."""
+    """Run the cells without a saved result, then write the report over all cells."""
     (arguments,) = parse_arguments(AblationArguments)
     if unknown := set(arguments.studies) - set(STUDIES):
-        raise SystemExit(f"--studies are {', '.join(STUDIES)}, and not {', '.join(sorted(unknown))}")
+        raise SystemExit(
+            f"`--studies` must be one or more of {', '.join(STUDIES)}, but got {', '.join(sorted(unknown))}."
+        )
     folder = Path(arguments.output_dir)
     (folder / "cells").mkdir(parents=True, exist_ok=True)
     backbones = {"vision_given": arguments.vision, "text_given": arguments.text}
@@ -89,11 +106,11 @@ def main() -> None:
         backbones |= train_backbones(folder, arguments)
         tables = load_detailed_scenes(num_train=arguments.num_train, num_objects=arguments.num_objects)
         tasks["scenes"] = scene_task(
-            tables, arguments.num_questions, chosen(arguments, *SCENE_RECIPE, *SCENE_BACKBONES)
+            tables, arguments.num_questions, select(arguments, *SCENE_RECIPE, *SCENE_BACKBONES)
         )
     if "captions" in arguments.studies:
         tables = load_captions(arguments)
-        tasks["captions"] = caption_task(tables, arguments.num_questions, chosen(arguments, *CAPTION_RECIPE))
+        tasks["captions"] = caption_task(tables, arguments.num_questions, select(arguments, *CAPTION_RECIPE))
     results = []
     for seed in arguments.seeds:
         for study in arguments.studies:
@@ -102,50 +119,51 @@ def main() -> None:
                 print(f"{study}: {row}, seed {seed}", flush=True)
                 result = cell(design, seed, folder, backbones, task, arguments)
                 if not task.controls:
-                    blind = cell(TEXT_ONLY, seed, folder, backbones, task, arguments)
-                    result["metrics"]["text_only"] = blind["metrics"]["accuracy"]
+                    text_only = cell(TEXT_ONLY, seed, folder, backbones, task, arguments)
+                    result["metrics"]["text_only"] = text_only["metrics"]["accuracy"]
                 results.append({"study": study, "row": row, "seed": seed, **result})
     write_report(results, folder)
     print((folder / "report.md").read_text())
 
 
 def load_captions(arguments: AblationArguments) -> DatasetDict:
-    """Captioned images to train on, and others to score on.
+    """Load captioned images for training and evaluation.
 
     Raises:
-        SystemExit: there are no others.
+        SystemExit: If the dataset has no evaluation split.
     """
-    asked = ChatDataArguments(datasets=[arguments.dataset], data=arguments.data, tasks=["captions"])
-    [tables] = load_chat_tables(asked).values()
+    data_args = ChatDataArguments(datasets=[arguments.dataset], data=arguments.data, tasks=["captions"])
+    [tables] = load_chat_tables(data_args).values()
     if not {"test", "validation"} & tables.keys():
-        raise SystemExit(f"{arguments.data} has no split to score on, only {', '.join(tables)}")
+        raise SystemExit(f"{arguments.data} must contain a validation or test split, but got {', '.join(tables)}.")
     return DatasetDict(train=tables["train"], test=evaluation_split(tables))
 
 
-def chosen(arguments: AblationArguments, *names: str) -> dict[str, Any]:
-    """Some of the arguments."""
+def select(arguments: AblationArguments, *names: str) -> dict[str, Any]:
+    """Return a dictionary of the named arguments."""
     return {name: getattr(arguments, name) for name in names}
 
 
 def train_backbones(folder: Path, arguments: AblationArguments) -> dict[str, str]:
-    """The folders of the scenes' backbones, trained where they are not there yet."""
-    places = {}
+    """Train the backbones for scenes that do not exist yet, and return the folders of all backbones by name."""
+    folders = {}
     (folder / "backbones").mkdir(exist_ok=True)
     for size in LANGUAGE_MODELS:
         steps, counts = arguments.language_model_steps, arguments.num_objects
-        place = folder / "backbones" / f"text_{size}_{steps}_{'_'.join(map(str, counts))}"
-        places[f"text_{size}"] = once(place, partial(train_language_model, size=size, steps=steps, num_objects=counts))
+        path = folder / "backbones" / f"text_{size}_{steps}_{'_'.join(map(str, counts))}"
+        train = partial(train_language_model, size=size, steps=steps, num_objects=counts)
+        folders[f"text_{size}"] = build_once(path, train)
     for size in TOWERS:
         steps = arguments.vision_tower_steps
-        place = folder / "backbones" / f"vision_{size}_{steps}"
-        places[f"vision_{size}"] = once(place, partial(train_vision_tower, size=size, steps=steps))
-    return {name: str(place) for name, place in places.items()}
+        path = folder / "backbones" / f"vision_{size}_{steps}"
+        folders[f"vision_{size}"] = build_once(path, partial(train_vision_tower, size=size, steps=steps))
+    return {name: str(path) for name, path in folders.items()}
 
 
 def cell(
     design: Design, seed: int, folder: Path, backbones: dict[str, str], task: Task, arguments: AblationArguments
 ) -> dict[str, Any]:
-    """The result of a design and a seed, computed or read; studies that share it read the same."""
+    """Return the result of a design and a seed. It is computed once, also if several studies contain the design."""
     fingerprint = text_fingerprint(json.dumps([dataclasses.asdict(design), task.recipe]), size=6)
     path = folder / "cells" / f"{fingerprint}--{seed}.json"
     if not path.exists():
@@ -159,31 +177,31 @@ def cell(
 def run_cell(
     design: Design, seed: int, folder: Path, backbones: dict[str, str], task: Task, arguments: AblationArguments
 ) -> dict[str, Any]:
-    """Train a design, and score what it answers about held-out images."""
+    """Train a design and evaluate its replies about held-out images."""
     start = time.perf_counter()
     set_seed(seed)
     model, processor = build(design, backbones)
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
-    # A convolutional tower has no layers for LoRA, and stays as it is.
+    # A convolutional tower without linear layers for LoRA is frozen.
     is_linear = any(isinstance(layer, nn.Linear) for layer in model.get_encoder("image").modules())
     vision_mode = "frozen" if design.mode == "lora" and not is_linear else design.mode
     ranks = {"rank": arguments.lora_rank, "alpha": 2 * arguments.lora_rank}
     adapted = adapt_backbones(model, vision=vision_mode, text=design.mode, **ranks)
     num_trained = sum(parameter.numel() for parameter in adapted.parameters() if parameter.requires_grad)
-    watch = StopOnDivergence()
+    divergence = StopOnDivergence()
     reset_peak_memory()
     trainer = Trainer(
         adapted,
         training_arguments(folder / "trainer", seed, arguments),
         data_collator=ChatCollator(processor),
-        train_dataset=seen(design, task.train),
-        callbacks=[watch],
+        train_dataset=chats_for(design, task.train),
+        callbacks=[divergence],
     )
     trained = trainer.train()
     peak_mb = peak_memory()
     model = adapted.merge_and_unload() if hasattr(adapted, "merge_and_unload") else adapted
-    asked, generation = seen(design, task.asked), {"max_new_tokens": task.max_new_tokens, "do_sample": False}
-    metrics = task.score(reply_to_chats(model, processor, asked, batch_size=25, **generation))
+    requests, generation = chats_for(design, task.requests), {"max_new_tokens": task.max_new_tokens, "do_sample": False}
+    metrics = task.score(reply_to_chats(model, processor, requests, batch_size=25, **generation))
     score = next(iter(metrics))
     for name, chats in task.controls.items():
         metrics[name] = task.score(reply_to_chats(model, processor, chats, batch_size=25, **generation))[score]
@@ -192,33 +210,33 @@ def run_cell(
         "modes": {"vision": vision_mode, "text": design.mode},
         "metrics": metrics,
         "train_loss": trained.training_loss,
-        "diverged": {"step": watch.step, "reason": watch.reason} if watch.diverged else None,
+        "diverged": {"step": divergence.step, "reason": divergence.reason} if divergence.diverged else None,
         "parameters": {"total": num_parameters, "trained": num_trained},
-        "image_tokens": mean_image_tokens(processor, asked),
-        "prefill_ms": prefill_milliseconds(model, processor, asked),
+        "image_tokens": mean_image_tokens(processor, requests),
+        "prefill_ms": prefill_milliseconds(model, processor, requests),
         "peak_mb": peak_mb,
         "seconds": time.perf_counter() - start,
-        "num_questions": len(asked),
+        "num_questions": len(requests),
         "steps": trainer.state.global_step,
         "device": str(model.device),
     }
 
 
 def build(design: Design, backbones: dict[str, str]) -> tuple[SmolVLM, VlmkitSmolVLMProcessor]:
-    """The untrained model of a design, and its processor."""
+    """Build the untrained model of a design and its processor."""
     vision, text = backbones[f"vision_{design.vision}"], backbones[f"text_{design.text}"]
     processor = VlmkitSmolVLMProcessor.from_vision_text_pretrained(vision, text, **design.processor_options())
     model = SmolVLM.from_vision_text_pretrained(vision, text, processor=processor, **design.model_options())
     return model, processor
 
 
-def seen(design: Design, chats: Chats) -> Chats:
-    """Conversations as a design sees them."""
-    return chats if design.sees else Blind(chats)
+def chats_for(design: Design, chats: Chats) -> Chats:
+    """Return conversations with images, or without images for a text-only design."""
+    return chats if design.use_images else WithoutImages(chats)
 
 
 def training_arguments(folder: Path, seed: int, arguments: AblationArguments) -> TableTrainingArguments:
-    """The recipe that all rows share."""
+    """Return the training arguments of all rows."""
     training_args = TableTrainingArguments(
         output_dir=str(folder),
         max_steps=arguments.steps,
@@ -238,7 +256,7 @@ def training_arguments(folder: Path, seed: int, arguments: AblationArguments) ->
 
 
 def mean_image_tokens(processor: ProcessorMixin, chats: Chats, count: int = 50) -> float:
-    """Compute the mean number of image tokens in a conversation, over the first conversations."""
+    """Compute the mean number of image tokens over the first `count` conversations."""
     rows = range(min(count, len(chats)))
     texts = [
         processor.apply_chat_template([chats[row]["messages"]], tokenize=True, return_dict=True)["input_ids"][0]

@@ -1,6 +1,6 @@
-"""The small backbones of the ablation, trained from nothing on drawn scenes: a language model, and a vision tower.
+"""Train the small backbones of the ablation from scratch on synthetic scenes: a language model and a vision tower.
 
-Both are ordinary folders when they are done, and are found again by a later run. A killed training begins anew.
+Finished backbones are saved in the formats of transformers and reused by later runs. Interrupted training restarts.
 """
 
 import os
@@ -40,22 +40,26 @@ from vlmkit.data.scenes.graph import COLORS, SHAPES
 from vlmkit.modules import VisionTower
 from vlmkit.training import TableTrainingArguments
 
-SIDE = 224  # of what the tower sees, in pixels
+SIDE = 224  # input size of the vision tower in pixels
 PATCH = 16
-# A pattern of lines one pixel wide cannot be read where the view is smaller than the picture.
+# The patterns consist of lines one pixel wide, which are lost if an image is downscaled.
 HEADS = {"shape": SHAPES, "color": tuple(COLORS), "proportion": tuple(PROPORTIONS), "pattern": PATTERNS}
 LANGUAGE_MODELS = {"small": (64, 2, 2), "base": (128, 3, 4)}  # width, layers, heads
 TOWERS = {"small": (64, 1, 2), "base": (128, 4, 4)}
 
 
-def once(folder: Path, make: Callable[[Path], None]) -> Path:
-    """A folder, made if it is not there; nothing half-made has its name, and the first of several makers wins."""
+def build_once(folder: Path, build: Callable[[Path], None]) -> Path:
+    """Build a folder if it does not exist, and return it.
+
+    The folder is renamed when it is complete, so it never contains partial results. If several processes build it, the
+    first result is kept.
+    """
     if not folder.exists():
         part = folder.with_suffix(f".{os.getpid()}")
-        make(part)
+        build(part)
         try:
             os.rename(part, folder)
-        except OSError:  # another process was faster
+        except OSError:  # another process has built the folder
             if not folder.exists():
                 raise
             shutil.rmtree(part)
@@ -63,7 +67,7 @@ def once(folder: Path, make: Callable[[Path], None]) -> Path:
 
 
 def word_tokenizer() -> PreTrainedTokenizerFast:
-    """A token for every word of the scenes, and for who speaks."""
+    """Build a tokenizer with one token per word of the scenes and one per role."""
     words = ["<unk>", "<eos>", "User:", "Assistant:", *DETAILED_SCENE_WORDS]
     backend = Tokenizer(models.WordLevel({word: row for row, word in enumerate(words)}, unk_token="<unk>"))
     backend.add_special_tokens([AddedToken(token, normalized=False) for token in words[:2]])
@@ -72,10 +76,10 @@ def word_tokenizer() -> PreTrainedTokenizerFast:
 
 
 class SceneTexts(torch.utils.data.Dataset):
-    """Conversations in which a description stands where a vision-language model has an image.
+    """Conversations about scenes with a text description instead of the image.
 
     Args:
-        table: of [`detailed_scene_texts`].
+        table: Table from [`detailed_scene_texts`].
     """
 
     def __init__(self, table: Dataset):
@@ -94,14 +98,14 @@ class SceneTexts(torch.utils.data.Dataset):
 
 
 def train_language_model(folder: Path, size: str, steps: int, num_objects: Sequence[int], seed: int = 0) -> None:
-    """Train a small Llama to answer questions about scenes that are described to it.
+    """Train a small Llama to answer questions about scenes from text descriptions.
 
     Args:
-        folder: of the result, with its tokenizer.
-        size: a key of `LANGUAGE_MODELS`.
-        steps: of 64 scenes each.
-        num_objects: of a scene.
-        seed: of weights and data.
+        folder: Output folder of the model and its tokenizer.
+        size: Key of `LANGUAGE_MODELS`.
+        steps: Number of training steps with 64 scenes each.
+        num_objects: Possible numbers of objects per scene.
+        seed: Seed of weights and data.
     """
     set_seed(seed)
     width, depth, heads = LANGUAGE_MODELS[size]
@@ -112,14 +116,14 @@ def train_language_model(folder: Path, size: str, steps: int, num_objects: Seque
         intermediate_size=4 * width,
         num_hidden_layers=depth,
         num_attention_heads=heads,
-        vocab_size=len(tokenizer) + 1,  # and the image token
+        vocab_size=len(tokenizer) + 1,  # includes the image token
         max_position_embeddings=2048,
         tie_word_embeddings=True,
         bos_token_id=end,
         eos_token_id=end,
         pad_token_id=end,
     )
-    # Only its tokenizer and template are used; the processor adds the image token.
+    # Only the tokenizer and chat template of the processor are used. The processor adds the image token.
     processor = VlmkitSmolVLMProcessor(CLIPImageProcessor(), tokenizer)
     model = LlamaForCausalLM(config)
     arguments = _arguments(folder, steps, batch_size=64, learning_rate=2e-3, seed=seed)
@@ -129,11 +133,11 @@ def train_language_model(folder: Path, size: str, steps: int, num_objects: Seque
     word_tokenizer().save_pretrained(folder)
 
 
-class PatchReader(nn.Module):
-    """A vision tower that learns to say of every patch what it shows of an object, if anything.
+class PatchClassifier(nn.Module):
+    """Vision tower with classification heads for every patch: presence of an object, and its attributes.
 
     Args:
-        tower: with patch tokens in a grid.
+        tower: Vision tower whose tokens form a grid of patches.
     """
 
     def __init__(self, tower: VisionTower):
@@ -143,7 +147,12 @@ class PatchReader(nn.Module):
         self.presence = nn.Linear(tower.hidden_size, 2)
 
     def forward(self, pixel_values: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """The loss on crops `(B, 3, H, W)`, with labels `(B, 1 + heads, H / 16 * W / 16)`, -100 where none."""
+        """Compute the sum of the cross-entropy losses of all heads.
+
+        Args:
+            pixel_values: Crops, `(B, 3, H, W)`.
+            labels: Labels per head and patch, `(B, 1 + num_heads, H / 16 * W / 16)`. -100 is ignored.
+        """
         mask = torch.ones(len(pixel_values), *pixel_values.shape[2:], device=pixel_values.device)
         tokens = self.tower(pixel_values, pixel_attention_mask=mask).last_hidden_state
         scores = [self.presence(tokens), *(head(tokens) for head in self.heads.values())]
@@ -155,12 +164,14 @@ class PatchReader(nn.Module):
         return {"loss": torch.stack(losses).sum()}
 
 
-class Boards(IterableDataset):
-    """Batches of crops, whole or quarters, squashed or not, of pictures with an object in nearly every cell.
+class CrowdedSceneBatches(IterableDataset):
+    """Infinite batches of crops of scenes with an object in most grid cells.
+
+    Crops are whole images or quarters, with or without the original aspect ratio.
 
     Args:
-        seed: of the pictures.
-        batch_size: crops.
+        seed: Seed of the scenes.
+        batch_size: Number of crops per batch.
     """
 
     def __init__(self, seed: int, batch_size: int = 16):
@@ -169,15 +180,15 @@ class Boards(IterableDataset):
     def __iter__(self) -> Any:
         rng = random.Random(self.seed)
         while True:
-            grid, squashed = rng.choice([(4, 4), (4, 2), (2, 4)]), rng.random() < 0.5
-            size = {"height": SIDE, "width": SIDE} if squashed else {"longest_edge": SIDE}
+            grid, is_square = rng.choice([(4, 4), (4, 2), (2, 4)]), rng.random() < 0.5
+            size = {"height": SIDE, "width": SIDE} if is_square else {"longest_edge": SIDE}
             processor = VlmkitSmolVLMImageProcessor(size=size, size_divisor=PATCH, do_image_splitting=True)
             crops, labels = [], []
             while len(crops) < self.batch_size:
                 scene = _crowded_scene(grid, rng)
                 picture = draw_detailed_scene(scene, grid=grid, long_side=2 * SIDE, rng=rng)
                 pixels = processor(picture, return_tensors="pt")["pixel_values"]
-                # The quarters say more than the whole.
+                # Quarters have more labels than the whole image, so most crops are quarters.
                 for view in rng.sample(range(5), 3):
                     crops.append(pixels[view])
                     labels.append(_patch_labels(scene, grid, view, tuple(pixels.shape[2:])))
@@ -188,13 +199,15 @@ class Boards(IterableDataset):
 
 
 def train_vision_tower(folder: Path, size: str, steps: int, seed: int = 0) -> None:
-    """Train a small XCiT, with convolutions for patches and positions for any grid, to say what every patch shows.
+    """Train a small XCiT on patch classification.
+
+    XCiT has a convolutional patch embedding and position embeddings for any grid size.
 
     Args:
-        folder: of the result, with its image processor.
-        size: a key of `TOWERS`.
-        steps: of 16 crops each.
-        seed: of weights and data.
+        folder: Output folder of the model and its image processor.
+        size: Key of `TOWERS`.
+        steps: Number of training steps with 16 crops each.
+        seed: Seed of weights and data.
 
     References:
         El-Nouby et al., "XCiT: Cross-Covariance Image Transformers" (arXiv:2106.09681).
@@ -203,13 +216,14 @@ def train_vision_tower(folder: Path, size: str, steps: int, seed: int = 0) -> No
     width, depth, heads = TOWERS[size]
     sizes = {"embed_dim": width, "depth": depth, "num_heads": heads, "eta": 1.0}
     config = TimmWrapperConfig(architecture="xcit_nano_12_p16_224", model_args=sizes, do_pooling=False)
-    reader = PatchReader(VisionTower(config, pooling="mean", prefix_tokens=False))
+    classifier = PatchClassifier(VisionTower(config, pooling="mean", prefix_tokens=False))
     arguments = _arguments(folder, steps, batch_size=1, learning_rate=1e-3, seed=seed)
-    Trainer(reader, arguments, data_collator=lambda batches: batches[0], train_dataset=Boards(seed)).train()
-    reader.tower.backbone.save_pretrained(folder)
-    plain = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    batches = CrowdedSceneBatches(seed)
+    Trainer(classifier, arguments, data_collator=lambda rows: rows[0], train_dataset=batches).train()
+    classifier.tower.backbone.save_pretrained(folder)
+    normalization = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
     square = {"height": SIDE, "width": SIDE}
-    CLIPImageProcessor(size=square, do_center_crop=False, **plain).save_pretrained(folder)
+    CLIPImageProcessor(size=square, do_center_crop=False, **normalization).save_pretrained(folder)
 
 
 def _crowded_scene(grid: tuple[int, int], rng: random.Random) -> list[DetailedObject]:
@@ -221,10 +235,10 @@ def _crowded_scene(grid: tuple[int, int], rng: random.Random) -> list[DetailedOb
 
 
 def _patch_labels(scene: list[DetailedObject], grid: tuple[int, int], view: int, size: tuple[int, int]) -> Tensor:
-    """What every patch of a view shows: presence, then a row for each of `HEADS`."""
+    """Return the labels of all patches of a view: presence of an object, then one row per entry of `HEADS`."""
     rows, columns = size[0] // PATCH, size[1] // PATCH
     is_quarter = view < 4
-    shown = [side / (2 if is_quarter else 1) for side in grid]  # cells across and down
+    shown = [side / (2 if is_quarter else 1) for side in grid]  # visible grid cells in x and y direction
     left, top = ((view % 2) * shown[0], (view // 2) * shown[1]) if is_quarter else (0.0, 0.0)
     labels = torch.full((1 + len(HEADS), rows, columns), -100)
     labels[0] = 0

@@ -1,4 +1,4 @@
-"""Conversations for the schedule: captions asked for, questions answered, from data sets of several kinds."""
+"""Data loading for the schedule: captions and questions as conversations."""
 
 from dataclasses import dataclass, field
 from functools import cache
@@ -20,72 +20,90 @@ from vlmkit.data import (
 )
 from vlmkit.inference import first_replies
 
-PHOTOS = ("coco", "flickr8k")  # what --data can hold
+PHOTOS = ("coco", "flickr8k")  # datasets that are loaded from --data
 DATASETS = (*PHOTOS, "easy_vqa", "scenes", "detailed_scenes")
 DETAILED_SCENES = {"num_train": 4000, "num_test": 500, "num_validation": 200}
 
 
 @dataclass
 class ChatDataArguments:
-    """Which images, captions and questions."""
+    """Datasets and tasks of the conversations."""
 
     datasets: list[str] = field(
         default_factory=lambda: ["detailed_scenes"],
-        metadata={"help": f"some of {', '.join(DATASETS)}; scenes are drawn, and need no data"},
+        metadata={
+            "help": f"Datasets: one or more of {', '.join(DATASETS)}. Scenes are synthetic and require no --data."
+        },
     )
-    data: str | None = field(default=None, metadata={"help": "folder or hub id of coco or flickr8k"})
-    image_folder: str | None = field(default=None, metadata={"help": "of the images, where --data is a captions file"})
+    data: str | None = field(default=None, metadata={"help": "Folder or hub id of coco or flickr8k."})
+    image_folder: str | None = field(
+        default=None, metadata={"help": "Folder of the images if --data is a captions file."}
+    )
     easy_vqa_folder: str | None = field(
-        default=None, metadata={"help": "if it is not installed (pip install easy-vqa)"}
+        default=None, metadata={"help": "Folder of easy-VQA, if it is not installed with pip install easy-vqa."}
     )
-    max_images: int | None = field(default=None, metadata={"help": "first images of each split of each data set"})
-    on_error: Literal["raise", "skip"] = field(default="raise", metadata={"help": "what to do with faulty rows"})
+    max_images: int | None = field(default=None, metadata={"help": "Maximum number of images per split and dataset."})
+    on_error: Literal["raise", "skip"] = field(
+        default="raise", metadata={"help": "Whether invalid rows raise an error or are skipped."}
+    )
     tasks: list[str] = field(
-        default_factory=lambda: list(CHAT_TASKS), metadata={"help": "captions, questions, or both where there are both"}
+        default_factory=lambda: list(CHAT_TASKS),
+        metadata={"help": "Tasks: captions, questions or both. Each dataset is used for the tasks that it supports."},
     )
-    max_turns: int = field(default=5, metadata={"help": "questions in a conversation"})
+    max_turns: int = field(default=5, metadata={"help": "Maximum number of questions per conversation."})
 
 
 def check_data(arguments: ChatDataArguments) -> None:
-    """Refuse flags that do not go together.
+    """Check that the flags are compatible.
 
     Raises:
-        SystemExit: a task or data set is unknown or twice there, or --data is missing or of no use.
+        SystemExit: If a task or dataset is unknown or repeated, or `--data` is missing or has no effect.
     """
     names, tasks = arguments.datasets, arguments.tasks
     if not tasks or not set(tasks) <= set(CHAT_TASKS):
-        raise SystemExit(f"--tasks are {' '.join(tasks)}: give captions, questions, or both")
+        raise SystemExit(f"`--tasks` must be captions, questions or both, but got '{' '.join(tasks)}'.")
     if not names or len(set(names)) < len(names) or not set(names) <= set(DATASETS):
-        raise SystemExit(f"--datasets are {' '.join(names)}: give some of {', '.join(DATASETS)}, each once")
+        raise SystemExit(
+            f"`--datasets` must be one or more of {', '.join(DATASETS)} without repetitions, but got "
+            f"'{' '.join(names)}'."
+        )
     held = [name for name in PHOTOS if name in names]
     if len(held) > 1:
-        raise SystemExit(f"--data can hold {' or '.join(held)}, not both")
+        raise SystemExit(f"`--data` can contain only one dataset, but got {' and '.join(held)}. Select one of them.")
     if held == ["coco"] and arguments.data is None:
-        raise SystemExit("coco needs --data: a folder, a captions file or a hub id")
+        raise SystemExit("The dataset coco requires `--data`. Pass a folder, a captions file or a hub id.")
     if arguments.data is not None and not held:
-        raise SystemExit(f"drop --data {arguments.data}, or name the data set that it holds: {', '.join(PHOTOS)}")
+        raise SystemExit(
+            f"`--data` must not be set for {' and '.join(names)}, but got {arguments.data}. Remove it, or select the "
+            f"dataset that it contains: {', '.join(PHOTOS)}."
+        )
     if arguments.image_folder is not None and held != ["coco"]:
-        raise SystemExit(f"drop --image_folder {arguments.image_folder}: it goes with a captions file of coco")
+        raise SystemExit(
+            f"`--image_folder` requires a captions file of coco, but got {arguments.image_folder} for "
+            f"{' and '.join(names)}. Remove it."
+        )
 
 
 def load_chat_tables(arguments: ChatDataArguments) -> dict[str, DatasetDict]:
-    """The splits of every data set that was asked for, by its name.
+    """Load the splits of every selected dataset, by name.
 
     Raises:
-        SystemExit: one has no split to train on, or nothing that was asked for is in any of them.
+        SystemExit: If a dataset has no training split, or no dataset supports the selected tasks.
     """
     source = arguments.data, arguments.image_folder, arguments.easy_vqa_folder, arguments.max_images, arguments.on_error
     tables = {name: load_splits(name, *source) for name in arguments.datasets}
     for name, splits in tables.items():
         if "train" not in splits:
-            raise SystemExit(f"{name} has no split to train on, only {', '.join(splits)}")
+            raise SystemExit(f"The dataset {name} must contain a training split, but got {', '.join(splits)}.")
     if build_chat_dataset([splits["train"] for splits in tables.values()], arguments.tasks) is None:
-        asked = " or ".join(arguments.tasks)
-        raise SystemExit(f"{' and '.join(tables)} has no {asked}: change --tasks or --datasets")
+        raise SystemExit(
+            f"At least one dataset must contain {' or '.join(arguments.tasks)}, but got {' and '.join(tables)}. Change "
+            "`--tasks` or `--datasets`."
+        )
     return tables
 
 
-@cache  # checking photographs and drawing scenes take a while, and every phase asks for the same
+@cache  # all phases share the tables, which take long to build
 def load_splits(
     name: str,
     data: str | None,
@@ -94,13 +112,13 @@ def load_splits(
     max_images: int | None,
     on_error: Literal["raise", "skip"],
 ) -> DatasetDict:
-    """The first rows of the splits of a data set; the arguments are those of ChatDataArguments."""
+    """Load the first rows of the splits of a dataset. `ChatDataArguments` describes the arguments."""
     loaders = {
         "coco": lambda: load_coco_captions(data, image_folder=image_folder, max_images=max_images, on_error=on_error),
         "flickr8k": lambda: load_flickr8k(data, on_error=on_error),
         "easy_vqa": lambda: load_easy_vqa(easy_vqa_folder),
         "scenes": load_scenes,
-        "detailed_scenes": lambda: load_detailed_scenes(  # no more than are used
+        "detailed_scenes": lambda: load_detailed_scenes(  # only scenes that are used
             **{split: min(count, max_images or count) for split, count in DETAILED_SCENES.items()}
         ),
     }
@@ -108,15 +126,15 @@ def load_splits(
 
 
 def data_names(arguments: ChatDataArguments) -> str:
-    """What a model card calls the data sets."""
+    """Return the names of the datasets for the model card."""
     names = [Path(arguments.data).name if name in PHOTOS and arguments.data else name for name in arguments.datasets]
     return ", ".join(name.replace("_", " ") if name.endswith("scenes") else name for name in names)
 
 
 def print_replies(model: PreTrainedModel, processor: ProcessorMixin, arguments: ChatDataArguments) -> None:
-    """Show what a model says about held-out images of each data set, beside the truth."""
+    """Print replies about held-out images of each dataset next to the reference answers."""
     for name, splits in load_chat_tables(arguments).items():
-        unseen = [splits[split] for split in ("test", "validation") if split in splits]
-        chats = build_chat_dataset(unseen[:1], arguments.tasks, max_turns=1) or []
+        held_out = [splits[split] for split in ("test", "validation") if split in splits]
+        chats = build_chat_dataset(held_out[:1], arguments.tasks, max_turns=1) or []
         for question, reply, answer in first_replies(model, processor, chats, max_new_tokens=30, do_sample=False):
             print(f"{name}: {question} -> {reply} ({answer})")

@@ -1,4 +1,4 @@
-"""What a model costs: memory while it is trained, and time to read a prompt with an image."""
+"""Measure the cost of a model: peak memory of training and prefill time."""
 
 import ctypes
 import gc
@@ -17,17 +17,20 @@ _STATUS = Path("/proc/self/status")
 
 
 def reset_peak_memory() -> None:
-    """Forget the peak so far: of the GPU, or of the process (Linux)."""
+    """Reset the memory peak of the GPU or, without a GPU, of the process (Linux only)."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     elif _STATUS.exists():
-        ctypes.CDLL(None).malloc_trim(0)  # or memory that an earlier row has freed would count
+        ctypes.CDLL(None).malloc_trim(0)  # release memory that was freed by an earlier row
         Path("/proc/self/clear_refs").write_text("5")
 
 
 def peak_memory() -> float:
-    """The peak since then in MB; without a GPU, of the process with all its libraries (NaN where there is no Linux)."""
+    """Return the memory peak since the last reset in MB.
+
+    Without a GPU, this is the peak of the process including all libraries (NaN on systems other than Linux).
+    """
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / _MB
     if not _STATUS.exists():
@@ -40,7 +43,7 @@ def peak_memory() -> float:
 def prefill_milliseconds(
     model: PreTrainedModel, processor: ProcessorMixin, chats: Sequence[dict[str, Any]], count: int = 20
 ) -> float:
-    """Median time of reading one prompt with its image, vision tower included, over some prompts."""
+    """Return the median prefill time of a prompt with its image, vision tower included, over `count` prompts."""
     model.eval()
     times = []
     for row in range(count):

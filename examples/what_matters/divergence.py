@@ -1,29 +1,33 @@
-"""Ends a run whose loss diverges, and remembers when and why, so that an ablation can go on with its next row."""
+"""Callback that stops diverging runs and records the step and the reason."""
 
 import math
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-_MEMORY = 0.8  # part of the smoothed loss that stays at each log
+_MEMORY = 0.8  # weight of the previous value in the exponential moving average
 
 
 class StopOnDivergence(TrainerCallback):
-    """Stops training when the loss or the gradient's norm is no longer finite, or the smoothed loss rises too far.
+    """Stop training if the loss or the gradient norm is not finite, or if the smoothed loss rises too far.
 
-    The loss is smoothed from log to log. It has risen too far when it stays above `factor` times its smallest smoothed
-    value for `patience` logs in a row. The rule is relative, so it mistakes noise for divergence where the loss is
-    close to 0 or each log is of a few samples only: log the mean of 10 steps or more. After training, `diverged` says
-    what happened, and `step` and `reason` say when and why.
+    The logged loss is smoothed by an exponential moving average. Training has diverged if the smoothed loss exceeds
+    `factor` times its minimum for `patience` consecutive logs. The threshold is relative, so it is sensitive to noise
+    if the loss is close to 0 or each log averages few samples. Set `logging_steps` to 10 or more.
 
     Args:
-        factor: above 1.
-        patience: logs in a row, at least 1.
-        warmup: first logs, in which the loss may rise; what is not finite counts from the first log on.
+        factor: Ratio of the smoothed loss to its minimum above which the loss counts as rising. Must be greater than 1.
+        patience: Number of consecutive logs with a rising loss that stop training.
+        warmup: Number of logs at the start in which the loss may rise. Values that are not finite always stop training.
+
+    Attributes:
+        diverged: Whether training has diverged.
+        step: Global step at which it diverged, or `None`.
+        reason: Reason for the divergence, or an empty string.
 
     Raises:
-        ValueError: one of the numbers is too small. As training begins: Trainer hides losses that are not finite, or
-            does not log at all.
+        ValueError: If an argument is out of range. At the start of training, if the training arguments filter losses
+            that are not finite or disable logging.
 
     Example:
         >>> watch = StopOnDivergence(factor=3)
@@ -33,22 +37,24 @@ class StopOnDivergence(TrainerCallback):
 
     def __init__(self, factor: float = 2.0, patience: int = 3, warmup: int = 5):
         if not factor > 1:
-            raise ValueError(f"factor is {factor}; give a number above 1, such as 2")
-        if patience < 1 or warmup < 0:
-            raise ValueError(f"patience is {patience} and warmup {warmup}; give at least 1 and 0 logs")
+            raise ValueError(f"`factor` must be greater than 1, but got {factor}.")
+        if patience < 1:
+            raise ValueError(f"`patience` must be at least 1, but got {patience}.")
+        if warmup < 0:
+            raise ValueError(f"`warmup` must be at least 0, but got {warmup}.")
         self.factor, self.patience, self.warmup = factor, patience, warmup
-        self._forget()
+        self._reset()
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Begin anew, with logs that show every loss."""
+        """Reset the state and check that all losses are logged."""
         if args.logging_nan_inf_filter:
             raise ValueError(
-                "logging_nan_inf_filter is True, which hides a loss that is not finite; give "
-                "TrainingArguments(logging_nan_inf_filter=False)"
+                "`logging_nan_inf_filter` must be False, but got True, which hides losses that are not finite. Set "
+                "`TrainingArguments(logging_nan_inf_filter=False)`."
             )
         if args.logging_strategy == "no":
-            raise ValueError("logging_strategy is 'no', and without logs no loss is seen; give 'steps'")
-        self._forget()
+            raise ValueError("`logging_strategy` must be 'steps' or 'epoch', but got 'no', which logs no losses.")
+        self._reset()
 
     def on_log(
         self,
@@ -58,16 +64,16 @@ class StopOnDivergence(TrainerCallback):
         logs: dict[str, float],
         **_: Any,
     ) -> None:
-        """Judge the training loss; logs of evaluations and of the end have none."""
+        """Stop training if the logged training loss diverges. Logs without a training loss are ignored."""
         if "loss" not in logs or self.diverged:
             return
-        reason = self._judge(logs)
+        reason = self._divergence_reason(logs)
         if reason:
             self.diverged, self.step, self.reason = True, state.global_step, reason
             control.should_training_stop = True
 
-    def _judge(self, logs: dict[str, float]) -> str:
-        """Why training has diverged; empty while it has not."""
+    def _divergence_reason(self, logs: dict[str, float]) -> str:
+        """Return why training has diverged, or an empty string."""
         for name in ("loss", "grad_norm"):
             if not math.isfinite(logs.get(name, 0.0)):
                 return f"{name} is {logs[name]}"
@@ -75,15 +81,15 @@ class StopOnDivergence(TrainerCallback):
         self._num_logs += 1
         self._smoothed = loss if self._num_logs == 1 else _MEMORY * self._smoothed + (1 - _MEMORY) * loss
         self._best = min(self._best, self._smoothed)
-        risen = self._num_logs > self.warmup and self._smoothed > self.factor * self._best
-        self._risen_in_a_row = self._risen_in_a_row + 1 if risen else 0
-        if self._risen_in_a_row < self.patience:
+        is_rising = self._num_logs > self.warmup and self._smoothed > self.factor * self._best
+        self._num_rising = self._num_rising + 1 if is_rising else 0
+        if self._num_rising < self.patience:
             return ""
         return f"smoothed loss {self._smoothed:.3g} is above {self.factor:g} times its best, {self._best:.3g}"
 
-    def _forget(self) -> None:
+    def _reset(self) -> None:
         self.diverged = False
         self.step: int | None = None
         self.reason = ""
-        self._num_logs = self._risen_in_a_row = 0
+        self._num_logs = self._num_rising = 0
         self._smoothed = self._best = math.inf

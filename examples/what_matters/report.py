@@ -1,4 +1,4 @@
-"""Verdicts, tables and plots over the rows of ablation.py."""
+"""Report of the results of ablation.py: tables, comparisons and plots."""
 
 import csv
 import json
@@ -16,21 +16,21 @@ TITLES = {
     "depth": "Depth of the Perceiver",
     "splitting": "Image splitting",
     "aspect": "Aspect ratio",
-    "backbones": "Exchange of backbones (published finding: the language model matters more than the vision tower)",
+    "backbones": "Size of the backbones (published finding: the language model matters more than the vision tower)",
     "captions": "Captions",
 }
 
 
 def write_report(results: list[Result], folder: Path) -> None:
-    """Write results.json, results.csv, report.md, quality_<study>.png and, with costs, quality_against_<cost>.png.
+    """Write results.json, results.csv, report.md, quality_<study>.png and quality_against_<cost>.png.
 
     Args:
-        results: one per study, row and seed, as ablation.py makes them. The first metric is the score; `accuracy` and
-            what begins with it are fractions. A run that diverged may have no metrics.
-        folder: where the files go.
+        results: One result of ablation.py per study, row and seed. The first metric is the main score. `accuracy` and
+            metrics with this prefix are fractions. Diverged runs may have no metrics.
+        folder: Output folder.
 
     Raises:
-        ValueError: there are no results, two are of the same study, row and seed, or a study is unknown.
+        ValueError: If `results` is empty, contains a study, row and seed twice, or contains an unknown study.
     """
     studies: dict[str, Rows] = defaultdict(lambda: defaultdict(list))
     for result in results:
@@ -38,7 +38,8 @@ def write_report(results: list[Result], folder: Path) -> None:
     runs = [(result["study"], result["row"], result["seed"]) for result in results]
     if not runs or len(set(runs)) < len(runs) or not studies.keys() <= TITLES.keys():
         raise ValueError(
-            f"the runs {runs} must be at least one, each once, and their studies among {', '.join(TITLES)}"
+            f"`results` must contain at least one run, no run twice, and only the studies {', '.join(TITLES)}, but got "
+            f"{runs}."
         )
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "results.json").write_text(json.dumps(results, indent=2))
@@ -54,7 +55,7 @@ def write_report(results: list[Result], folder: Path) -> None:
 
 def _report(studies: dict[str, Rows]) -> str:
     lines = [
-        "# What matters: what was run",
+        "# Ablation of vision-language model designs",
         "",
         "| study | rows | seeds | steps | questions | device |",
         "|---|---|---|---|---|---|",
@@ -73,13 +74,13 @@ def _report(studies: dict[str, Rows]) -> str:
 
 
 def _failures(studies: dict[str, Rows]) -> list[str]:
-    """Which rows did not learn, diverged, or lack a seed."""
+    """List rows that did not learn, diverged or lack a seed."""
     rows = {f"{study}: {name}": (runs, rows) for study, rows in studies.items() for name, runs in rows.items()}
-    verdicts = {name: _learnt(runs) for name, (runs, _) in rows.items()}
-    not_learnt, unknown = ([name for name in rows if verdicts[name] == word] for word in ("no", "unknown"))
-    lines = [f"**Did not learn** ({len(not_learnt)} of {len(rows)} rows): {'; '.join(not_learnt) or 'none'}."]
+    verdicts = {name: _has_learned(runs) for name, (runs, _) in rows.items()}
+    not_learned, unknown = ([name for name in rows if verdicts[name] == word] for word in ("no", "unknown"))
+    lines = [f"**Did not learn** ({len(not_learned)} of {len(rows)} rows): {'; '.join(not_learned) or 'none'}."]
     if unknown:
-        lines += ["", f"Unknown, for want of a score, a standard error or a baseline: {'; '.join(unknown)}."]
+        lines += ["", f"Unknown, because a score, a standard error or a baseline is missing: {'; '.join(unknown)}."]
     for name, (runs, study) in rows.items():
         planned = {run["seed"] for others in study.values() for run in others}
         missing = sorted(planned - {run["seed"] for run in runs})
@@ -96,21 +97,24 @@ def _method(studies: dict[str, Rows]) -> list[str]:
     runs = [row for rows in studies.values() for row in rows.values()]
     lines = [
         "",
-        "Scores are means ± standard deviations over seeds; accuracies and their differences are in per cent. A row "
-        "has learnt if it is above every baseline by more than two standard errors, and rows differ if their means "
-        "do by more than two. The standard error joins the deviation over seeds and, for accuracies, the number of "
-        "questions: sqrt(s²/n + p(1 - p)/N). With two or three seeds this is a lenient bound. A run that diverged "
-        "counts with the score that it had when it was stopped, if it has one.",
+        "Scores are means ± standard deviations over seeds. Accuracies and their differences are in per cent. A row "
+        "has learned if its mean exceeds every baseline by more than two standard errors. Two rows differ if their "
+        "means differ by more than two standard errors of the difference. The standard error combines the standard "
+        "deviation s over n seeds and, for accuracies p, the sampling error of N questions: sqrt(s²/n + p(1 - p)/N). "
+        "With two or three seeds, this bound is lenient. A diverged run counts with its score at the stop, if any.",
     ]
     if any(score_of_runs(row).seeds == 1 for row in runs):
-        lines += ["", "Rows with the score of a single seed: the standard error is of the questions alone, if any."]
+        lines += [
+            "",
+            "Rows with a single seed: the standard error includes only the sampling error of the questions, if any.",
+        ]
     return lines
 
 
 def _table(study: str, rows: Rows) -> list[str]:
     metric = metric_of(rows)
     columns = [
-        *("row", metric, "by kind", "baselines", "learnt?", "parameters, M (total, trained)", "image tokens"),
+        *("row", metric, "by kind", "baselines", "learned", "parameters, M (total, trained)", "image tokens"),
         *("prefill ms", "peak MB", "minutes"),
         *(["published"] if study == "five" else []),
     ]
@@ -124,7 +128,7 @@ def _table(study: str, rows: Rows) -> list[str]:
             _mean_and_deviation(score, metric),
             ", ".join(f"{kind.partition('/')[2]} {_number(metric_mean(runs, kind), metric)}" for kind in kinds),
             ", ".join(f"{BASELINES[key]} {_number(metric_mean(runs, key), metric)}" for key in baselines),
-            _learnt(runs),
+            _has_learned(runs),
             ", ".join(f"{runs[0]['parameters'][part] / 1e6:.2f}" for part in ("total", "trained")),
             *(_plain(mean_of([run.get(cost) for run in runs])) for cost in ("image_tokens", "prefill_ms", "peak_mb")),
             _plain(mean_of([run.get("seconds") for run in runs]) / 60),
@@ -135,34 +139,36 @@ def _table(study: str, rows: Rows) -> list[str]:
 
 
 def _comparisons(study: str, rows: Rows) -> list[str]:
-    """The published order for the five rows; every row against the first one for other studies."""
+    """Compare the study `five` with the published order, and the rows of other studies with their first row."""
     metric, scores = metric_of(rows), {name: score_of_runs(runs) for name, runs in rows.items()}
-    learnt = {name: _learnt(runs) == "yes" for name, runs in rows.items()}
+    learned = {name: _has_learned(runs) == "yes" for name, runs in rows.items()}
 
-    def told(name: str, other: str, difference: Difference) -> str:
+    def describe(name: str, other: str, difference: Difference) -> str:
         if math.isnan(difference.value):
             return "no score"
         sign = "+" if difference.value >= 0 else "-"
-        remark = "" if learnt[name] or learnt[other] else " (neither is known to have learnt)"
+        remark = "" if learned[name] or learned[other] else " (neither row is known to have learned)"
         return f"{sign}{_number(abs(difference.value), metric)} ± {_number(difference.error, metric)}{remark}"
 
     if study != "five":
         first, *others = rows
         compared = {name: compare(scores[name], scores[first]) for name in others}
-        lines = [f"- {name}: {told(name, first, found)}, {found.verdict}" for name, found in compared.items()]
-        if study == "backbones" and len(others) == 2:  # which of the two matters more is the question
+        lines = [f"- {name}: {describe(name, first, found)}, {found.verdict}" for name, found in compared.items()]
+        if study == "backbones" and len(others) == 2:  # also compare both exchanges with each other
             found = compare(scores[others[1]], scores[others[0]])
-            lines.append(f"- {others[1]} against {others[0]}: {told(others[1], others[0], found)}, {found.verdict}")
-        return [f"Against {first} (difference ± its standard error):", "", *lines] if lines else []
-    lines = ["Does our order agree with the published one (difference ± its standard error)?", ""]
+            lines.append(
+                f"- {others[1]} compared with {others[0]}: {describe(others[1], others[0], found)}, {found.verdict}"
+            )
+        return [f"Compared with {first} (difference ± standard error of the difference):", "", *lines] if lines else []
+    lines = ["Agreement with the published order (difference ± standard error of the difference):", ""]
     for lower, higher, published, ours, verdict in published_order(scores):
-        own = told(higher, lower, ours) if ours else "none"
+        own = describe(higher, lower, ours) if ours else "none"
         lines.append(f"- {higher} over {lower}: published +{published:.1f}, ours {own}: {verdict}")
     return lines
 
 
-def _learnt(runs: list[Result]) -> str:
-    """Yes, no or unknown; runs that all diverged without a score have not learnt."""
+def _has_learned(runs: list[Result]) -> str:
+    """Return "yes", "no" or "unknown". A row has not learned if all its runs diverged without a score."""
     scores, num_questions = scores_of(runs)
     if all(run["diverged"] for run in runs) and not any(map(math.isfinite, scores)):
         return "no"

@@ -1,4 +1,4 @@
-"""Plots of a report: the quality of rows, alone and over what they cost."""
+"""Plots of a report: scores of the rows, and scores against cost."""
 
 import itertools
 import math
@@ -15,21 +15,24 @@ _MARKERS = "os^DvP*X"
 
 
 def plot_quality(study: str, rows: Rows) -> Figure:
-    """A dot per row with two standard errors and its best baseline; the five rows have the published ones beside."""
+    """Plot the score of each row with two standard errors and its best baseline.
+
+    The study `five` has a second panel with the published averages.
+    """
     metric, names, published = metric_of(rows), list(rows), study == "five"
     figure = Figure(figsize=(10 if published else 7, 1.4 + 0.45 * len(rows)), layout="constrained")
     panels = figure.subplots(1, 1 + published, sharey=True, squeeze=False)[0]
-    size = _size(metric)
-    for place, (name, runs) in enumerate(rows.items()):
+    scale = _scale(metric)
+    for y, (name, runs) in enumerate(rows.items()):
         score, baselines = score_of_runs(runs), baselines_of(runs)
-        bar = None if math.isnan(score.error) else 2 * size * score.error
-        ours, best = ("mean, two standard errors", "best baseline") if place == 0 else (None, None)
-        panels[0].errorbar(size * score.mean, place, xerr=bar, fmt="o", color=BLUE, capsize=3, label=ours)
-        panels[0].plot(size * max(baselines, default=math.nan), place, "|", color=GREY, ms=14, label=best)
+        bar = None if math.isnan(score.error) else 2 * scale * score.error
+        ours, best = ("mean, two standard errors", "best baseline") if y == 0 else (None, None)
+        panels[0].errorbar(scale * score.mean, y, xerr=bar, fmt="o", color=BLUE, capsize=3, label=ours)
+        panels[0].plot(scale * max(baselines, default=math.nan), y, "|", color=GREY, ms=14, label=best)
         if published and name in PUBLISHED:
-            panels[1].plot(PUBLISHED[name], place, "D", color=VERMILION)
+            panels[1].plot(PUBLISHED[name], y, "D", color=VERMILION)
         if any(run["diverged"] for run in runs):
-            names[place] = f"{name} (diverged)"
+            names[y] = f"{name} (diverged)"
     _tidy(panels[0], metric)
     panels[0].set_yticks(range(len(names)), names, fontsize=9)
     panels[0].set_ylim(len(names) - 0.5, -0.5)
@@ -40,17 +43,17 @@ def plot_quality(study: str, rows: Rows) -> Figure:
 
 
 def plot_against(studies: dict[str, Rows], cost: str, label: str) -> Figure:
-    """The scores of all rows over what they cost: a colour per study, a marker per row."""
+    """Plot the scores of all rows against a cost, with one color per study and one marker per row."""
     metric = metric_of(next(iter(studies.values())))
     figure = Figure(figsize=(10, 5.5), layout="constrained")
     axes = figure.subplots()
-    for (study, rows), colour in zip(studies.items(), itertools.cycle(SERIES)):
+    for (study, rows), color in zip(studies.items(), itertools.cycle(SERIES)):
         for (name, runs), marker in zip(rows.items(), itertools.cycle(_MARKERS)):
-            price, score = mean_of([run.get(cost) for run in runs]), score_of_runs(runs)
-            if metric_of(rows) == metric and price > 0 and score.seeds:
-                bar = None if math.isnan(score.error) else 2 * _size(metric) * score.error
-                style = {"fmt": marker, "color": colour, "capsize": 3, "label": f"{study}: {name}"}
-                axes.errorbar(price, _size(metric) * score.mean, yerr=bar, **style)
+            mean_cost, score = mean_of([run.get(cost) for run in runs]), score_of_runs(runs)
+            if metric_of(rows) == metric and mean_cost > 0 and score.seeds:
+                bar = None if math.isnan(score.error) else 2 * _scale(metric) * score.error
+                style = {"fmt": marker, "color": color, "capsize": 3, "label": f"{study}: {name}"}
+                axes.errorbar(mean_cost, _scale(metric) * score.mean, yerr=bar, **style)
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -73,6 +76,6 @@ def _axis(metric: str) -> str:
     return metric if metric.startswith("cider") else f"{metric}, per cent"
 
 
-def _size(metric: str) -> float:
-    """Accuracies are shown in per cent."""
+def _scale(metric: str) -> float:
+    """Return the factor of a metric in plots. Accuracies are shown in per cent."""
     return 100 if metric == "accuracy" else 1

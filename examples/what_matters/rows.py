@@ -1,4 +1,4 @@
-"""The designs that ablation.py compares, as rows of its studies."""
+"""Designs that ablation.py compares, by study and row."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,19 +8,21 @@ from backbones import SIDE
 
 @dataclass(frozen=True)
 class Design:
-    """A model and how it is trained; the defaults are what all studies but `five` and `captions` start from.
+    """Architecture and training mode of a model.
+
+    The defaults are the first row of all studies except `five` and `captions`.
 
     Args:
-        connector: see `VlmkitSmolVLMConfig`.
-        fusion: see `VlmkitSmolVLMConfig`.
-        num_query_tokens: of a Perceiver.
-        perceiver_depth: see `VlmkitSmolVLMConfig`.
-        mode: of both backbones, see `adapt_backbones`.
-        keep_aspect_ratio: whether images are padded in place of squashed.
-        split: whether images become four quarters and the whole.
-        vision: which of the scenes' vision towers, or the `given` one.
-        text: which of the scenes' language models, or the `given` one.
-        sees: whether there are images at all.
+        connector: Connector, see `VlmkitSmolVLMConfig`.
+        fusion: Fusion of images and text, see `VlmkitSmolVLMConfig`.
+        num_query_tokens: Number of latents of a Perceiver.
+        perceiver_depth: Number of Perceiver layers, see `VlmkitSmolVLMConfig`.
+        mode: Training mode of both backbones, see `adapt_backbones`.
+        keep_aspect_ratio: Pad images to keep their aspect ratio, instead of resizing them to squares.
+        split: Split images into four quarters and the whole image.
+        vision: Vision tower for scenes, "base" or "small", or "given" for the pretrained one.
+        text: Language model for scenes, "base" or "small", or "given" for the pretrained one.
+        use_images: Include images. `False` gives the text-only baseline.
     """
 
     connector: str = "perceiver"
@@ -32,26 +34,26 @@ class Design:
     split: bool = False
     vision: str = "base"
     text: str = "base"
-    sees: bool = True
+    use_images: bool = True
 
     def processor_options(self) -> dict[str, Any]:
-        """Return the design and the image settings, from which the processor is built."""
+        """Return the arguments of the processor."""
         options = {name: getattr(self, name) for name in ("connector", "fusion", "num_query_tokens")}
-        if self.vision == "given":  # with its own image processor
+        if self.vision == "given":  # keeps the image processor of the pretrained model
             return options
         size = {"longest_edge": SIDE} if self.keep_aspect_ratio else {"height": SIDE, "width": SIDE}
         return {**options, "size": size, "do_image_splitting": self.split}
 
     def model_options(self) -> dict[str, Any]:
-        """Return the fields of the model's configuration that the processor does not determine."""
-        # The scenes' language models have three layers.
+        """Return the configuration fields of the model that the processor does not determine."""
+        # The language models for scenes have at most three layers, so each layer gets a cross-attention block.
         return {
             "perceiver_depth": self.perceiver_depth,
             "cross_layer_interval": 4 if self.text == "given" else 1,
         }
 
 
-TEXT_ONLY = Design(sees=False)
+TEXT_ONLY = Design(use_images=False)
 _GIVEN = {"vision": "given", "text": "given"}
 STUDIES: dict[str, dict[str, Design]] = {
     "five": {

@@ -1,4 +1,4 @@
-"""What the rows of ablation.py learn and are scored on: questions about drawn scenes, captions of photographs."""
+"""Training and evaluation tasks of ablation.py: questions about synthetic scenes, and captions of photographs."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -14,19 +14,19 @@ Chats = Sequence[dict[str, Any]]
 
 @dataclass
 class Task:
-    """Conversations to learn from and to answer, and how answers are scored.
+    """Training conversations, evaluation requests and metrics.
 
     Args:
-        train: conversations.
-        asked: conversations that end with what the user says.
-        score: makes metrics of the answers to `asked`, the score first.
-        max_new_tokens: of an answer.
-        controls: further conversations, whose answers' score is a baseline, by the baseline's name.
-        recipe: all that a result depends on beside the design.
+        train: Training conversations.
+        requests: Evaluation conversations that end with a user message.
+        score: Function that computes metrics of the replies to `requests`. The first metric is the main score.
+        max_new_tokens: Maximum length of a reply.
+        controls: Further evaluation requests by name. The main score of their replies is a baseline.
+        recipe: All settings, apart from the design, that affect a result.
     """
 
     train: Chats
-    asked: Chats
+    requests: Chats
     score: Callable[[list[str]], dict[str, float]]
     max_new_tokens: int
     controls: dict[str, Chats] = field(default_factory=dict)
@@ -34,7 +34,7 @@ class Task:
 
 
 @dataclass
-class Blind:
+class WithoutImages:
     """Conversations without their images."""
 
     chats: Chats
@@ -51,36 +51,43 @@ class Blind:
 
 
 def scene_task(tables: DatasetDict, num_questions: int, recipe: dict[str, Any]) -> Task:
-    """All questions of the training images; of the test images, as many questions of each kind."""
+    """Build the task of all questions about training images and an equal number of test questions of each kind.
+
+    Raises:
+        SystemExit: If `num_questions` is less than the number of question kinds.
+    """
     table = tables["test"]
     kinds = [kind for row in table["kinds"] for kind in row]
     each = num_questions // len(set(kinds))
     if each < 1:
-        raise SystemExit(f"--num_questions {num_questions} are fewer than the {len(set(kinds))} kinds of questions")
-    places = sorted(place for kind in set(kinds) for place in [i for i, k in enumerate(kinds) if k == kind][:each])
+        raise SystemExit(
+            f"`--num_questions` must be at least {len(set(kinds))}, the number of question kinds, but got "
+            f"{num_questions}."
+        )
+    chosen = sorted(index for kind in set(kinds) for index in [i for i, k in enumerate(kinds) if k == kind][:each])
     chats = QuestionChats(table, max_turns=1)
-    whole = [chats[place] for place in places]
-    answers = [chat["messages"][1]["content"][-1]["text"] for chat in whole]
-    asked_kinds = [kinds[place] for place in places]
+    conversations = [chats[index] for index in chosen]
+    answers = [chat["messages"][1]["content"][-1]["text"] for chat in conversations]
+    chosen_kinds = [kinds[index] for index in chosen]
     guesses = answer_baselines(tables["train"], table)["per_question"]
 
     def score(replies: list[str]) -> dict[str, float]:
         metrics = {"accuracy": vqa_accuracy(replies, answers)["accuracy"]}
-        for kind in sorted(set(asked_kinds)):
-            rows = [row for row, own in enumerate(asked_kinds) if own == kind]
+        for kind in sorted(set(chosen_kinds)):
+            rows = [row for row, row_kind in enumerate(chosen_kinds) if row_kind == kind]
             metrics[f"accuracy/{kind}"] = vqa_accuracy([replies[r] for r in rows], [answers[r] for r in rows])[
                 "accuracy"
             ]
-        # The best that can be said from the question alone, on the training answers.
-        metrics["majority"] = vqa_accuracy([guesses[place] for place in places], answers)["accuracy"]
+        # The most frequent training answer to the same question.
+        metrics["majority"] = vqa_accuracy([guesses[index] for index in chosen], answers)["accuracy"]
         return metrics
 
-    asked = [{**chat, "messages": chat["messages"][:1]} for chat in whole]
-    return Task(QuestionChats(tables["train"]), asked, score, max_new_tokens=2, recipe=recipe)
+    requests = [{**chat, "messages": chat["messages"][:1]} for chat in conversations]
+    return Task(QuestionChats(tables["train"]), requests, score, max_new_tokens=2, recipe=recipe)
 
 
 def caption_task(tables: DatasetDict, num_images: int, recipe: dict[str, Any]) -> Task:
-    """The captions of the training images, and one of each test image; controls see another image, or none."""
+    """Build the captioning task, with another image and no image as controls."""
     table = tables["test"].select(range(min(num_images, len(tables["test"]))))
     references = list(table["captions"])
 
@@ -88,14 +95,19 @@ def caption_task(tables: DatasetDict, num_images: int, recipe: dict[str, Any]) -
         metrics = caption_metrics(replies, references)
         return {"cider": metrics.pop("cider"), **metrics}
 
-    asked = Photographs(table)
-    controls = {"cider_shuffled": Photographs(table, shift=1), "cider_no_image": Blind(asked)}
-    return Task(CaptionChats(tables["train"]), asked, score, 30, controls, recipe)
+    requests = CaptionRequests(table)
+    controls = {"cider_shuffled": CaptionRequests(table, shift=1), "cider_no_image": WithoutImages(requests)}
+    return Task(CaptionChats(tables["train"]), requests, score, 30, controls, recipe)
 
 
 @dataclass
-class Photographs:
-    """Requests for a caption of a row's image, or of a later row's."""
+class CaptionRequests:
+    """Caption requests for the images of a table.
+
+    Args:
+        table: Table of images.
+        shift: Offset of the row whose image is used.
+    """
 
     table: Dataset
     shift: int = 0

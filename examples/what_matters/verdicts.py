@@ -1,4 +1,4 @@
-"""What can be said of scores over seeds: means and errors, learnt or not, higher or lower, as published or not."""
+"""Statistics of scores over seeds: standard errors, comparisons with baselines, other rows and published results."""
 
 import itertools
 import math
@@ -17,7 +17,14 @@ PUBLISHED = {
 
 
 class Score(NamedTuple):
-    """Mean, deviation and standard error over seeds; NaN where they cannot be known."""
+    """Statistics of a score over seeds. Unknown values are NaN.
+
+    Attributes:
+        mean: Mean over seeds.
+        deviation: Sample standard deviation over seeds, 0 for a single seed.
+        error: Standard error of the mean, see [`score_of`].
+        seeds: Number of seeds with a score.
+    """
 
     mean: float
     deviation: float
@@ -26,7 +33,13 @@ class Score(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """Of two means, with its standard error; the verdict is on the first of the two."""
+    """Difference between two means.
+
+    Attributes:
+        value: First mean minus second mean.
+        error: Standard error of the difference.
+        verdict: Conclusion about the first mean, such as "higher".
+    """
 
     value: float
     error: float
@@ -34,18 +47,18 @@ class Difference(NamedTuple):
 
 
 def score_of(scores: Sequence[float], num_answers: int | None = None) -> Score:
-    """Mean over seeds, and how far it may be from that of all seeds and all questions.
+    """Compute the mean over seeds and its standard error.
 
-    The standard error is `sqrt(s² / n + p (1 - p) / N)`: s is the standard deviation over n seeds (0 for a single one),
-    p the mean and N the number of questions. All seeds answer the same questions, so that more seeds do not make the
-    second term smaller.
+    The standard error is `sqrt(s² / n + p (1 - p) / N)`, with the standard deviation s over n seeds (0 for a single
+    seed), the mean p and the number of questions N. All seeds answer the same questions, so additional seeds do not
+    reduce the second term.
 
     Args:
-        scores: one per seed; those that are not finite do not count.
-        num_answers: N, if the score is a fraction of right answers, else only the seeds count.
+        scores: One score per seed. Scores that are not finite are ignored.
+        num_answers: Number of questions N, if the scores are accuracies. Otherwise the second term is omitted.
 
     Raises:
-        ValueError: num_answers is below 1, or is given for scores that are no fractions.
+        ValueError: If `num_answers` is less than 1, or is set for scores outside [0, 1].
 
     Example:
         >>> score_of([0.5], num_answers=100)
@@ -53,7 +66,10 @@ def score_of(scores: Sequence[float], num_answers: int | None = None) -> Score:
     """
     finite = [score for score in scores if math.isfinite(score)]
     if num_answers is not None and (num_answers < 1 or any(not 0 <= score <= 1 for score in finite)):
-        raise ValueError(f"scores {finite} of {num_answers} answers: give fractions of at least 1 answer")
+        raise ValueError(
+            "`scores` must be fractions between 0 and 1 of at least 1 answer, but got "
+            f"{finite} with `num_answers`={num_answers}."
+        )
     if not finite:
         return Score(math.nan, math.nan, math.nan, 0)
     mean = statistics.fmean(finite)
@@ -65,17 +81,17 @@ def score_of(scores: Sequence[float], num_answers: int | None = None) -> Score:
 
 
 def is_learnt(scores: Sequence[float], baselines: Sequence[float], num_questions: int | None) -> bool | None:
-    """Whether the mean is above every baseline by more than two standard errors, those of `score_of`.
+    """Return whether the mean exceeds every baseline by more than two standard errors, see [`score_of`].
 
-    The baselines are taken as known: they are of the same questions.
+    The baselines have no error, because they are computed on the same questions.
 
     Args:
-        scores: one per seed.
-        baselines: such as the accuracies of the most frequent answer and of a model without images.
-        num_questions: None if the score is no fraction of right answers.
+        scores: One score per seed.
+        baselines: Scores such as the accuracy of the most frequent answer and of a model without images.
+        num_questions: Number of questions, or `None` if the scores are not accuracies.
 
     Returns:
-        None if there is no score, no standard error (one seed and no `num_questions`), or a baseline is missing.
+        `None` if a score, a standard error (one seed without `num_questions`) or a baseline is missing.
     """
     score = score_of(scores, num_questions)
     if math.isnan(score.error) or not baselines or any(map(math.isnan, baselines)):
@@ -84,9 +100,10 @@ def is_learnt(scores: Sequence[float], baselines: Sequence[float], num_questions
 
 
 def compare(a: Score, b: Score) -> Difference:
-    """Whether a is "higher" or "lower" than b by more than two standard errors, `sqrt(se_a² + se_b²)`.
+    """Return whether `a` is higher or lower than `b` by more than two standard errors of the difference.
 
-    Both answer the same questions, which makes the true error smaller, as a rule: the test is a careful one.
+    The standard error of the difference is `sqrt(se_a² + se_b²)`. This is a conservative estimate, because both scores
+    are usually positively correlated: they are computed on the same questions.
 
     Example:
         >>> compare(score_of([0.8], 100), score_of([0.5], 100)).verdict
@@ -94,20 +111,21 @@ def compare(a: Score, b: Score) -> Difference:
     """
     difference, error = a.mean - b.mean, math.hypot(a.error, b.error)
     if math.isnan(error):
-        return Difference(difference, error, "unknown, as there is no standard error")
+        return Difference(difference, error, "unknown, because the standard error is unknown")
     if abs(difference) <= 2 * error:
         return Difference(difference, error, "no difference beyond two standard errors")
     return Difference(difference, error, "higher" if difference > 0 else "lower")
 
 
 def published_order(scores: dict[str, Score]) -> list[tuple[str, str, float, Difference | None, str]]:
-    """For each two published rows that are neighbours in rank: lower, higher, published and our difference, verdict.
+    """Compare our order of rows with the published order, for each pair of adjacent published rows.
 
     Args:
-        scores: ours, of the rows that were run.
+        scores: Our scores by row. Rows may be missing.
 
     Returns:
-        The verdict is "agrees", "disagrees", "not distinguishable" or "not run".
+        Tuples of the lower row, the higher row, the published difference, our difference, and the verdict: "agrees",
+        "disagrees", "not distinguishable" or "not run".
     """
     words = {"higher": "agrees", "lower": "disagrees"}
     pairs = []
