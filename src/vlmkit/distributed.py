@@ -1,4 +1,4 @@
-"""What the losses need to know about other processes. Everything is the identity in a single process."""
+"""Collective operations of the losses, which are the identity in a single process."""
 
 import torch
 import torch.distributed as dist
@@ -6,22 +6,22 @@ from torch import Tensor
 
 
 def world_size() -> int:
-    """Number of processes that train together, W (1 without `torch.distributed`)."""
+    """Return the number of processes, W, which is 1 without `torch.distributed`."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """Index of this process, from 0 to W - 1."""
+    """Return the index of this process, from 0 to W - 1."""
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
 class _GatherRows(torch.autograd.Function):
-    """All processes' rows forward; backward, the sum over all processes of the gradients of this one's rows."""
+    """Gather the rows of all processes. The gradient is the sum of the gradients of all processes for the own rows."""
 
     @staticmethod
     def forward(ctx: torch.autograd.function.FunctionCtx, tensor: Tensor, sizes: list[int]) -> Tensor:
         ctx.sizes = sizes  # type: ignore[attr-defined]
-        # all_gather wants equal shapes: the processes' last batches may differ, so pad to the largest.
+        # all_gather needs equal shapes, but the last batches of the processes may differ in size.
         padded = tensor.new_zeros(max(sizes), *tensor.shape[1:])
         padded[: len(tensor)] = tensor
         blocks = [torch.empty_like(padded) for _ in sizes]
@@ -30,17 +30,17 @@ class _GatherRows(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: torch.autograd.function.FunctionCtx, *grads: Tensor) -> tuple[Tensor, None]:
-        # reduce_scatter would move W times less, but gloo does not have it for every backend version.
+        # reduce_scatter would transfer less data, but not every version of gloo supports it.
         total = grads[0].contiguous().clone()
         dist.all_reduce(total)
         return total.split(ctx.sizes)[rank()], None  # type: ignore[attr-defined]
 
 
 def row_counts(tensor: Tensor) -> list[int]:
-    """Number of rows that each process holds, in rank order.
+    """Return the number of rows of each process, in the order of the ranks.
 
     Args:
-        tensor: `(B, ...)`; B may differ between processes.
+        tensor: `(B, ...)`. B may differ between processes.
 
     Example:
         >>> row_counts(torch.zeros(3, 2))
@@ -55,17 +55,18 @@ def row_counts(tensor: Tensor) -> list[int]:
 
 
 def mean_over_processes(losses: Tensor, weights: Tensor | None = None) -> Tensor:
-    """The mean of all processes' losses, as averaging gradients over processes needs it from each of them.
+    """Compute the contribution of this process to the mean loss over all processes.
 
-    Each process divides the sum of its own losses by the number of all processes' losses over W. The mean of these over
-    processes, and of their gradients, is that of the joined batch, even if the processes differ in their numbers.
+    Each process multiplies the sum of its losses by W and divides it by the number of losses of all processes. The
+    average over processes, which `DistributedDataParallel` computes for gradients, is then the mean of the joined
+    batch, also if the processes have different numbers of losses.
 
     Args:
-        losses: `(N,)`; N may differ between processes.
-        weights: `(N,)`, 1 for losses that count and 0 for others; all count if not given.
+        losses: `(N,)`. N may differ between processes.
+        weights: `(N,)`, 1 for losses to include and 0 for others. Defaults to ones.
 
     Returns:
-        A scalar; 0 if no process has a loss that counts.
+        A scalar, which is 0 if all weights are 0.
 
     Example:
         >>> mean_over_processes(torch.tensor([1.0, 2.0, 6.0]), torch.tensor([1.0, 1.0, 0.0])).item()
@@ -79,17 +80,17 @@ def mean_over_processes(losses: Tensor, weights: Tensor | None = None) -> Tensor
 
 
 def gather_with_grad(tensor: Tensor, sizes: list[int] | None = None) -> Tensor:
-    """Concatenate the rows of all processes, in rank order, with exact gradients.
+    """Concatenate the rows of all processes in the order of the ranks, with exact gradients.
 
-    With one loss per process and gradients averaged over processes (as `DistributedDataParallel` does), the result is
-    the gradient of the mean loss over the joined batch. Nothing is rescaled.
+    If every process computes one loss and gradients are averaged over processes, as `DistributedDataParallel` does, the
+    result is the gradient of the mean loss over the joined batch. Nothing is rescaled.
 
     Args:
-        tensor: `(B, ...)`; B may differ between processes, the other dimensions and the type may not.
-        sizes: the processes' row counts, when [`row_counts`] was already asked.
+        tensor: `(B, ...)`. B may differ between processes, but other dimensions and the data type must not.
+        sizes: Output of [`row_counts`], if it is already known.
 
     Returns:
-        `(sum of all B, ...)`; in a single process the tensor itself.
+        `(sum of all B, ...)`. In a single process, this is the tensor itself.
 
     Example:
         >>> gather_with_grad(torch.ones(2, 3)).shape

@@ -1,7 +1,14 @@
-"""Training losses: pure functions on embeddings, computed in float32.
+"""Training losses: pure functions of embeddings, computed in float32.
 
-Processes that average their gradients train as one process on the joined batch; only the wrong pairs of
-[`matching_pairs`] are chosen within each process.
+In distributed training, losses and averaged gradients are those of a single process with the joined batch. Only the
+negatives of [`matching_pairs`] are chosen from the batch of each process.
+
+| loss | negatives | prefer it when |
+|---|---|---|
+| `info_nce` | other pairs of all processes | a batch is large, or its pairs are distinct |
+| `sigmoid_loss` | other pairs of all processes, one at a time | batches are small |
+| `bank_softmax` | all captions of a bank | all possible captions are known and fit into memory |
+| `matching_loss` | one similar wrong text and image per pair | the model encodes image and text jointly |
 """
 
 from vlmkit.losses.bank import bank_logits, bank_softmax, soft_cross_entropy, swapped_margin

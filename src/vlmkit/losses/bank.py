@@ -1,4 +1,4 @@
-"""Losses of images against a fixed bank of captions that all processes hold."""
+"""Losses of images against a fixed bank of captions, which every process holds."""
 
 import torch
 from torch import Tensor
@@ -16,24 +16,29 @@ def bank_softmax(
     caption_weights: Tensor | None = None,
     label_smoothing: float = 0.0,
 ) -> Tensor:
-    """Cross entropy of each image's caption among all captions of a bank.
+    """Compute the cross entropy of the caption of each image among all captions of a bank.
 
-    In-batch losses estimate this with the batch's captions as the only negatives; over a bank that fits into memory it
-    is exact, without sampling noise. Processes that average their gradients train as one process on the joined batch.
+    For an image with the unit embedding v, the captions c_1, ..., c_C and the own caption y, the loss is
+
+        -log( exp(s v·c_y) / sum_j exp(s v·c_j) ),    s = logit_scale
+
+    In-batch losses approximate it with the captions of the batch as negatives. Prefer this loss when all captions are
+    known in advance and their embeddings fit into memory.
 
     Args:
-        image_embeds: `(B, D)`, unit length.
-        caption_embeds: `(C, D)`, unit length, every caption once.
-        logit_scale: inverse temperature, a number or a tensor of one element.
-        caption_ids: `(B,)` rows of the bank, or `(B, K)` if K captions share an image.
-        caption_weights: `(B, K)`, each row's shares, which add up to 1 (MixUp, CutMix).
-        label_smoothing: part of the target that is spread evenly over all captions.
+        image_embeds: `(B, D)`, of unit length.
+        caption_embeds: `(C, D)`, of unit length, one row for each caption.
+        logit_scale: Inverse temperature, a number or a tensor with one element.
+        caption_ids: `(B,)`, rows of the own captions in the bank, or `(B, K)` for mixed images with K captions.
+        caption_weights: `(B, K)`, weights of the captions of each mixed image, with a sum of 1 (MixUp, CutMix).
+            Required for `caption_ids` of the shape `(B, K)`.
+        label_smoothing: Fraction of the target distribution that is uniform over all captions, from 0 to 1.
 
     Returns:
-        A float32 scalar, whatever the precision of the input; log C for embeddings that are all equal.
+        A float32 scalar, the mean over the images of all processes. It is log C if all embeddings are equal.
 
     Raises:
-        ValueError: the widths differ, or ids and weights do not fit the images.
+        ValueError: If the widths differ, or the shapes of ids and weights do not match the images.
 
     References:
         Label smoothing: Szegedy et al., "Rethinking the Inception Architecture for Computer Vision"
@@ -49,15 +54,27 @@ def bank_softmax(
 
 
 def bank_logits(image_embeds: Tensor, caption_embeds: Tensor, *, logit_scale: Tensor | float) -> Tensor:
-    """Similarities of images `(B, D)` with every caption `(C, D)`, divided by the temperature: `(B, C)` in float32.
+    """Compute the similarities of images and captions, divided by the temperature.
+
+    Args:
+        image_embeds: `(B, D)`, of unit length.
+        caption_embeds: `(C, D)`, of unit length.
+        logit_scale: Inverse temperature, a number or a tensor with one element.
+
+    Returns:
+        `(B, C)` in float32.
 
     Raises:
-        ValueError: the two sides are no matrices of one width.
+        ValueError: If the inputs are not matrices of the same width.
+
+    Example:
+        >>> bank_logits(torch.eye(2), torch.eye(2), logit_scale=10.0).tolist()
+        [[10.0, 0.0], [0.0, 10.0]]
     """
     if image_embeds.ndim != 2 or caption_embeds.ndim != 2 or image_embeds.shape[1] != caption_embeds.shape[1]:
         raise ValueError(
-            f"image_embeds {tuple(image_embeds.shape)} and caption_embeds {tuple(caption_embeds.shape)} must be "
-            "(B, D) and (C, D) of the same width D"
+            "`image_embeds` and `caption_embeds` must have the shapes (B, D) and (C, D), but got "
+            f"{tuple(image_embeds.shape)} and {tuple(caption_embeds.shape)}."
         )
     return scaled_similarity(image_embeds, caption_embeds, logit_scale=logit_scale)
 
@@ -65,16 +82,26 @@ def bank_logits(image_embeds: Tensor, caption_embeds: Tensor, *, logit_scale: Te
 def soft_cross_entropy(
     logits: Tensor, ids: Tensor, *, weights: Tensor | None = None, label_smoothing: float = 0.0
 ) -> Tensor:
-    """Cross entropy with one target per row, or several weighted ones; the mean over all processes' rows.
+    """Compute the cross entropy with one target, or several weighted targets, for each row.
+
+    With p = softmax(logits), targets t_k and weights w_k, the loss of a row is `-sum_k w_k log p[t_k]`.
 
     Args:
         logits: `(B, C)`.
-        ids: `(B,)` or `(B, K)` targets.
-        weights: `(B, K)`, which add up to 1 in each row; needed with several targets.
-        label_smoothing: part of the target that is spread evenly over all C.
+        ids: `(B,)` or `(B, K)`, target classes.
+        weights: `(B, K)`, with a sum of 1 in each row. Required for several targets.
+        label_smoothing: Fraction of the target distribution that is uniform over all classes, from 0 to 1.
+
+    Returns:
+        A float32 scalar, the mean over the rows of all processes.
 
     Raises:
-        ValueError: ids and weights do not fit the rows.
+        ValueError: If the shapes of ids and weights do not match the logits.
+
+    Example:
+        >>> logits, ids = torch.zeros(1, 4), torch.tensor([[0, 2]])
+        >>> round(soft_cross_entropy(logits, ids, weights=torch.tensor([[0.5, 0.5]])).item(), 4)
+        1.3863
     """
     ids, weights = _weighted_targets(len(logits), ids, weights)
     log_probs = logits.float().log_softmax(dim=1)
@@ -91,21 +118,25 @@ def swapped_margin(
     margin: float,
     caption_weights: Tensor | None = None,
 ) -> Tensor:
-    """Hinge that keeps each image closer to its caption than to the one with left and right exchanged.
+    """Compute a hinge loss between the caption of each image and the same caption with left and right exchanged.
 
-    max(0, margin + similarity to the swapped caption - similarity to its own), which is 0 for captions that are their
-    own swap. A sentence encoder hardly tells the two apart, so without help neither does the image encoder.
+    For an image with the unit embedding v, its caption c and the swapped caption s, the loss is
+
+        max(0, margin + v·s - v·c)
+
+    It is 0 for captions that are equal to their swapped caption. Add it to another loss if the text encoder embeds a
+    caption and its swapped caption almost equally, so that other losses do not separate them.
 
     Args:
-        image_embeds: `(B, D)`, unit length.
-        caption_embeds: `(C, D)`, unit length.
-        caption_ids: `(B,)`, or `(B, K)` with weights.
-        swapped_ids: the captions with left and right exchanged, of the same shape.
-        margin: by how much more similar, as a difference of cosines.
+        image_embeds: `(B, D)`, of unit length.
+        caption_embeds: `(C, D)`, of unit length.
+        caption_ids: `(B,)`, or `(B, K)` with weights, see [`bank_softmax`].
+        swapped_ids: Rows of the swapped captions, of the same shape as `caption_ids`.
+        margin: Margin, as a difference of cosine similarities.
         caption_weights: `(B, K)`, see [`bank_softmax`].
 
     Returns:
-        A float32 scalar, the mean over all processes' images.
+        A float32 scalar, the mean over the images of all processes.
 
     References:
         Faghri et al., "VSE++: Improving Visual-Semantic Embeddings with Hard Negatives" (arXiv:1707.05612, eq. 6).
@@ -126,14 +157,14 @@ def swapped_margin(
 
 
 def _weighted_targets(rows: int, ids: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Ids and weights, both `(B, K)`."""
+    """Return ids and weights in the shape `(B, K)`."""
     if weights is None and ids.ndim == 1:
         ids = ids[:, None]
         weights = torch.ones(ids.shape, device=ids.device)
     if weights is None or ids.ndim != 2 or ids.shape != weights.shape or len(ids) != rows:
         given = None if weights is None else tuple(weights.shape)
         raise ValueError(
-            f"targets {tuple(ids.shape)} with weights {given} do not fit {rows} images; give one target each (B,), or "
-            "several (B, K) with weights of the same shape"
+            f"Targets must have the shape ({rows},), or ({rows}, K) with weights of the same shape, but got "
+            f"{tuple(ids.shape)} with weights {given}."
         )
     return ids, weights.float()

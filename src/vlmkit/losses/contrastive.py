@@ -1,4 +1,4 @@
-"""Image-text contrastive losses over the embeddings of all processes."""
+"""Contrastive losses of images and texts, over the embeddings of all processes."""
 
 import torch
 import torch.nn.functional as F
@@ -11,24 +11,31 @@ from vlmkit.losses.similarity import scaled_similarity
 def info_nce(
     image_embeds: Tensor, text_embeds: Tensor, *, logit_scale: Tensor | float, group_ids: Tensor | None = None
 ) -> Tensor:
-    """Symmetric InfoNCE: each image picks its text among all texts, and each text its image among all images.
+    """Compute the symmetric InfoNCE loss of image-text pairs, as CLIP does.
 
-    Row i of both sides is a pair. The other members of its group (other captions of the same photograph, or the same
-    image drawn again) are right answers too, so they are left out of its denominator instead of being pushed away.
-    Under `torch.distributed` the candidates are the embeddings of all processes, with exact gradients: processes that
-    average their gradients train as one process on the joined batch, even if their batches differ in size.
+    For N pairs of unit embeddings v_i and t_i in all processes, the loss is
+
+        1 / 2N * sum_i [ -log( exp(s v_i·t_i) / sum_j exp(s v_i·t_j) )
+                         -log( exp(s v_i·t_i) / sum_j exp(s v_j·t_i) ) ],    s = logit_scale
+
+    Other pairs of the same group (other captions of the same image) are correct matches as well, so they are omitted
+    from the sums over j. In distributed training, the candidates are the embeddings of all processes with exact
+    gradients, also if the batch sizes of the processes differ.
+
+    The number of negatives grows with the batch, so this loss needs large batches. Prefer [`sigmoid_loss`] for small
+    ones, and [`bank_softmax`] if all captions are known in advance.
 
     Args:
-        image_embeds: `(B, D)`, unit length.
-        text_embeds: `(B, D)`, unit length.
-        logit_scale: inverse temperature, a number or a tensor of one element.
-        group_ids: `(B,)` integers, equal for equal images; every row is a group of its own if not given.
+        image_embeds: `(B, D)`, of unit length.
+        text_embeds: `(B, D)`, of unit length. Row i belongs to image i.
+        logit_scale: Inverse temperature, a number or a tensor with one element.
+        group_ids: `(B,)` integers, equal for pairs of the same image. Defaults to a different group for each pair.
 
     Returns:
-        A float32 scalar, whatever the precision of the input; log(all processes' B) for embeddings that are all equal.
+        A float32 scalar. It is log N for N pairs whose embeddings are all equal.
 
     Raises:
-        ValueError: the two sides differ in shape, or `group_ids` in length.
+        ValueError: If the two sides have different shapes, or `group_ids` has another length.
 
     References:
         van den Oord et al., "Representation Learning with Contrastive Predictive Coding" (arXiv:1807.03748, eq. 4);
@@ -57,23 +64,29 @@ def sigmoid_loss(
     logit_bias: Tensor | float = 0.0,
     group_ids: Tensor | None = None,
 ) -> Tensor:
-    """Pairwise sigmoid loss: every image-text combination is a yes/no question of its own.
+    """Compute the pairwise sigmoid loss of image-text pairs, as SigLIP does.
 
-    Rows, groups and processes are treated as in [`info_nce`]: combinations within a group, other than the pair itself,
-    are left out.
+    Every combination of image and text is a binary classification. For N pairs of unit embeddings v_i and t_i in all
+    processes, the loss is
+
+        -1 / N * sum_i sum_j log sigmoid( z_ij (s v_i·t_j + b) ),    z_ij = 1 if i = j else -1
+
+    with s = `logit_scale` and b = `logit_bias`. Other combinations within a group are omitted. Processes are treated as
+    in [`info_nce`]. The loss is not normalized over the batch, so it also works with small batches.
 
     Args:
-        image_embeds: `(B, D)`, unit length.
-        text_embeds: `(B, D)`, unit length.
-        logit_scale: inverse temperature, a number or a tensor of one element.
-        logit_bias: added to every logit, a number or a tensor of one element; SigLIP starts at -10.
-        group_ids: `(B,)` integers, equal for equal images; every row is a group of its own if not given.
+        image_embeds: `(B, D)`, of unit length.
+        text_embeds: `(B, D)`, of unit length. Row i belongs to image i.
+        logit_scale: Inverse temperature, a number or a tensor with one element.
+        logit_bias: Bias of the logits, a number or a tensor with one element. SigLIP learns it from -10.
+        group_ids: `(B,)` integers, equal for pairs of the same image. Defaults to a different group for each pair.
 
     Returns:
-        A float32 scalar: the sum over all combinations divided by the number of pairs; B log 2 for logits of zero.
+        A float32 scalar, the sum over all combinations divided by the number of pairs. It is N log 2 if all logits
+        are 0.
 
     Raises:
-        ValueError: the two sides differ in shape, or `group_ids` in length.
+        ValueError: If the two sides have different shapes, or `group_ids` has another length.
 
     References:
         Zhai et al., "Sigmoid Loss for Language Image Pre-Training" (arXiv:2303.15343, eq. 2).
@@ -93,20 +106,21 @@ def sigmoid_loss(
 def _rows_against_all(
     image_embeds: Tensor, text_embeds: Tensor, logit_scale: Tensor | float, group_ids: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, list[int]]:
-    """Logits of this process's images and texts against everybody's texts and images, in float32.
+    """Compute the logits of the images and texts of this process against those of all processes, in float32.
 
     Returns:
-        `(B, all B)` image rows, `(B, all B)` text rows, a mask of the same shape that marks a row's group except for
-        its own pair, and the processes' batch sizes.
+        Logits of the images and of the texts, both `(B, N)`, a mask of the same shape that marks the group of a row
+        except for its own pair, and the batch sizes of the processes.
     """
     if image_embeds.shape != text_embeds.shape or image_embeds.ndim != 2:
         raise ValueError(
-            f"image_embeds {tuple(image_embeds.shape)} and text_embeds {tuple(text_embeds.shape)} must be pairs of the "
-            "same shape (B, D); give one text per image"
+            "`image_embeds` and `text_embeds` must have the same shape (B, D), but got "
+            f"{tuple(image_embeds.shape)} and {tuple(text_embeds.shape)}. Pass one text for each image."
         )
     if group_ids is not None and group_ids.shape != image_embeds.shape[:1]:
         raise ValueError(
-            f"group_ids {tuple(group_ids.shape)} must hold one integer for each of {len(image_embeds)} pairs"
+            f"`group_ids` must have the shape ({len(image_embeds)},), one integer for each pair, but got "
+            f"{tuple(group_ids.shape)}."
         )
 
     sizes = row_counts(image_embeds)
@@ -122,7 +136,7 @@ def _rows_against_all(
 
 
 def _own_pairs(rows: Tensor, sizes: list[int]) -> Tensor:
-    """A mask of each row's own pair among all processes' `(B, all B)`; without writing in place, which compiles."""
+    """Return a mask `(B, N)` of the own pair of each row. It is not written in place, so that it can be compiled."""
     start = sum(sizes[: rank()])
     own = torch.arange(start, start + len(rows), device=rows.device)
     return own[:, None] == torch.arange(rows.shape[1], device=rows.device)

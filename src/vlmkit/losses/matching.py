@@ -1,4 +1,4 @@
-"""Telling true pairs of image and text from similar wrong ones."""
+"""Image-text matching: binary classification of true pairs and hard negatives."""
 
 from typing import NamedTuple
 
@@ -10,13 +10,13 @@ from vlmkit.distributed import mean_over_processes
 
 
 class MatchingPairs(NamedTuple):
-    """Which images to read together with which texts, as rows of a batch of B pairs.
+    """Combinations of the images and texts of a batch of B pairs: true pairs, wrong texts and wrong images.
 
     Args:
-        image_rows: `(3 B,)`.
-        text_rows: `(3 B,)`.
-        targets: `(3 B,)`, 1 for true pairs and 0 for wrong ones.
-        weights: `(3 B,)`, 0 for those that stand in for a negative that the batch does not have.
+        image_rows: `(3 B,)`, row of the image of each combination.
+        text_rows: `(3 B,)`, row of the text of each combination.
+        targets: `(3 B,)`, 1 for true pairs and 0 for negatives.
+        weights: `(3 B,)`, 0 for queries without a negative in the batch, and 1 otherwise.
     """
 
     image_rows: Tensor
@@ -26,18 +26,18 @@ class MatchingPairs(NamedTuple):
 
 
 def matching_pairs(logits_per_image: Tensor, group_ids: Tensor | None = None, *, draw: bool = True) -> MatchingPairs:
-    """Combine each image with its text and with a similar wrong one, and each text with a similar wrong image.
+    """Combine each image with its text and a similar wrong text, and each text with a similar wrong image.
 
-    The negatives are those of [`hard_negatives`], from this process's batch alone: in several processes they are others
-    than those of the joined batch.
+    Negatives are chosen by [`hard_negatives`] from the batch of this process, so that they differ from those of a
+    joined batch.
 
     Args:
-        logits_per_image: `(B, B)` similarities of images with texts, divided by the temperature.
-        group_ids: `(B,)` integers, equal for equal images; every row is a group of its own if not given.
-        draw: see [`hard_negatives`].
+        logits_per_image: `(B, B)`, similarities of images and texts, divided by the temperature.
+        group_ids: `(B,)` integers, equal for pairs of the same image. Defaults to a different group for each pair.
+        draw: See [`hard_negatives`].
 
     Raises:
-        ValueError: as [`hard_negatives`] does.
+        ValueError: As [`hard_negatives`] raises.
 
     Example:
         >>> pairs = matching_pairs(torch.tensor([[9.0, 3.0], [1.0, 9.0]]))
@@ -57,17 +57,21 @@ def matching_pairs(logits_per_image: Tensor, group_ids: Tensor | None = None, *,
 
 
 def matching_loss(logits: Tensor, pairs: MatchingPairs) -> Tensor:
-    """Binary cross entropy of whether each image and text belong together.
+    """Compute the binary cross entropy of true pairs and hard negatives.
+
+    For the logit x of a combination and its target y, the loss is `-y log sigmoid(x) - (1 - y) log sigmoid(-x)`. Use it
+    for models that encode image and text jointly, in addition to a contrastive loss that provides the similarities.
 
     Args:
-        logits: `(3 B,)`, one for each of the pairs.
-        pairs: of [`matching_pairs`].
+        logits: `(3 B,)`, one logit for each combination.
+        pairs: Output of [`matching_pairs`].
 
     Returns:
-        A float32 scalar, the mean over the pairs that there are in all processes; log 2 for logits of 0.
+        A float32 scalar, the mean over the combinations of all processes with a weight of 1. It is log 2 if all logits
+        are 0.
 
     Raises:
-        ValueError: there is not one logit for each pair.
+        ValueError: If the number of logits differs from the number of combinations.
 
     References:
         Li et al., "BLIP-2" (arXiv:2301.12597, section 3.2).
@@ -78,28 +82,31 @@ def matching_loss(logits: Tensor, pairs: MatchingPairs) -> Tensor:
         0.6931
     """
     if logits.shape != pairs.targets.shape:
-        raise ValueError(f"logits {tuple(logits.shape)} must hold one number for each of {len(pairs.targets)} pairs")
+        raise ValueError(
+            f"`logits` must have the shape ({len(pairs.targets)},), one for each combination, but got "
+            f"{tuple(logits.shape)}."
+        )
     losses = F.binary_cross_entropy_with_logits(logits.float(), pairs.targets, reduction="none")
     return mean_over_processes(losses, pairs.weights)
 
 
 def hard_negatives(similarity: Tensor, group_ids: Tensor | None = None, *, draw: bool = True) -> Tensor:
-    """Choose a wrong candidate for each query of a batch, a similar one rather than another.
+    """Choose a wrong candidate for each query of a batch, preferably a similar one.
 
-    Query i belongs to candidate i. The candidates of its group (other captions of the same photograph) are right, too,
-    and are never chosen.
+    Query i belongs to candidate i. Other candidates of its group (other captions of the same image) are correct as
+    well, and are never chosen.
 
     Args:
-        similarity: `(B, B)` of queries (rows) with candidates, divided by the temperature.
-        group_ids: `(B,)` integers, equal for equal images; every row is a group of its own if not given.
-        draw: whether to draw each negative with the softmax of its similarity as probability; otherwise the most
-            similar one is taken, which needs no random numbers.
+        similarity: `(B, B)`, similarities of queries (rows) and candidates, divided by the temperature.
+        group_ids: `(B,)` integers, equal for pairs of the same image. Defaults to a different group for each pair.
+        draw: Whether to draw each negative with the softmax of the similarities as probabilities. Otherwise, the most
+            similar candidate is chosen.
 
     Returns:
-        `(B,)`, the candidate chosen for each query; -1 for a query whose group is the whole batch.
+        `(B,)`, the candidate chosen for each query, or -1 for a query whose group is the whole batch.
 
     Raises:
-        ValueError: the similarities are not square, or `group_ids` are not one for each row.
+        ValueError: If the similarities are not square, or `group_ids` has another length.
 
     References:
         Li et al., "Align before Fuse" (ALBEF, arXiv:2107.07651, section 3.2).
@@ -110,16 +117,21 @@ def hard_negatives(similarity: Tensor, group_ids: Tensor | None = None, *, draw:
         tensor([1, 2, 0])
     """
     if similarity.ndim != 2 or similarity.shape[0] != similarity.shape[1]:
-        raise ValueError(f"similarity {tuple(similarity.shape)} must be (B, B), with the pairs on its diagonal")
+        raise ValueError(
+            f"`similarity` must have the shape (B, B) with pairs on the diagonal, but got {tuple(similarity.shape)}."
+        )
     if group_ids is not None and group_ids.shape != similarity.shape[:1]:
-        raise ValueError(f"group_ids {tuple(group_ids.shape)} must hold one integer for each of {len(similarity)} rows")
+        raise ValueError(
+            f"`group_ids` must have the shape ({len(similarity)},), one integer for each row, but got "
+            f"{tuple(group_ids.shape)}."
+        )
     if group_ids is None:
         group_ids = torch.arange(len(similarity), device=similarity.device)
     right = group_ids[:, None] == group_ids[None, :]
     alone = right.all(dim=1)
     scores = similarity.detach().float().masked_fill(right, float("-inf"))
     if draw:
-        # A query without any negative draws from all candidates, and forgets what it drew.
+        # A query without negatives draws from all candidates, and its result is discarded.
         probabilities = scores.masked_fill(alone[:, None], 0.0).softmax(dim=1)
         chosen = torch.multinomial(probabilities, num_samples=1).squeeze(1)
     else:
