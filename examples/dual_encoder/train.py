@@ -63,12 +63,7 @@ def main() -> None:
     model_args, data_args, feature_args, training_args = parse_arguments(
         ModelArguments, DataArguments, FeatureArguments, DualEncoderTrainingArguments
     )
-    if feature_args.cache_features and feature_args.augment:
-        raise SystemExit(
-            "`--augment` and `--cache_features` cannot be combined: cached features are computed only once."
-        )
-    if feature_args.cache_features and not (model_args.freeze_vision and model_args.freeze_text):
-        raise SystemExit("`--cache_features` requires frozen towers. Set `--freeze_vision True --freeze_text True`.")
+    check_feature_arguments(feature_args, model_args)
 
     folder = Path(training_args.output_dir)
     checkpoint = get_last_checkpoint(folder) if folder.is_dir() else None
@@ -112,6 +107,20 @@ def main() -> None:
     trainer.save_model()
     if training_args.push_to_hub and trainer.is_world_process_zero():
         model.push_to_hub(trainer.hub_model_id)  # replaces the model card of Trainer
+
+
+def check_feature_arguments(feature_args: FeatureArguments, model_args: ModelArguments) -> None:
+    """Check that cached features are not combined with augmentation or trained towers.
+
+    Raises:
+        SystemExit: If the flags are incompatible.
+    """
+    if feature_args.cache_features and feature_args.augment:
+        raise SystemExit(
+            "`--augment` and `--cache_features` cannot be combined: cached features are computed only once."
+        )
+    if feature_args.cache_features and not (model_args.freeze_vision and model_args.freeze_text):
+        raise SystemExit("`--cache_features` requires frozen towers. Set `--freeze_vision True --freeze_text True`.")
 
 
 def augmentation_for(processor: DualEncoderProcessor) -> v2.Compose:
