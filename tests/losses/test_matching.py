@@ -72,12 +72,12 @@ def test_no_gradient_flows_into_the_choice():
 
 @pytest.mark.parametrize("shape", [(2, 3), (4,), (2, 2, 2)])
 def test_similarities_that_are_not_square_are_refused(shape):
-    with pytest.raises(ValueError, match=r"`similarity` must have the shape \(B, B\) with pairs on the diagonal, but got \(2, 3\)"):
+    with pytest.raises(ValueError, match=r"`similarity` must have the shape \(B, B\) with pairs on the diagonal,"):
         hard_negatives(torch.zeros(shape))
 
 
 def test_groups_and_logits_of_another_length_are_refused():
     with pytest.raises(ValueError, match=r"`group_ids` must have the shape \(3,\), one integer for each row, but"):
         hard_negatives(SIMILARITY, torch.tensor([1, 2]))
-    with pytest.raises(ValueError, match=r"`logits` must have the shape \(9,\), one for each combination, but got \(3,\)"):
+    with pytest.raises(ValueError, match=r"`logits` must have the shape \(9,\), one for each combination, but got"):
         matching_loss(torch.zeros(3), matching_pairs(SIMILARITY))

@@ -124,7 +124,7 @@ class TestClosedForm:
 
 class TestInput:
     def test_single_image_is_warned_of(self):
-        with pytest.warns(UserWarning, match="CIDEr of a single image is 0"):
+        with pytest.warns(UserWarning, match="CIDEr of a single image is always 0"):
             metrics = caption_metrics(["a dog"], [["a dog"]])
         assert metrics["cider"] == 0.0
         assert metrics["bleu_2"] == pytest.approx(1.0)
@@ -137,17 +137,17 @@ class TestInput:
     @pytest.mark.parametrize(
         ("changes", "error", "message"),
         [
-            ({"predictions": [], "references": []}, ValueError, "0 predictions and 0 lists of references"),
-            ({"predictions": ["a dog"]}, ValueError, "1 predictions and 2 lists of references; give one of each"),
-            ({"references": [["a dog"], []]}, ValueError, r"references\[1\] is empty; give the image a reference"),
-            ({"references": [["a dog"], ["a", " ..."]]}, ValueError, r"\[1\]\[1\] is ' ...', which has no words"),
-            ({"predictions": "a dog"}, TypeError, "predictions is 'a dog', not a list"),
-            ({"references": "a dog"}, TypeError, "references is 'a dog', not a list"),
-            ({"references": ["a dog", "a cat"]}, TypeError, r"references\[0\] is 'a dog', not a list"),
-            ({"references": [["a dog"], None]}, TypeError, r"references\[1\] is None, not a list"),
-            ({"predictions": {"1.jpg": ["a dog"]}}, TypeError, "predictions is {'1.jpg': .*, not a list"),
-            ({"predictions": ["a dog", None]}, TypeError, r"predictions\[1\] is None, not a string"),
-            ({"references": [["a dog"], [7]]}, TypeError, r"references\[1\]\[0\] is 7, not a string"),
+            ({"predictions": [], "references": []}, ValueError, r"`predictions` and `references` must have the same"),
+            ({"predictions": ["a dog"]}, ValueError, r"`predictions` and `references` must have the same length of"),
+            ({"references": [["a dog"], []]}, ValueError, r"`references\[1\]` must not be empty"),
+            ({"references": [["a dog"], ["a", " ..."]]}, ValueError, r"`references\[1\]\[1\]` must contain a word,"),
+            ({"predictions": "a dog"}, TypeError, r"`predictions` must be a list, but got 'a dog'"),
+            ({"references": "a dog"}, TypeError, r"`references` must be a list, but got 'a dog'"),
+            ({"references": ["a dog", "a cat"]}, TypeError, r"`references\[0\]` must be a list, but got 'a dog'"),
+            ({"references": [["a dog"], None]}, TypeError, r"`references\[1\]` must be a list, but got None"),
+            ({"predictions": {"1.jpg": ["a dog"]}}, TypeError, r"`predictions` must be a list, but got \{'1\.jpg':"),
+            ({"predictions": ["a dog", None]}, TypeError, r"`predictions\[1\]` must be a string, but got None"),
+            ({"references": [["a dog"], [7]]}, TypeError, r"`references\[1\]\[0\]` must be a string, but got 7"),
             ({"tokenizer": "ptp"}, ValueError, "`tokenizer` must be one of .*, but got 'ptp'. Did you mean 'ptb'?"),
         ],
     )  # fmt: skip

@@ -47,7 +47,7 @@ def replace_spice(monkeypatch, compute_score):
 
 
 @needs_java
-@pytest.mark.filterwarnings("ignore:`spice` is left out:UserWarning")
+@pytest.mark.filterwarnings("ignore:SPICE is not computed:UserWarning")
 def test_scores_are_those_of_pycocoevalcap(installed):
     golden = json.loads(GOLDEN.read_text(encoding="utf-8"))
     metrics = caption_metrics(golden["predictions"], golden["references"], tokenizer="ptb")
@@ -68,7 +68,9 @@ def test_spice_is_there_with_its_models(spice_models, monkeypatch):
 
 def test_spice_is_left_out_without_its_models(spice_models):
     spice_models.unlink()
-    with pytest.warns(UserWarning, match=r"`spice` is left out: .*models.jar is missing; `python -m pycocoevalcap"):
+    with pytest.warns(
+        UserWarning, match=r"SPICE is not computed, .*models.jar is missing. Run `python -m pycocoevalcap"
+    ):
         assert ptb.java_metrics(PREDICTED, WANTED) == {"meteor": 0.25}
 
 
@@ -77,17 +79,17 @@ def test_spice_is_left_out_if_its_program_fails(spice_models, monkeypatch):
         raise subprocess.CalledProcessError(1, "java")
 
     replace_spice(monkeypatch, fail)
-    with pytest.warns(UserWarning, match="`spice` is left out: its program, written for Java 8, failed: .* status 1"):
+    with pytest.warns(UserWarning, match=r"SPICE is not computed, .* written for Java 8, failed: .* status 1"):
         assert ptb.java_metrics(PREDICTED, WANTED) == {"meteor": 0.25}
 
 
 def test_missing_java_is_named(installed, monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(FileNotFoundError, match="no `java` on the PATH: install a Java runtime, or choose 'simple'"):
+    with pytest.raises(FileNotFoundError, match=r"`tokenizer='ptb'` runs Java programs, but `java` was not found on"):
         caption_metrics(["a", "b"], [["a"], ["b"]], tokenizer="ptb")
 
 
 def test_missing_pycocoevalcap_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "pycocoevalcap", None)
-    with pytest.raises(ImportError, match=r"pip install 'vlmkit\[ptb\]', or choose 'simple'"):
+    with pytest.raises(ImportError, match=r"`tokenizer='ptb'` needs pycocoevalcap"):
         caption_metrics(["a", "b"], [["a"], ["b"]], tokenizer="ptb")

@@ -120,16 +120,16 @@ def test_arrays_and_tuples():
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"predictions": [], "answers": []}, ValueError, "0 predictions and 0 questions with answers"),
-        ({"predictions": ["yes"]}, ValueError, "1 predictions and 2 questions with answers; give one of each"),
-        ({"answers": ["yes", []]}, ValueError, r"answers\[1\] is empty; give the question an answer"),
-        ({"predictions": "yes"}, TypeError, "predictions is 'yes', not a list"),
-        ({"answers": "yes"}, TypeError, "answers is 'yes', not a list"),
-        ({"answers": {"a": "yes"}}, TypeError, "answers is {'a': 'yes'}, not a list"),
-        ({"answers": ["yes", None]}, TypeError, r"answers\[1\] is None, not a list"),
-        ({"answers": ["yes", 2]}, TypeError, r"answers\[1\] is 2, not a list"),
-        ({"answers": ["yes", ["no", 2]]}, TypeError, r"answers\[1\]\[1\] is 2, not a string"),
-        ({"predictions": ["yes", None]}, TypeError, r"predictions\[1\] is None, not a string; give the decoded answer"),
+        ({"predictions": [], "answers": []}, ValueError, r"`predictions` and `answers` must have the same length of"),
+        ({"predictions": ["yes"]}, ValueError, r"`predictions` and `answers` must have the same length of at least"),
+        ({"answers": ["yes", []]}, ValueError, r"`answers\[1\]` must not be empty"),
+        ({"predictions": "yes"}, TypeError, r"`predictions` must be a list, but got 'yes'"),
+        ({"answers": "yes"}, TypeError, r"`answers` must be a list, but got 'yes'"),
+        ({"answers": {"a": "yes"}}, TypeError, r"`answers` must be a list, but got \{'a': 'yes'\}"),
+        ({"answers": ["yes", None]}, TypeError, r"`answers\[1\]` must be a list, but got None"),
+        ({"answers": ["yes", 2]}, TypeError, r"`answers\[1\]` must be a list, but got 2"),
+        ({"answers": ["yes", ["no", 2]]}, TypeError, r"`answers\[1\]\[1\]` must be a string, but got 2"),
+        ({"predictions": ["yes", None]}, TypeError, r"`predictions\[1\]` must be a string, but got None"),
     ],
 )  # fmt: skip
 def test_errors_name_the_value_and_the_way_out(changes, error, message):

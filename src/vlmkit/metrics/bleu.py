@@ -1,17 +1,18 @@
-"""BLEU, as pycocoevalcap computes it."""
+"""BLEU, with the values of pycocoevalcap."""
 
 import numpy as np
 
 from vlmkit.metrics.ngrams import CaptionNgrams, NgramTable
 
-# pycocoevalcap's guards against 0 / 0, which decide the score where no n-gram matches.
+# Epsilons of pycocoevalcap against division by 0, which determine the score if no n-gram matches.
 _TINY, _SMALL = 1e-15, 1e-9
 
 
 def bleu(ngrams: CaptionNgrams) -> list[float]:
-    """BLEU of a whole test set, for n-grams of up to 1, 2, ... words, without smoothing.
+    """Compute BLEU of a test set for n-grams of up to 1, 2, ... words, without smoothing.
 
-    An image's reference length is that of the reference closest in length to the prediction, the shorter of two.
+    The reference length of an image is the length of the reference that is closest to the prediction in length, or the
+    shorter one of two.
 
     References:
         Papineni et al., "BLEU: a Method for Automatic Evaluation of Machine Translation", ACL 2002, section 2.
@@ -25,7 +26,7 @@ def bleu(ngrams: CaptionNgrams) -> list[float]:
 
 
 def _closest_lengths(ngrams: CaptionNgrams) -> np.ndarray:
-    """`(I,)` length of the reference whose length is closest to the prediction's."""
+    """Return `(I,)`, the reference length that is closest to the length of each prediction."""
     distances = np.abs(ngrams.reference_lengths - ngrams.prediction_lengths[ngrams.reference_images])
     order = np.lexsort((ngrams.reference_lengths, distances, ngrams.reference_images))
     firsts = np.searchsorted(ngrams.reference_images, np.arange(len(ngrams.prediction_lengths)))
@@ -33,7 +34,7 @@ def _closest_lengths(ngrams: CaptionNgrams) -> np.ndarray:
 
 
 def _num_correct(table: NgramTable) -> int:
-    """Predicted n-grams that are in a reference, each counted no more often than in the reference with most of it."""
+    """Count predicted n-grams that occur in a reference, clipped to the largest count in a single reference."""
     found = table.matches >= 0
     most = np.zeros_like(table.predictions.counts)
     np.maximum.at(most, table.matches[found], table.references.counts[found])

@@ -1,10 +1,10 @@
-"""Words of a caption in pure Python, divided as the Penn Treebank does."""
+"""Tokenizer of captions in pure Python, which follows the conventions of the Penn Treebank."""
 
 import re
 
 _APOSTROPHES = str.maketrans({"\u2018": "'", "\u2019": "'"})
 _BRACKETS = {"(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-"}
-# Words that keep a full stop, which all others lose.
+# Abbreviations, which keep their full stop.
 _ABBREVIATIONS = r"""
     mr|mrs|ms|messrs|mme|mlle|dr|prof|ph\.d|rev|hon|pres|gov|sen|rep|supt|gen|adm|cmdr|col|maj|capt|lt|sgt|cpl|pvt|jr|sr
     |st|ave|blvd|rd|sq|ct|mt|ft|bldg|dept|univ|inst|assn|natl|intl|co|corp|inc|ltd|bros|mfg|est|etc|vs|cf|al|tel|ext
@@ -12,7 +12,7 @@ _ABBREVIATIONS = r"""
     |(?:no|pp|fig|op|art)(?=\.\s*\d)
 """
 
-# Words written as one, in two steps: "is|n't", "dog|'s", then "can|not", "gon|na".
+# Contractions are split in two steps: "is|n't", "dog|'s", then "can|not", "gon|na".
 _CLITICS = re.compile(r"(?<=\w)(?=(?:'(?:s|m|d|re|ve|ll)|n't)+(?!\w))")
 _COMPOUNDS = re.compile(r"\b(?:can(?=not\b)|(?:gon|wan)(?=na\b)|got(?=ta\b)|(?:gim|lem)(?=me\b))")
 _TOKENS = re.compile(
@@ -30,11 +30,14 @@ _TOKENS = re.compile(
 
 
 def tokenize(caption: str) -> list[str]:
-    """Lower-case words of an English caption, without punctuation.
+    """Split an English caption into lower-case words without punctuation.
 
-    Follows the Penn Treebank tokenizer that pycocoevalcap runs, with its peculiarities: clitics are words of their own
-    ("dog 's", "do n't"), brackets are spelt out ("-lrb-"), abbreviations keep their full stop. Joined by spaces and
-    tokenized again, the words stay as they are.
+    The result follows the Penn Treebank tokenizer of pycocoevalcap: clitics are separate words ("dog 's", "do n't"),
+    brackets become names ("-lrb-"), and abbreviations keep their full stop. Tokenizing the joined words again does not
+    change them.
+
+    Args:
+        caption: Caption in English.
 
     Example:
         >>> tokenize("The dog's T-shirt, at 6:55 on Fort York Blvd., isn't red.")

@@ -17,37 +17,38 @@ from vlmkit.metrics.rouge import rouge_l
 from vlmkit.validation import check_choice
 
 Tokenizer: TypeAlias = Literal["simple", "ptb"]
-_ADVICE = "give one prediction and one list of references per image"
+_ADVICE = "Pass one prediction and one list of references for each image."
 
 
 def caption_metrics(
     predictions: Sequence[str], references: Sequence[Sequence[str]], *, tokenizer: Tokenizer = "simple"
 ) -> dict[str, float]:
-    """BLEU, ROUGE-L and CIDEr of one predicted caption per image against the image's reference captions.
+    """Compute BLEU, ROUGE-L and CIDEr of predicted captions, with the values of pycocoevalcap.
 
-    On the same words, the values are those of pycocoevalcap. The tokenizer "simple" reads English, needs no Java, and
-    leaves captions that are tokenized already as they are. "ptb" runs pycocoevalcap's own tokenizer, METEOR and SPICE,
-    which needs Java and the extra `vlmkit[ptb]`.
-
-    CIDEr takes its document frequencies from the references given: it only compares models on the same test set, and is
-    0 for a single image. A prediction without words scores 0.
+    CIDEr weighs n-grams by their frequency in the given references. It is only comparable on the same test set, and is
+    0 for a single image. Report CIDEr and BLEU-4 to compare with published captioning models; ROUGE-L and METEOR
+    correlate less with human judgment. A prediction without words scores 0.
 
     Args:
-        predictions: one caption per image.
-        references: one or more captions per image, not necessarily as many for each.
-        tokenizer: "simple" or "ptb".
+        predictions: One caption for each image.
+        references: One or more captions for each image. Their numbers may differ.
+        tokenizer: `"simple"` for a tokenizer of English in Python, or `"ptb"` for the tokenizer of pycocoevalcap, which
+            needs Java and `vlmkit[ptb]` and adds METEOR and SPICE.
 
     Returns:
-        `bleu_1` to `bleu_4` (of the whole test set) and `rouge_l` (the mean over images), which are fractions, and
-        `cider` (the mean over images), from 0 to 10. With "ptb" also the fractions `meteor` and, where SPICE's models
-        are installed, `spice`.
+        `bleu_1` to `bleu_4` (over the whole test set) and `rouge_l` (mean over images) from 0 to 1, and `cider` (mean
+        over images) from 0 to 10. With `"ptb"` also `meteor` and, if its models are installed, `spice`, from 0 to 1.
 
     Raises:
-        TypeError: a caption is not a string, or a string or a dictionary stands where a list should.
-        ValueError: the predictions are empty, or not as many as the lists of references; an image has no reference; a
-            reference has no words; the tokenizer is unknown.
-        ImportError: "ptb" without pycocoevalcap.
-        FileNotFoundError: "ptb" without Java.
+        TypeError: If a caption is not a string, or a string or dictionary is passed instead of a list.
+        ValueError: If there are no predictions, the numbers of predictions and lists of references differ, an image has
+            no reference, a reference has no words, or `tokenizer` is unknown.
+        ImportError: If `tokenizer` is `"ptb"` and pycocoevalcap is not installed.
+        FileNotFoundError: If `tokenizer` is `"ptb"` and Java is not installed.
+
+    References:
+        Papineni et al., "BLEU" (ACL 2002); Lin, "ROUGE" (ACL workshop 2004); Vedantam et al., "CIDEr"
+        (arXiv:1411.5726).
 
     Example:
         >>> predictions = ["A dog runs on the beach.", "two people in a boat"]
@@ -62,8 +63,8 @@ def caption_metrics(
         ptb.check_installed()
     if len(predictions) == 1:
         warnings.warn(
-            "CIDEr of a single image is 0, because its document frequencies come from the references; evaluate a whole "
-            "test set at once",
+            "CIDEr of a single image is always 0, because it weighs n-grams by their frequency in the references. "
+            "Evaluate a whole test set at once.",
             stacklevel=2,
         )
     predicted, wanted = _words(predictions, references, tokenizer)
@@ -80,22 +81,22 @@ def _check_captions(predictions: Sequence[str], references: Sequence[Sequence[st
     check_list("references", references, advice=_ADVICE)
     if len(predictions) == 0 or len(predictions) != len(references):
         raise ValueError(
-            f"{len(predictions)} predictions and {len(references)} lists of references; give one of each per image, "
-            "for at least one image"
+            f"`predictions` and `references` must have the same length of at least 1, but got {len(predictions)} and "
+            f"{len(references)}. {_ADVICE}"
         )
     check_strings("predictions", predictions, kind="caption")
     for image, captions in enumerate(references):
         name = f"references[{image}]"
         check_list(name, captions, advice=_ADVICE)
         if len(captions) == 0:
-            raise ValueError(f"{name} is empty; give the image a reference or leave it out")
+            raise ValueError(f"`{name}` must not be empty. Add a reference, or remove the image.")
         check_strings(name, captions, kind="caption")
 
 
 def _words(
     predictions: Sequence[str], references: Sequence[Sequence[str]], tokenizer: Tokenizer
 ) -> tuple[list[Words], list[list[Words]]]:
-    """Tokenized predictions and references."""
+    """Tokenize predictions and references."""
     captions = [*predictions, *chain.from_iterable(references)]
     words: Iterator[Words] = iter(ptb.tokenize(captions) if tokenizer == "ptb" else map(tokenize, captions))
     return [next(words) for _ in predictions], [[next(words) for _ in captions] for captions in references]
@@ -106,5 +107,6 @@ def _check_words(wanted: Sequence[Sequence[Words]], references: Sequence[Sequenc
         for index, words in enumerate(captions):
             if not words:
                 raise ValueError(
-                    f"references[{image}][{index}] is {references[image][index]!r}, which has no words; leave it out"
+                    f"`references[{image}][{index}]` must contain a word, but got {references[image][index]!r}. "
+                    "Remove it."
                 )

@@ -1,4 +1,4 @@
-"""CIDEr, as pycocoevalcap computes it; the literature also calls this variant CIDEr-D."""
+"""CIDEr, with the values of pycocoevalcap. The literature also calls this variant CIDEr-D."""
 
 import numpy as np
 
@@ -8,10 +8,11 @@ _SIGMA = 6.0  # of the length penalty
 
 
 def cider(ngrams: CaptionNgrams) -> float:
-    """Ten times the mean cosine similarity between the tf-idf n-gram counts of a prediction and of its references.
+    """Compute ten times the mean cosine similarity of tf-idf n-gram counts of predictions and references.
 
-    Document frequencies are those of the references given. A prediction's weights are clipped to the reference's, and
-    each similarity is multiplied by exp(-d² / (2 · 6²)), where d is the difference of the numbers of bigrams.
+    Document frequencies are computed over the given references. The weights of a prediction are clipped to those of the
+    reference, and each similarity is multiplied by exp(-d² / (2 · 6²)), where d is the difference in the number of
+    bigrams.
 
     References:
         Vedantam et al., "CIDEr: Consensus-based Image Description Evaluation", arXiv:1411.5726; the variant
@@ -26,7 +27,7 @@ def cider(ngrams: CaptionNgrams) -> float:
 
 
 def _similarities(table: NgramTable, reference_images: np.ndarray) -> np.ndarray:
-    """`(R,)` clipped cosine similarities of references and predictions, for the n-grams of one length."""
+    """Return `(R,)`, clipped cosine similarities of references and predictions for n-grams of one length."""
     num_images = int(reference_images[-1]) + 1
     idf = _inverse_document_frequencies(table, reference_images, num_images)
     predicted = table.predictions.counts * idf[table.predictions.ngrams]
@@ -40,7 +41,7 @@ def _similarities(table: NgramTable, reference_images: np.ndarray) -> np.ndarray
 
 
 def _inverse_document_frequencies(table: NgramTable, reference_images: np.ndarray, num_images: int) -> np.ndarray:
-    """log(images / images with the n-gram in a reference), `(num_ngrams,)`; one that is in none counts as in one."""
+    """Return `(num_ngrams,)`, log(images / images with the n-gram in a reference), which are counted as at least 1."""
     images = reference_images[table.references.captions]
     pairs = np.sort(images * table.num_ngrams + table.references.ngrams)
     distinct = pairs[np.diff(pairs, prepend=-1) > 0]  # np.unique hashes, which takes ten times as long

@@ -1,4 +1,4 @@
-"""Which classes are taken for which."""
+"""Confusion matrices."""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,18 +10,18 @@ from vlmkit.validation import did_you_mean
 
 
 def confusion_matrix(true_labels: Array, predicted_labels: Array, *, num_classes: int) -> Tensor:
-    """How often each class was taken for each class.
+    """Count the predictions of each class for each true class.
 
     Args:
         true_labels: `(N,)` integers from 0 to C - 1.
         predicted_labels: `(N,)` integers from 0 to C - 1.
-        num_classes: C.
+        num_classes: Number of classes C.
 
     Returns:
-        `(C, C)` int64 on the CPU; rows are true classes, columns predicted ones.
+        `(C, C)` int64 on the CPU, with true classes as rows and predicted classes as columns.
 
     Raises:
-        ValueError: a label is out of range, there are none, or not as many of both.
+        ValueError: If a label is out of range, there are no labels, or their numbers differ.
 
     Example:
         >>> confusion_matrix(torch.tensor([0, 1, 1]), torch.tensor([0, 1, 0]), num_classes=2).tolist()
@@ -30,23 +30,27 @@ def confusion_matrix(true_labels: Array, predicted_labels: Array, *, num_classes
     truth = validate_integers("true_labels", true_labels, bound=num_classes)
     predicted = validate_integers("predicted_labels", predicted_labels, bound=num_classes)
     if len(truth) != len(predicted):
-        raise ValueError(f"{len(truth)} true_labels and {len(predicted)} predicted_labels must be as many")
+        raise ValueError(
+            "`true_labels` and `predicted_labels` must have the same length, but got "
+            f"{len(truth)} and {len(predicted)}."
+        )
     return (num_classes * truth + predicted).bincount(minlength=num_classes**2).view(num_classes, num_classes)
 
 
 def merge_classes(confusion: Array, *, class_names: Sequence[str], superclasses: Mapping[str, Sequence[str]]) -> Tensor:
-    """Confusion matrix of superclasses, from that of their classes.
+    """Merge the classes of a confusion matrix into superclasses.
 
     Args:
-        confusion: `(C, C)` integers, as from [`confusion_matrix`].
+        confusion: `(C, C)` integers, output of [`confusion_matrix`].
         class_names: C names, in the order of the matrix.
-        superclasses: the classes of each of S superclasses; every class belongs to exactly one.
+        superclasses: Classes of each of the S superclasses. Every class must belong to exactly one superclass.
 
     Returns:
         `(S, S)` int64, in the order of `superclasses`.
 
     Raises:
-        ValueError: the matrix does not fit the names, or a class is unknown, in no superclass or in several.
+        ValueError: If the matrix has another size than the names, or a class is unknown, in no superclass or in several
+            ones.
 
     Example:
         >>> confusion = torch.tensor([[5, 2, 0], [1, 6, 0], [1, 0, 9]])
@@ -60,27 +64,30 @@ def merge_classes(confusion: Array, *, class_names: Sequence[str], superclasses:
     for column, (superclass, members) in enumerate(superclasses.items()):
         for member in members:
             if member not in rows:
-                raise ValueError(f"{superclass!r} has an unknown class {member!r}.{did_you_mean(member, class_names)}")
+                raise ValueError(
+                    f"Superclass {superclass!r} has an unknown class {member!r}.{did_you_mean(member, class_names)}"
+                )
             membership[rows[member], column] += 1
     for name, times in zip(class_names, membership.sum(dim=1).tolist(), strict=True):
         if times != 1:
-            raise ValueError(f"class {name!r} stands {times} times in superclasses; every class needs exactly one")
+            raise ValueError(f"Class {name!r} must be in exactly one superclass, but is in {times}.")
     return membership.T @ counts @ membership
 
 
 def frequent_confusions(confusion: Array, class_names: Sequence[str], *, limit: int = 10) -> list[tuple[str, str, int]]:
-    """The pairs of classes that are most often confused.
+    """Return the pairs of classes that are confused most often.
 
     Args:
-        confusion: `(C, C)` integers, as from [`confusion_matrix`].
+        confusion: `(C, C)` integers, output of [`confusion_matrix`].
         class_names: C names, in the order of the matrix.
-        limit: of how many pairs at most.
+        limit: Maximum number of pairs.
 
     Returns:
-        True class, predicted class and how often, the most frequent first; pairs never confused are left out.
+        True class, predicted class and count of each pair, in descending order of the counts. Pairs with a count of 0
+        are omitted.
 
     Raises:
-        ValueError: the matrix does not fit the names.
+        ValueError: If the matrix has another size than the names.
 
     Example:
         >>> frequent_confusions(torch.tensor([[5, 2], [3, 6]]), ["oak", "pine"])
@@ -96,11 +103,11 @@ def frequent_confusions(confusion: Array, class_names: Sequence[str], *, limit: 
 
 
 def _validate_confusion(confusion: Array, class_names: Sequence[str]) -> Tensor:
-    """Counts `(C, C)` as int64 on the CPU."""
+    """Validate counts `(C, C)`, and return them as int64 on the CPU."""
     counts = torch.as_tensor(confusion).cpu()
     if counts.shape != (len(class_names), len(class_names)) or counts.is_floating_point():
         raise ValueError(
-            f"confusion {tuple(counts.shape)} of {counts.dtype} must be counts, with a row and a column for each of "
-            f"{len(class_names)} class_names"
+            f"`confusion` must have the shape ({len(class_names)}, {len(class_names)}), one row and column for each of "
+            f"`class_names`, and contain integers, but got {tuple(counts.shape)} of {counts.dtype}."
         )
     return counts.long()

@@ -1,4 +1,7 @@
-"""vlmkit's metrics in the interface of the `evaluate` library; this module needs the extra `vlmkit[metrics]`."""
+"""Metrics as classes of the `evaluate` library, which `pip install 'vlmkit[metrics]'` installs.
+
+Create the classes directly instead of with `evaluate.load`, which needs a network connection.
+"""
 
 from collections.abc import Sequence
 
@@ -8,18 +11,18 @@ import numpy as np
 from transformers import EvalPrediction
 
 from vlmkit.metrics.captions import Tokenizer, caption_metrics
-from vlmkit.metrics.classification import pair_metrics
 from vlmkit.metrics.inputs import Array
+from vlmkit.metrics.pairs import pair_metrics
 from vlmkit.metrics.retrieval import compute_retrieval_metrics
 from vlmkit.metrics.vqa import vqa_accuracy
 
 
 class RetrievalMetric(evaluate.Metric):
-    """Image-text retrieval metrics that collect the pairs batch by batch.
+    """Retrieval metrics of image-text pairs that are added batch by batch.
 
-    Each pair is an image embedding `(D,)`, a text embedding `(D,)` and an integer group, equal for the captions of one
-    image. `compute` takes `cutoffs` and returns what `compute_retrieval_metrics` does. Constructed directly, without
-    `evaluate.load` and its network; `keep_in_memory=True` writes no cache file.
+    Each pair consists of an image embedding `(D,)`, a text embedding `(D,)` and an integer group, equal for captions of
+    the same image. `compute` takes `cutoffs` and returns the metrics of [`compute_retrieval_metrics`]. With
+    `keep_in_memory=True`, no cache file is written.
 
     Example:
         >>> metric = RetrievalMetric(keep_in_memory=True)
@@ -51,10 +54,11 @@ class RetrievalMetric(evaluate.Metric):
 
 
 class PairMetric(evaluate.Metric):
-    """Metrics of pairs of images and their captions that collect the pairs batch by batch.
+    """Metrics of paired images that are added batch by batch.
 
-    Each pair is an image embedding `(D,)` and the integer id of its caption. `compute` takes `caption_embeds`,
-    `num_classes` and `cutoffs`, and returns what `pair_metrics` does. Constructed directly, like [`RetrievalMetric`].
+    Each pair consists of an image embedding `(D,)` and the integer id of its caption. `compute` takes `caption_embeds`,
+    `num_classes` and `cutoffs`, and returns the metrics of [`pair_metrics`]. With `keep_in_memory=True`, no cache file
+    is written.
 
     Example:
         >>> metric = PairMetric(keep_in_memory=True)
@@ -65,7 +69,7 @@ class PairMetric(evaluate.Metric):
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
-            description="How well pairs of images find their caption among those of all pairs of classes.",
+            description="Rank of the caption of paired images among the captions of all pairs of classes.",
             citation="",
             inputs_description="One image embedding and caption id per pair.",
             features=datasets.Features(
@@ -88,10 +92,10 @@ class PairMetric(evaluate.Metric):
 
 
 class CaptionMetric(evaluate.Metric):
-    """BLEU, ROUGE-L and CIDEr that collect predictions and their references batch by batch.
+    """BLEU, ROUGE-L and CIDEr of predictions and references that are added batch by batch.
 
-    `compute` takes `tokenizer` and returns what `caption_metrics` does. Constructed directly, without `evaluate.load`
-    and its network; `keep_in_memory=True` writes no cache file.
+    `compute` takes `tokenizer` and returns the metrics of [`caption_metrics`]. With `keep_in_memory=True`, no cache
+    file is written.
 
     Example:
         >>> metric = CaptionMetric(keep_in_memory=True)
@@ -116,11 +120,10 @@ class CaptionMetric(evaluate.Metric):
 
 
 class VqaMetric(evaluate.Metric):
-    """The accuracy of answers to questions about images that collects predictions and right answers batch by batch.
+    """Accuracy of answers to questions about images that are added batch by batch.
 
-    The references are a right answer per question, or a list of answers per question. `compute` returns what
-    `vqa_accuracy` does. Constructed directly, without `evaluate.load` and its network; `keep_in_memory=True` writes no
-    cache file.
+    The reference of a question is the correct answer, or a list of answers of several people. `compute` returns the
+    metrics of [`vqa_accuracy`]. With `keep_in_memory=True`, no cache file is written.
 
     Example:
         >>> metric = VqaMetric(keep_in_memory=True)
@@ -132,9 +135,9 @@ class VqaMetric(evaluate.Metric):
     def _info(self) -> evaluate.MetricInfo:
         answer = datasets.Value("string")
         return evaluate.MetricInfo(
-            description="Accuracy of answers to questions about images, with the normalisation of VQA.",
+            description="Accuracy of answers to questions about images, with the normalization of VQA.",
             citation="",
-            inputs_description="One predicted answer and a right answer, or a list of them, per question.",
+            inputs_description="One predicted answer and a correct answer, or a list of answers, per question.",
             features=[
                 datasets.Features({"predictions": answer, "references": datasets.Sequence(answer)}),
                 datasets.Features({"predictions": answer, "references": answer}),

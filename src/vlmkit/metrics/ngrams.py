@@ -1,6 +1,6 @@
-"""The n-grams of predictions and references as integer arrays, which BLEU and CIDEr share.
+"""N-gram counts of predictions and references as integer arrays, for BLEU and CIDEr.
 
-Shape legend: I images, R references of all images, P and E the entries of the predictions' and references' counts.
+Shape legend: I images, R references of all images, P and E entries of the counts of predictions and references.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,11 +11,11 @@ import numpy as np
 
 Words: TypeAlias = Sequence[str]
 
-MAX_WORDS = 4  # of an n-gram
+MAX_WORDS = 4  # largest n
 
 
 class NgramCounts(NamedTuple):
-    """Caption `captions[e]` has n-gram `ngrams[e]` `counts[e]` times; sorted by caption, then n-gram."""
+    """Caption `captions[e]` has n-gram `ngrams[e]` `counts[e]` times. Sorted by caption and n-gram."""
 
     captions: np.ndarray
     ngrams: np.ndarray
@@ -23,16 +23,16 @@ class NgramCounts(NamedTuple):
 
 
 class NgramTable(NamedTuple):
-    """The n-grams of one length."""
+    """N-grams of one length in all captions."""
 
     predictions: NgramCounts  # of P entries
     references: NgramCounts  # of E entries
-    matches: np.ndarray  # (E,) the prediction's entry for the same n-gram at the same image, or -1
+    matches: np.ndarray  # (E,) entry of the same n-gram in the prediction of the same image, or -1
     num_ngrams: int
 
 
 class CaptionNgrams(NamedTuple):
-    """All n-grams of a test set; `tables[n - 1]` holds those of n words."""
+    """All n-grams of a test set. `tables[n - 1]` contains those of n words."""
 
     prediction_lengths: np.ndarray  # (I,) in words
     reference_lengths: np.ndarray  # (R,)
@@ -41,11 +41,11 @@ class CaptionNgrams(NamedTuple):
 
 
 def count_ngrams(predictions: Sequence[Words], references: Sequence[Sequence[Words]]) -> CaptionNgrams:
-    """Count the n-grams of up to `MAX_WORDS` words in `I` predictions and in the references of each.
+    """Count the n-grams of up to `MAX_WORDS` words in the predictions and references of a test set.
 
     Example:
         >>> ngrams = count_ngrams([["a", "dog"]], [[["a", "dog", "runs"], ["a", "cat"]]])
-        >>> ngrams.tables[0].matches  # of "a dog runs", "a cat": "a" and "dog" are predicted, "runs" and "cat" are not
+        >>> ngrams.tables[0].matches  # "a" and "dog" match the prediction, "runs" and "cat" do not
         array([ 0,  1, -1,  0, -1])
     """
     num_images = len(predictions)
@@ -60,7 +60,7 @@ def count_ngrams(predictions: Sequence[Words], references: Sequence[Sequence[Wor
 
 
 def _occurrences(captions: Sequence[Words], lengths: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """For n = 1, 2, ...: the caption and the number of the n-gram, for each place where an n-gram starts."""
+    """Yield, for n = 1, 2, ..., the caption and the id of the n-gram at each position where an n-gram starts."""
     numbers: dict[str, int] = {}
     words = np.array([numbers.setdefault(word, len(numbers)) for words in captions for word in words], dtype=np.int64)
     caption_of_word: np.ndarray = np.repeat(np.arange(len(captions)), lengths)
@@ -76,7 +76,7 @@ def _occurrences(captions: Sequence[Words], lengths: np.ndarray) -> Iterator[tup
 
 
 def _table(captions: np.ndarray, ngrams: np.ndarray, num_images: int, reference_images: np.ndarray) -> NgramTable:
-    """Counts of the predictions, which are the first captions, and of the references, from all occurrences."""
+    """Count the n-grams of predictions, which are the first captions, and of references."""
     num_ngrams = int(ngrams.max(initial=0)) + 1
     keys, counts = np.unique(captions * num_ngrams + ngrams, return_counts=True)
     captions, ngrams = np.divmod(keys, num_ngrams)
@@ -85,5 +85,5 @@ def _table(captions: np.ndarray, ngrams: np.ndarray, num_images: int, reference_
     references = NgramCounts(captions[middle:] - num_images, ngrams[middle:], counts[middle:])
     wanted = reference_images[references.captions] * num_ngrams + references.ngrams
     matches = np.searchsorted(keys[:middle], wanted)
-    found = np.append(keys[:middle], -1)[matches] == wanted  # -1: beyond the last one
+    found = np.append(keys[:middle], -1)[matches] == wanted  # -1 for positions after the last one
     return NgramTable(predictions, references, np.where(found, matches, -1), num_ngrams)

@@ -1,4 +1,4 @@
-"""Ranks of matching candidates among all candidates, without ever holding the full similarity matrix."""
+"""Ranks of matching candidates among all candidates, computed without the full similarity matrix."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -6,41 +6,41 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-# Sorting a row costs about as much as this many passes over it.
+# Sorting a row takes about as long as this number of passes over it.
 _PASSES_PER_SORT = 128
 
 
 class Matches(NamedTuple):
-    """Matching candidates of each query q: `candidates[starts[q] : ends[q]]`."""
+    """Matching candidates of all queries. Those of query q are `candidates[starts[q] : ends[q]]`."""
 
     candidates: Tensor
     starts: Tensor
     ends: Tensor
 
     def padded(self, queries: slice) -> tuple[Tensor, Tensor]:
-        """`(q, M)` candidates, short rows filled up with their last one, and `(q, M)` booleans that mark the filler."""
+        """Return candidates `(q, M)`, padded with the last one of each row, and a mask `(q, M)` of the padding."""
         starts, ends = self.starts[queries, None], self.ends[queries, None]
         positions = starts + torch.arange(int((ends - starts).max()), device=starts.device)
         return self.candidates[positions.minimum(ends - 1)], positions >= ends
 
 
 def match_by_group(query_groups: Tensor, candidate_groups: Tensor) -> Matches:
-    """Candidates `(C,)` that share the group of a query `(Q,)`.
+    """Match queries `(Q,)` and candidates `(C,)` of the same group.
 
     Raises:
-        ValueError: a query's group has no candidate.
+        ValueError: If the group of a query has no candidate.
     """
     sorted_groups, candidates = candidate_groups.sort()
     starts = torch.searchsorted(sorted_groups, query_groups)
     ends = torch.searchsorted(sorted_groups, query_groups, right=True)
     if (starts == ends).any():
         lonely = query_groups[starts == ends][0].item()
-        raise ValueError(f"group {lonely} has a query but no candidate; leave it out or add its candidates")
+        raise ValueError(f"Group {lonely} must have a candidate for its query. Add one, or remove the query.")
     return Matches(candidates, starts, ends)
 
 
 def match_by_relevance(relevant: Tensor) -> Matches:
-    """Candidates that are true in a query's row of `(Q, C)` booleans; each row needs one."""
+    """Match queries and candidates by a boolean matrix `(Q, C)` with at least one match in each row."""
     ends = relevant.sum(dim=1).cumsum(dim=0)
     starts = torch.cat([ends.new_zeros(1), ends[:-1]])
     return Matches(relevant.nonzero()[:, 1], starts, ends)
@@ -49,8 +49,8 @@ def match_by_relevance(relevant: Tensor) -> Matches:
 def rank_matches_by_chunk(
     queries: Tensor, candidates: Tensor, *, matches: Matches, chunk_size: int
 ) -> Iterator[Tensor]:
-    """[`rank_matches`] of one chunk of queries after the other."""
-    # Allocated once: blocks of this size, freed between the small results, would leave holes that add up to gigabytes.
+    """Yield the output of [`rank_matches`] for one chunk of queries after another."""
+    # Allocated once, because freed blocks of this size would fragment the memory by gigabytes.
     buffers = queries.new_empty(2, min(chunk_size, len(queries)), len(candidates))
     rounding = torch.finfo(torch.float32).eps * queries.shape[1] ** 0.5
     query_norms, candidate_norms = queries.norm(dim=1), candidates.norm(dim=1)
@@ -59,7 +59,7 @@ def rank_matches_by_chunk(
         scores, scratch = buffers[:, : len(queries[chunk])]
         torch.mm(queries[chunk], candidates.T, out=scores)
         indices, filler = matches.padded(chunk)
-        # BLAS may add in another order at another place, and equal embeddings still have to tie.
+        # The order of summation in BLAS may depend on the position, but equal embeddings must tie.
         tolerance = rounding * query_norms[chunk, None] * candidate_norms[indices]
         yield rank_matches(scores, scratch=scratch, matches=indices, filler=filler, tolerance=tolerance)
 
@@ -67,29 +67,29 @@ def rank_matches_by_chunk(
 def rank_matches(
     scores: Tensor, *, scratch: Tensor, matches: Tensor, filler: Tensor, tolerance: Tensor | float = 0.0
 ) -> Tensor:
-    """Ranks of each query's matches among all candidates, ties against the match.
+    """Compute the ranks of the matches of each query among all candidates. Ties count against the match.
 
     Args:
-        scores: `(q, C)`, overwritten.
-        scratch: `(q, C)`, overwritten.
-        matches: `(q, M)` indices of candidates.
-        filler: `(q, M)`, true for matches that only fill up the row.
-        tolerance: `(q, M)`, by how much another candidate may score less than the match and count as tied.
+        scores: `(q, C)`, scores of all candidates, which are overwritten.
+        scratch: `(q, C)`, buffer, which is overwritten.
+        matches: `(q, M)`, indices of matching candidates.
+        filler: `(q, M)`, true for padding in `matches`.
+        tolerance: `(q, M)`, difference in score up to which a candidate ties with a match.
 
     Returns:
-        `(q, M)` float64 on the CPU, ascending from 1, infinity for filler.
+        `(q, M)` float64 on the CPU, in ascending order from 1, with infinity for padding.
     """
     thresholds = scores.gather(1, matches) - tolerance
     others = _count_at_least(scores.scatter_(1, matches, float("-inf")), thresholds, scratch)
     others = others.double().cpu().masked_fill(filler.cpu(), float("inf"))
-    # The i-th best match is the one with the i-th fewest others before it.
+    # The i-th best match has the i-th smallest number of other candidates before it.
     return others.sort(dim=1).values + torch.arange(1, others.shape[1] + 1)
 
 
 def _count_at_least(scores: Tensor, thresholds: Tensor, scratch: Tensor) -> Tensor:
-    """How many of a row's scores `(q, C)` reach each of its thresholds `(q, M)`: `(q, M)`."""
+    """Count `(q, M)` the scores `(q, C)` of each row that reach each of its thresholds `(q, M)`."""
     if thresholds.shape[1] > _PASSES_PER_SORT:
         return scores.shape[1] - torch.searchsorted(scores.sort(dim=1).values, thresholds)
-    # Several times faster in float than in bool, and exact up to 2**24 candidates.
+    # float is several times faster than bool, and exact up to 2**24 candidates.
     counts = [torch.ge(scores, column[:, None], out=scratch).sum(dim=1) for column in thresholds.unbind(dim=1)]
     return torch.stack(counts, dim=1)

@@ -1,4 +1,4 @@
-"""Image-text retrieval metrics, for any number of matches per query."""
+"""Metrics of image-text retrieval with any number of matches per query."""
 
 from collections.abc import Iterable, Sequence
 
@@ -23,34 +23,39 @@ def retrieval_metrics(
     chunk_size: int = 128,
     relevant: Array | None = None,
 ) -> dict[str, float]:
-    """Recall, precision, mean average precision and median rank of both directions of image-text retrieval.
+    """Compute recall, precision, mean average precision and median rank for both directions of retrieval.
 
-    Candidates are ranked by dot product, computed in float32 on the device of `image_embeds`; pass unit-length
-    embeddings to rank by cosine similarity. An image and a text match when they share a group, or where `relevant` is
-    true; without either, row i matches row i. The rank of a match counts, besides the better matches, all other
-    candidates that score at least as high: ties, and differences within float32 rounding, count against the model, so
-    that embeddings that are all equal score no better than chance.
+    An image and a text match if they have the same group, or if `relevant` is true for them. By default, row i matches
+    row i. Candidates are ranked by dot product, computed in float32 on the device of `image_embeds`. A match ranks
+    after all other candidates with an equal or higher score, so that ties (also within float32 rounding) count against
+    the model, and equal embeddings score no better than chance.
 
-    With ranks r₁ < r₂ < ... of a query's matches, recall@k is the fraction of queries with r₁ <= k, precision@k the
-    mean fraction of matches among the first k, average precision the mean over i of i / rᵢ, and the median rank the
-    median of r₁, which starts at 1.
+    For a query whose matches have the ranks r_1 < r_2 < ..., starting at 1:
+
+        recall@k          1 if r_1 <= k else 0, averaged over queries
+        precision@k       number of r_i <= k, divided by k, averaged over queries
+        map               mean over i of i / r_i, averaged over queries
+        median_rank       median of r_1 over queries
+
+    Recall@1, 5 and 10 are the numbers that papers report. Prefer `map` if queries have several matches.
 
     Args:
-        image_embeds: `(I, D)`, of any float dtype.
+        image_embeds: `(I, D)`, of any float dtype. Pass unit length to rank by cosine similarity.
         text_embeds: `(T, D)`, of any float dtype.
         image_groups: `(I,)` integers.
-        text_groups: `(T,)` integers; the five captions of a photograph share its group.
-        cutoffs: values of k, each from 1 to the smaller of I and T.
-        chunk_size: queries ranked at a time. The extra memory is about 8 bytes × chunk_size × candidates.
-        relevant: `(I, T)` booleans, for matches that are no grouping, such as a caption that is true of some images.
+        text_groups: `(T,)` integers. Captions of an image have the group of the image.
+        cutoffs: Values of k, from 1 to the smaller of I and T.
+        chunk_size: Number of queries that are ranked at a time. The additional memory is about 8 bytes × chunk_size ×
+            number of candidates.
+        relevant: `(I, T)` booleans, for matches that are not groups, such as captions that are true of several images.
 
     Returns:
-        `image_to_text/recall@1`, `image_to_text/precision@1` (and so on for each cut-off), `image_to_text/map`,
-        `image_to_text/median_rank`, and the same for `text_to_image`; fractions, except for the median rank.
+        `image_to_text/recall@k`, `image_to_text/precision@k` for each cutoff, `image_to_text/map` and
+        `image_to_text/median_rank`, and the same for `text_to_image`. All but the median rank are from 0 to 1.
 
     Raises:
-        ValueError: a cut-off is out of range; the embeddings are empty, not finite, not `(rows, D)`, or of different
-            widths; groups or `relevant` do not fit them or each other; an image or a text has no match at all.
+        ValueError: If a cutoff is out of range, the embeddings are empty, not finite or of different widths, groups or
+            `relevant` have other shapes, or an image or text has no match.
 
     Example:
         >>> images, texts = torch.eye(2), torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.6, 0.4]])
@@ -62,7 +67,8 @@ def retrieval_metrics(
     texts = validate_embeds("text_embeds", text_embeds).to(images.device)
     if images.shape[1] != texts.shape[1]:
         raise ValueError(
-            f"image_embeds have width {images.shape[1]} and text_embeds {texts.shape[1]}; project both to one width"
+            "`image_embeds` and `text_embeds` must have the same width, but got "
+            f"{images.shape[1]} and {texts.shape[1]}."
         )
     check_cutoffs(cutoffs, min(len(images), len(texts)))
     check_at_least("chunk_size", chunk_size)
@@ -79,19 +85,22 @@ def retrieval_metrics(
 
 @torch.no_grad()
 def recall_at_k(similarity: Array, *, query_groups: Array, candidate_groups: Array, k: int) -> float:
-    """Fraction of queries with a match among their k most similar candidates.
+    """Compute the fraction of queries with a match among their k most similar candidates.
 
-    A candidate matches when it shares the query's group. Candidates that tie with the best match come before it.
+    Candidates with the group of a query match it. Candidates that tie with the best match rank before it.
 
     Args:
-        similarity: `(Q, C)`, larger is closer; compared in float32.
+        similarity: `(Q, C)`, similarities of queries and candidates, compared in float32.
         query_groups: `(Q,)` integers.
         candidate_groups: `(C,)` integers.
-        k: cut-off, from 1 to C.
+        k: Cutoff, from 1 to C.
+
+    Returns:
+        Recall from 0 to 1.
 
     Raises:
-        ValueError: k is out of range; the similarities are empty, not finite or not a matrix; the groups do not fit
-            them; or a query's group has no candidate.
+        ValueError: If `k` is out of range, the similarities are empty, not finite or not a matrix, the groups have
+            other shapes, or the group of a query has no candidate.
 
     Example:
         >>> similarity = torch.tensor([[0.9, 0.1, 0.3], [0.8, 0.2, 0.7]])
@@ -101,7 +110,8 @@ def recall_at_k(similarity: Array, *, query_groups: Array, candidate_groups: Arr
     scores = torch.as_tensor(similarity).to(torch.float32, copy=True)
     if scores.ndim != 2 or scores.numel() == 0 or not scores.isfinite().all():
         raise ValueError(
-            f"similarity {tuple(scores.shape)} must be a matrix (queries, candidates) of finite numbers, not empty"
+            "`similarity` must be a matrix (queries, candidates) of finite numbers that is not empty, but got "
+            f"{tuple(scores.shape)}."
         )
     check_cutoffs([k], scores.shape[1])
     matches = match_by_group(
@@ -114,15 +124,20 @@ def recall_at_k(similarity: Array, *, query_groups: Array, candidate_groups: Arr
 
 
 def chance_recall(num_candidates: int, *, num_matches: int | Array | Sequence[int], k: int) -> float:
-    """Recall@k to be expected of a random ranking, the mean over queries.
+    """Compute the expected recall@k of a random ranking, averaged over queries.
+
+    For N candidates and m matches, it is `1 - C(N - m, k) / C(N, k)`, with binomial coefficients C.
 
     Args:
-        num_candidates: candidates of every query.
-        num_matches: `(Q,)` matches of each query, or one number for all.
-        k: cut-off, from 1 to the number of candidates.
+        num_candidates: Number of candidates N of each query.
+        num_matches: `(Q,)`, number of matches of each query, or one number for all queries.
+        k: Cutoff, from 1 to N.
+
+    Returns:
+        Expected recall from 0 to 1.
 
     Raises:
-        ValueError: k, or a number of matches, is outside 1..num_candidates.
+        ValueError: If `k` or a number of matches is not from 1 to N.
 
     Example:
         >>> round(chance_recall(num_candidates=1000, num_matches=5, k=1), 6)
@@ -133,9 +148,10 @@ def chance_recall(num_candidates: int, *, num_matches: int | Array | Sequence[in
     outside = matches[(matches < 1) | (matches > num_candidates)]
     if matches.size == 0 or outside.size:
         raise ValueError(
-            f"num_matches {outside[:1]} must lie in 1..{num_candidates}, the number of candidates, and not be empty"
+            f"`num_matches` must be from 1 to {num_candidates}, the number of candidates, and not empty, but got "
+            f"{outside[:1]}."
         )
-    # A query misses when each of k draws without replacement hits one of the candidates that do not match.
+    # Probability that k draws without replacement only hit candidates that do not match.
     miss = np.ones(matches.shape)
     for drawn in range(k):
         miss *= np.maximum(num_candidates - matches - drawn, 0) / (num_candidates - drawn)
@@ -143,23 +159,22 @@ def chance_recall(num_candidates: int, *, num_matches: int | Array | Sequence[in
 
 
 def compute_retrieval_metrics(prediction: EvalPrediction, cutoffs: Sequence[int] = (1, 5, 10)) -> dict[str, float]:
-    """[`retrieval_metrics`] for `Trainer(compute_metrics=...)`, over the whole evaluation set.
+    """Compute [`retrieval_metrics`] of a whole evaluation set, for `Trainer(compute_metrics=...)`.
 
-    The model must return nothing but its embeddings at evaluation (`config.keys_to_ignore_at_inference`), and
-    `TrainingArguments(label_names=["group_ids"])` brings the groups. Pairs of one group are captions of one image,
-    which is a candidate once, as the group's first row.
+    During evaluation, the model must only return embeddings (`config.keys_to_ignore_at_inference`). Set
+    `TrainingArguments(label_names=["group_ids"])` to pass the groups. Pairs of the same group are captions of the same
+    image, which is a single candidate (the first row of the group).
 
     Args:
-        prediction: `predictions` is `(image_embeds, text_embeds)`, both `(pairs, D)`; `label_ids` is `(pairs,)`
-            integers, or None if every pair is a group of its own.
-        cutoffs: values of k, each from 1 to the number of groups.
+        prediction: `predictions` is `(image_embeds, text_embeds)`, both `(pairs, D)`, and `label_ids` is `(pairs,)`
+            integers, or `None` for a different group for each pair.
+        cutoffs: Values of k, from 1 to the number of groups.
 
     Returns:
-        What [`retrieval_metrics`] returns and `mean_recall@k`, the mean of both directions, for each cut-off.
+        The metrics of [`retrieval_metrics`] and `mean_recall@k`, the mean of both directions, for each cutoff.
 
     Raises:
-        ValueError: the predictions are not two arrays, `label_ids` is empty (give `TrainingArguments`
-            `label_names=["group_ids"]`), or they are not valid for [`retrieval_metrics`].
+        ValueError: If the predictions are not two arrays, `label_ids` is empty, or as [`retrieval_metrics`] raises.
 
     Example:
         >>> embeds = np.eye(4, dtype=np.float32)
@@ -169,17 +184,17 @@ def compute_retrieval_metrics(prediction: EvalPrediction, cutoffs: Sequence[int]
     """
     if not isinstance(prediction.predictions, tuple) or len(prediction.predictions) != 2:
         raise ValueError(
-            "predictions must be (image_embeds, text_embeds); name the model's other outputs in "
-            "config.keys_to_ignore_at_inference"
+            "`predictions` must be `(image_embeds, text_embeds)`. Add the other outputs of the model to "
+            "`config.keys_to_ignore_at_inference`."
         )
     image_embeds, text_embeds = prediction.predictions
     groups = np.arange(len(text_embeds)) if prediction.label_ids is None else np.asarray(prediction.label_ids)
-    if groups.size == 0:  # what Trainer passes if it knows no labels
-        raise ValueError("there are no label_ids; give TrainingArguments label_names=['group_ids']")
+    if groups.size == 0:  # from a Trainer without labels
+        raise ValueError("`label_ids` must not be empty. Set `TrainingArguments(label_names=['group_ids'])`.")
     if not len(image_embeds) == len(text_embeds) == len(groups):
         raise ValueError(
-            f"{len(image_embeds)} image_embeds, {len(text_embeds)} text_embeds and {len(groups)} label_ids must be as "
-            "many: one row of each per pair"
+            "`image_embeds`, `text_embeds` and `label_ids` must have one row for each pair, but got "
+            f"{len(image_embeds)}, {len(text_embeds)} and {len(groups)} rows."
         )
     image_groups, first_indices = np.unique(groups, return_index=True)
     metrics = retrieval_metrics(
@@ -191,7 +206,7 @@ def compute_retrieval_metrics(prediction: EvalPrediction, cutoffs: Sequence[int]
 
 
 def _summary(chunks: Iterable[Tensor], cutoffs: Sequence[int]) -> dict[str, float]:
-    """Metrics of one direction, from the ranks of its queries' matches."""
+    """Compute the metrics of one direction from the ranks of the matches of each query."""
     best, found, average_precision = [], [], []
     for ranks in chunks:
         best.append(ranks[:, 0])
@@ -210,19 +225,19 @@ def _summary(chunks: Iterable[Tensor], cutoffs: Sequence[int]) -> dict[str, floa
 def _matches(
     images: Tensor, texts: Tensor, image_groups: Array | None, text_groups: Array | None, relevant: Array | None
 ) -> tuple[Matches, Matches]:
-    """Texts that match each image, and images that match each text."""
+    """Return the texts that match each image, and the images that match each text."""
     if (image_groups is None) != (text_groups is None):
-        raise ValueError("image_groups and text_groups belong together; give both or neither")
+        raise ValueError("`image_groups` and `text_groups` must be passed together.")
     if relevant is not None:
         if image_groups is not None:
-            raise ValueError("relevant and groups both say what matches; give one of them")
+            raise ValueError("Pass either `relevant` or groups, but not both.")
         matrix = _validate_relevance(relevant, images, texts)
         return match_by_relevance(matrix), match_by_relevance(matrix.T)
     if image_groups is None or text_groups is None:
         if len(images) != len(texts):
             raise ValueError(
-                f"{len(images)} images and {len(texts)} texts are no pairs; give image_groups and text_groups, or "
-                "relevant"
+                f"Without groups, `image_embeds` and `text_embeds` must have the same length, but got {len(images)} "
+                f"and {len(texts)}. Pass `image_groups` and `text_groups`, or `relevant`."
             )
         image_groups = text_groups = torch.arange(len(images))
     of_images = _validate_groups("image_groups", image_groups, images)
@@ -234,13 +249,16 @@ def _validate_relevance(relevant: Array, images: Tensor, texts: Tensor) -> Tenso
     matrix = torch.as_tensor(relevant, device=images.device)
     if matrix.dtype != torch.bool or matrix.shape != (len(images), len(texts)):
         raise ValueError(
-            f"relevant {tuple(matrix.shape)} of {matrix.dtype} must be booleans, {len(images)} images by {len(texts)} "
-            "texts"
+            f"`relevant` must be booleans of the shape ({len(images)}, {len(texts)}), but got {tuple(matrix.shape)} of "
+            f"{matrix.dtype}."
         )
     for kind, dim in (("image", 1), ("text", 0)):
         lonely = ~matrix.any(dim=dim)
         if lonely.any():
-            raise ValueError(f"{kind} {lonely.nonzero()[0].item()} has no match in relevant; leave it out")
+            raise ValueError(
+                f"`relevant` must have a match for every {kind}, but has none for {kind} {lonely.nonzero()[0].item()}. "
+                "Remove it."
+            )
     return matrix
 
 
@@ -248,6 +266,7 @@ def _validate_groups(name: str, groups: Array, rows: Tensor) -> Tensor:
     tensor = torch.as_tensor(groups, device=rows.device)
     if tensor.shape != rows.shape[:1] or tensor.is_floating_point():
         raise ValueError(
-            f"{name} {tuple(tensor.shape)} of {tensor.dtype} must be integers, one for each of {len(rows)} rows"
+            f"`{name}` must be integers of the shape ({len(rows)},), one for each row, but got {tuple(tensor.shape)} "
+            f"of {tensor.dtype}."
         )
     return tensor.long()

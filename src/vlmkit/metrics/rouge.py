@@ -1,17 +1,22 @@
-"""ROUGE-L, as pycocoevalcap computes it."""
+"""ROUGE-L, with the values of pycocoevalcap."""
 
 from collections import defaultdict
 from collections.abc import Sequence
 
 from vlmkit.metrics.ngrams import Words
 
-_BETA = 1.2  # how many times as much recall counts as precision
+_BETA = 1.2  # weight of recall relative to precision
 
 
 def rouge_l(prediction: Words, references: Sequence[Words]) -> float:
-    """F-measure of the longest common subsequences of one prediction and its references.
+    """Compute the F-measure of the longest common subsequence of a prediction and its references.
 
-    The best precision and the best recall are combined, even if they belong to different references.
+    With the best precision P and the best recall R over all references, it is `(1 + b²) P R / (R + b² P)`, with b =
+    1.2.
+
+    Args:
+        prediction: Words of the predicted caption.
+        references: Words of each reference caption.
 
     References:
         Lin, "ROUGE: A Package for Automatic Evaluation of Summaries", ACL workshop 2004, section 3.
@@ -29,10 +34,10 @@ def rouge_l(prediction: Words, references: Sequence[Words]) -> float:
 
 
 def _common_lengths(prediction: Words, references: Sequence[Words]) -> list[int]:
-    """Lengths of the longest common subsequences, by bit-parallel dynamic programming.
+    """Compute the lengths of the longest common subsequences by bit-parallel dynamic programming.
 
-    Bit i of `steps` is 0 where one word more of the prediction, the i-th, makes the common subsequence longer: a row of
-    the textbook's table in one integer (Hyyrö, "Bit-parallel LCS-length computation revisited", 2004).
+    `steps` is a row of the dynamic programming table as one integer: bit i is 0 if including word i of the prediction
+    increases the length (Hyyrö, "Bit-parallel LCS-length computation revisited", 2004).
     """
     positions: defaultdict[str, int] = defaultdict(int)
     for index, word in enumerate(prediction):

@@ -8,8 +8,8 @@ import numpy as np
 
 from vlmkit.metrics.inputs import check_list, check_strings
 
-_ADVICE = "give one prediction and the answers per question"
-# Agreement with three of the other people who answered counts fully.
+_ADVICE = "Pass one prediction and the answers for each question."
+# Number of other people whose agreement gives the full score.
 _FULL_AGREEMENT = 3
 
 _ARTICLES = {"a", "an", "the"}
@@ -20,7 +20,7 @@ _COMMA_IN_NUMBER = re.compile(r"\d,\d")
 _FULL_STOP = re.compile(r"\.(?!\d)")
 _NUMBER = re.compile(r"\d*\.?\d+")
 
-# By ending. What would be another word without its apostrophe is not among them: she'll, we're, it's.
+# Stems by ending. Contractions that are other words without their apostrophe are omitted: she'll, we're, it's.
 _CONTRACTIONS = {
     "n't": "ai are ca could did does do had has have is might must need ought sha should was were wo would",
     "n't've": "could had might should would",
@@ -38,11 +38,17 @@ _WITH_APOSTROPHES = {
 
 
 def normalize_answer(text: str) -> str:
-    """An answer in the form in which VQA compares answers.
+    """Normalize an answer as the evaluation of VQA does.
 
-    Lower case; without articles; zero to ten, and none, as digits; contractions with their apostrophes. Full stops go,
-    except before a digit. Other punctuation goes if it stands beside a space somewhere in the answer, or if the answer
-    has a comma between digits; else a space takes its place. An answer that is nothing but an article becomes empty.
+    - The answer is lower-cased, and articles are removed.
+    - The words zero to ten and none become digits.
+    - Contractions get their apostrophe.
+    - Full stops are removed, except before a digit.
+    - Other punctuation is removed if it is next to a space anywhere in the answer, or if the answer has a comma between
+      digits. Otherwise it is replaced with a space.
+
+    Args:
+        text: Answer.
 
     References:
         Antol et al., "VQA: Visual Question Answering" (arXiv:1505.00468), whose evaluation has these rules.
@@ -65,33 +71,31 @@ def _without_punctuation(text: str) -> str:
 
 
 def vqa_accuracy(predictions: Sequence[str], answers: Sequence[str | Sequence[str]]) -> dict[str, float]:
-    """Accuracy of one predicted answer per question against the right answer, or against the answers of several people.
+    """Compute the accuracy of answers to questions about images.
 
-    All answers are compared after [`normalize_answer`]. One right answer asks for exact match. With the answers of
-    several people, usually ten, a prediction scores min(m / 3, 1), where m others gave it, averaged over leaving out
-    each person in turn: of ten, one match scores 0.3, two 0.6, three 0.9 and four 1. With four people, that is the
-    share of them who gave the prediction; with two or three, who have no three others to agree with, the score is that
-    share as well.
+    Answers are compared after [`normalize_answer`]. With one correct answer, the score of a question is 1 for an exact
+    match and 0 otherwise. With the answers of n people (usually ten), of whom m gave the predicted answer, the score is
+    `min(m / 3, 1)`, averaged over leaving out each person: 0.3 for m = 1 of 10, 0.6 for 2, 0.9 for 3 and 1 for 4. For
+    n <= 4, it is m / n.
 
-    A question's type is that of its most frequent answer, the first of several: yes or no, a number, or other. VQA's
-    own evaluation reads the types from the data set, and normalises predictions further than people's answers; here
-    both are treated alike.
+    The type of a question is derived from its most frequent answer: yes or no, a number, or other. The evaluation of
+    VQA reads the types from the data set instead, and normalizes predictions differently from the answers of people.
 
     Args:
-        predictions: one answer per question.
-        answers: the right answer of each question, or a list of answers; not necessarily as many for each.
+        predictions: One answer for each question.
+        answers: Correct answer of each question, or a list of the answers of several people.
 
     Returns:
         `accuracy`, the mean over all questions, and `accuracy/yes_no`, `accuracy/number` and `accuracy/other`, the
-        means over the questions of each type that occurs; all fractions.
+        means over the questions of each type that occurs, from 0 to 1.
 
     Raises:
-        TypeError: an answer is not a string, or a string or a dictionary stands where a list should.
-        ValueError: there are no predictions, or not as many as questions; or a question has an empty list of answers.
+        TypeError: If an answer is not a string, or a string or dictionary is passed instead of a list.
+        ValueError: If there are no predictions, the numbers of predictions and questions differ, or a question has an
+            empty list of answers.
 
     References:
-        Antol et al., "VQA: Visual Question Answering" (arXiv:1505.00468), with the averaging of its published
-        evaluation.
+        Antol et al., "VQA: Visual Question Answering" (arXiv:1505.00468), with the averaging of its evaluation code.
 
     Example:
         >>> vqa_accuracy(["Yes.", "2", "red"], ["yes", "three", "red"])
@@ -103,8 +107,8 @@ def vqa_accuracy(predictions: Sequence[str], answers: Sequence[str | Sequence[st
     check_list("answers", answers, advice=_ADVICE)
     if len(predictions) == 0 or len(predictions) != len(answers):
         raise ValueError(
-            f"{len(predictions)} predictions and {len(answers)} questions with answers; give one of each per question, "
-            "for at least one question"
+            f"`predictions` and `answers` must have the same length of at least 1, but got {len(predictions)} and "
+            f"{len(answers)}. {_ADVICE}"
         )
     check_strings("predictions", predictions, kind="answer")
     scores: list[float] = []
@@ -122,7 +126,7 @@ def vqa_accuracy(predictions: Sequence[str], answers: Sequence[str | Sequence[st
 
 
 def _agreement(prediction: str, answers: Sequence[str]) -> float:
-    """The score of one prediction; all answers are normalised."""
+    """Compute the score of a normalized prediction."""
     people, matches = len(answers), answers.count(prediction)
     if people <= _FULL_AGREEMENT + 1:
         return matches / people
@@ -139,11 +143,11 @@ def _answer_type(answers: Sequence[str]) -> str:
 
 
 def _answer_list(name: str, given: str | Sequence[str]) -> Sequence[str]:
-    """The answers of one question."""
+    """Return the answers to a question as a list."""
     if isinstance(given, str):
         return [given]
     check_list(name, given, advice=_ADVICE)
     if len(given) == 0:
-        raise ValueError(f"{name} is empty; give the question an answer or leave it out")
+        raise ValueError(f"`{name}` must not be empty. Add an answer, or remove the question.")
     check_strings(name, given, kind="answer")
     return given

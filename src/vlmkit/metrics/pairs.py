@@ -1,4 +1,4 @@
-"""Metrics of pairs of images that are classified jointly, one caption for each pair of classes."""
+"""Metrics of paired images, which are matched to one caption for each pair of classes."""
 
 from collections.abc import Sequence
 
@@ -22,33 +22,34 @@ def pair_metrics(
     cutoffs: Sequence[int] = (1, 10, 100),
     chunk_size: int = 128,
 ) -> dict[str, float]:
-    """How well pairs of images find their caption among the captions of all pairs of classes.
+    """Rank the captions of all pairs of classes for each pair of images.
 
-    Each row of `image_embeds` shows an image of a class `left` beside one of a class `right`, and its own caption is
-    row `num_classes * left + right` of the bank. Captions are ranked by dot product, computed in float32 on the device
-    of `image_embeds`. The rank r of the own caption, from 1, counts all other captions that score at least as high:
-    ties, and differences within float32 rounding, count against the model. The predicted caption is the most similar
-    one; where several tie, one of them, whichever that is. So a model whose embeddings are all equal is never right in
-    `top@k` below k = C², and no better than chance in the accuracies.
+    The own caption of a pair of classes `left` and `right` is row `num_classes * left + right` of the bank. Captions
+    are ranked by dot product, computed in float32 on the device of `image_embeds`. The rank r of the own caption starts
+    at 1 and counts all captions with an equal or higher score, so that ties (also within float32 rounding) count
+    against the model. If several captions tie as the most similar one, the predicted caption is one of them.
 
     Args:
-        image_embeds: `(B, D)`, of any float dtype; unit length to rank by cosine similarity.
+        image_embeds: `(B, D)`, of any float dtype. Pass unit length to rank by cosine similarity.
         caption_embeds: `(C * C, D)`, the bank, for C classes.
-        caption_ids: `(B,)` integers, each pair's own row of the bank.
-        num_classes: C, at least 2.
-        cutoffs: values of k, each from 1 to C².
-        chunk_size: pairs ranked at a time. The extra memory is about 8 bytes × chunk_size × C².
+        caption_ids: `(B,)` integers, the row of the own caption of each pair.
+        num_classes: Number of classes C, at least 2.
+        cutoffs: Values of k, from 1 to C².
+        chunk_size: Number of pairs that are ranked at a time. The additional memory is about 8 bytes × chunk_size × C².
 
     Returns:
-        `top@1` (and so on for each cut-off), the fraction of pairs with r <= k; `precision@1`, the mean fraction of
-        right captions among the first k, which is `top@k` / k, as only one is right; `map`, the mean of 1 / r;
-        `median_rank`, the median of r; `left_accuracy` and `right_accuracy`, the fraction of pairs whose predicted
-        caption names the right class on that side; and `swapped_rate`, the fraction of the pairs of two different
-        classes whose predicted caption names both on the wrong side, 0 if there is no such pair.
+        - `top@k` for each cutoff: fraction of pairs with r <= k.
+        - `precision@k` for each cutoff: `top@k` / k, because each pair has one correct caption.
+        - `map`: mean of 1 / r.
+        - `median_rank`: median of r.
+        - `left_accuracy` and `right_accuracy`: fraction of pairs whose predicted caption has the correct class on that
+          side.
+        - `swapped_rate`: fraction of pairs of two different classes whose predicted caption has both classes on the
+          wrong side, or 0 without such pairs.
 
     Raises:
-        ValueError: the bank has not C² rows; a caption id or a cut-off is out of range; the embeddings are empty, not
-            finite, not `(rows, D)`, of different widths, or not as many as caption ids.
+        ValueError: If the bank does not have C² rows, a caption id or cutoff is out of range, or the embeddings are
+            empty, not finite, not matrices of the same width, or not as many as the caption ids.
 
     Example:
         >>> bank = torch.eye(4)  # captions of the classes (0, 0), (0, 1), (1, 0) and (1, 1)
@@ -60,9 +61,8 @@ def pair_metrics(
     own = _validate_caption_ids(caption_ids, num_classes).to(images.device)
     if len(captions) != num_classes**2 or len(own) != len(images):
         raise ValueError(
-            f"{len(captions)} caption_embeds and {len(own)} caption_ids do not fit {num_classes} classes and "
-            f"{len(images)} image_embeds; give a caption for each of {num_classes**2} pairs of classes and an id per "
-            "image"
+            f"`caption_embeds` must have {num_classes**2} rows for {num_classes} classes and `caption_ids` "
+            f"{len(images)} for the images, but got {len(captions)} and {len(own)}."
         )
     check_cutoffs(cutoffs, len(captions))
     rows = torch.arange(len(own), device=own.device)
@@ -76,20 +76,21 @@ def pair_metrics(
 def predicted_captions(
     image_embeds: Array, caption_embeds: Array, *, k: int = 1, chunk_size: int = 128
 ) -> tuple[Tensor, Tensor]:
-    """The k most similar captions of each image, and their similarities.
+    """Return the k most similar captions of each image.
 
     Args:
         image_embeds: `(B, D)`, of any float dtype.
         caption_embeds: `(C, D)`.
-        k: how many captions, from 1 to C.
-        chunk_size: images compared at a time. The extra memory is about 4 bytes × chunk_size × C.
+        k: Number of captions, from 1 to C.
+        chunk_size: Number of images that are compared at a time. The additional memory is about 4 bytes × chunk_size ×
+            C.
 
     Returns:
-        `(B, k)` rows of the bank, most similar first, ties in any order, and their `(B, k)` dot products in float32;
-        both on the device of `image_embeds`.
+        `(B, k)` rows of the bank, the most similar one first, and their dot products `(B, k)` in float32, on the device
+        of `image_embeds`.
 
     Raises:
-        ValueError: If `k` is out of range, or the embeddings are not valid for [`pair_metrics`].
+        ValueError: If `k` is out of range, or the embeddings are empty, not finite, or of different widths.
 
     Example:
         >>> ids, similarities = predicted_captions(torch.tensor([[0.6, 0.8]]), torch.eye(2), k=2)
@@ -102,22 +103,22 @@ def predicted_captions(
 
 
 def pair_chance(caption_ids: Array, *, num_classes: int, cutoffs: Sequence[int] = (1, 10, 100)) -> dict[str, float]:
-    """`top@k` to be expected without looking at the images.
+    """Compute the expected `top@k` of rankings that do not use the images.
 
-    A random ranking has k / C². If many pairs show one class twice, it pays to put the C captions of equal classes
-    first: where half of the pairs do, that bet alone has 50 % of `top@100` for 100 classes.
+    A random ranking has `top@k` = k / C². If many pairs have the same class twice, ranking the C captions of equal
+    classes first is better: if half of the pairs do, it has `top@100` = 50 % for 100 classes.
 
     Args:
-        caption_ids: `(B,)` integers, `num_classes * left + right`, of the pairs that are evaluated.
-        num_classes: C, at least 2.
-        cutoffs: values of k, each from 1 to C².
+        caption_ids: `(B,)` integers, `num_classes * left + right` of the evaluated pairs.
+        num_classes: Number of classes C, at least 2.
+        cutoffs: Values of k, from 1 to C².
 
     Returns:
-        For each cut-off, `uniform/top@k` of a random ranking, and `same_class/top@k` of one with all captions of equal
-        classes before all others, each of the two parts in random order.
+        For each cutoff, `uniform/top@k` of a random ranking, and `same_class/top@k` of a random ranking with the
+        captions of equal classes first.
 
     Raises:
-        ValueError: a caption id or a cut-off is out of range, or there are no caption ids.
+        ValueError: If a caption id or cutoff is out of range, or there are no caption ids.
 
     Example:
         >>> chance = pair_chance(torch.tensor([0, 1]), num_classes=100, cutoffs=(100,))  # (0, 0) and (0, 1)
@@ -139,20 +140,22 @@ def pair_chance(caption_ids: Array, *, num_classes: int, cutoffs: Sequence[int] 
 def compute_pair_metrics(
     prediction: EvalPrediction, caption_embeds: Array, *, num_classes: int, cutoffs: Sequence[int] = (1, 10, 100)
 ) -> dict[str, float]:
-    """[`pair_metrics`] for `Trainer(compute_metrics=partial(compute_pair_metrics, caption_embeds=..., ...))`.
+    """Compute [`pair_metrics`] in `Trainer(compute_metrics=partial(compute_pair_metrics, caption_embeds=..., ...))`.
 
-    The model must return nothing but its image embeddings at evaluation (`config.keys_to_ignore_at_inference`), and
-    `TrainingArguments(label_names=["caption_ids"])` brings the ids.
+    During evaluation, the model must only return image embeddings (`config.keys_to_ignore_at_inference`). Set
+    `TrainingArguments(label_names=["caption_ids"])` to pass the ids.
 
     Args:
-        prediction: `predictions` is `(B, D)`, `label_ids` is `(B,)` integers.
+        prediction: `predictions (B, D)`, and `label_ids (B,)` integers.
         caption_embeds: `(C * C, D)`, the bank.
-        num_classes: C, at least 2.
-        cutoffs: values of k, each from 1 to C².
+        num_classes: Number of classes C, at least 2.
+        cutoffs: Values of k, from 1 to C².
+
+    Returns:
+        See [`pair_metrics`].
 
     Raises:
-        ValueError: the predictions are several arrays, there are no `label_ids`, or they are not valid for
-            [`pair_metrics`].
+        ValueError: If the predictions are several arrays, there are no `label_ids`, or as [`pair_metrics`] raises.
 
     Example:
         >>> bank = np.eye(4, dtype=np.float32)
@@ -162,11 +165,11 @@ def compute_pair_metrics(
     """
     if isinstance(prediction.predictions, tuple):
         raise ValueError(
-            f"predictions must be the image_embeds alone, not {len(prediction.predictions)} arrays; name the model's "
-            "other outputs in config.keys_to_ignore_at_inference"
+            f"`predictions` must be `image_embeds` only, but got {len(prediction.predictions)} arrays. Add the other "
+            "outputs of the model to `config.keys_to_ignore_at_inference`."
         )
-    if prediction.label_ids is None or np.size(prediction.label_ids) == 0:  # what Trainer passes if it knows no labels
-        raise ValueError("there are no label_ids; give TrainingArguments label_names=['caption_ids']")
+    if prediction.label_ids is None or np.size(prediction.label_ids) == 0:  # from a Trainer without labels
+        raise ValueError("`label_ids` must not be empty. Set `TrainingArguments(label_names=['caption_ids'])`.")
     return pair_metrics(
         prediction.predictions,
         caption_embeds,
@@ -177,7 +180,7 @@ def compute_pair_metrics(
 
 
 def _most_similar(images: Tensor, captions: Tensor, k: int, chunk_size: int) -> tuple[Tensor, Tensor]:
-    """Rows `(B, k)` of the captions most similar to each image, and their similarities `(B, k)`."""
+    """Return the rows `(B, k)` of the captions most similar to each image, and their similarities `(B, k)`."""
     scores = images.new_empty(
         min(chunk_size, len(images)), len(captions)
     )  # allocated once, see `rank_matches_by_chunk`
@@ -186,7 +189,7 @@ def _most_similar(images: Tensor, captions: Tensor, k: int, chunk_size: int) -> 
 
 
 def _rank_summary(ranks: Tensor, cutoffs: Sequence[int]) -> dict[str, float]:
-    """Metrics from the rank `(B,)` of each pair's own caption."""
+    """Compute the metrics of the ranks `(B,)` of the own captions."""
     summary = {}
     for k in cutoffs:
         summary[f"top@{k}"] = (ranks <= k).double().mean().item()
@@ -195,7 +198,7 @@ def _rank_summary(ranks: Tensor, cutoffs: Sequence[int]) -> dict[str, float]:
 
 
 def _side_summary(own: Tensor, predicted: Tensor, num_classes: int) -> dict[str, float]:
-    """Metrics of the sides, from the own and the predicted caption ids `(B,)`."""
+    """Compute the metrics of both sides from own and predicted caption ids `(B,)`."""
     left, right = own // num_classes, own % num_classes
     swapped = (predicted == num_classes * right + left)[left != right]
     return {
@@ -210,14 +213,13 @@ def _validate_sides(image_embeds: Array, caption_embeds: Array, chunk_size: int)
     captions = validate_embeds("caption_embeds", caption_embeds).to(images.device)
     if images.shape[1] != captions.shape[1]:
         raise ValueError(
-            f"image_embeds have width {images.shape[1]} and caption_embeds {captions.shape[1]}; project the images to "
-            "the width of the captions"
+            "`image_embeds` and `caption_embeds` must have the same width, but got "
+            f"{images.shape[1]} and {captions.shape[1]}."
         )
     check_at_least("chunk_size", chunk_size)
     return images, captions
 
 
 def _validate_caption_ids(caption_ids: Array, num_classes: int) -> Tensor:
-    if num_classes < 2:
-        raise ValueError(f"num_classes is {num_classes}; pairs need at least 2 classes")
+    check_at_least("num_classes", num_classes, 2)
     return validate_integers("caption_ids", caption_ids, bound=num_classes**2)

@@ -172,21 +172,21 @@ class TestPairMetrics:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            ({"num_classes": 3}, "4 caption_embeds and 2 caption_ids do not fit 3 classes and 2 image_embeds"),
-            ({"caption_ids": torch.tensor([0])}, "1 caption_ids do not fit 2 classes and 2 image_embeds"),
-            ({"caption_ids": torch.tensor([0, 4])}, r"caption_ids has 4 in row 1, outside 0\.\.3"),
-            ({"caption_ids": torch.tensor([-1, 0])}, r"caption_ids has -1 in row 0, outside 0\.\.3"),
-            ({"caption_ids": torch.ones(2)}, "float32 must be a row of integers"),
-            ({"caption_ids": torch.zeros(2, 1, dtype=int)}, r"caption_ids \(2, 1\)"),
-            ({"num_classes": 1}, "num_classes is 1; pairs need at least 2"),
-            ({"cutoffs": (1, 5)}, r"k=5 is outside 1\.\.4"),
-            ({"cutoffs": (0,)}, r"k=0 is outside 1\.\.4"),
+            ({"num_classes": 3}, r"`caption_embeds` must have 9 rows for 3 classes and `caption_ids` 2 for the"),
+            ({"caption_ids": torch.tensor([0])}, r"`caption_embeds` must have 4 rows for 2 classes and"),
+            ({"caption_ids": torch.tensor([0, 4])}, r"`caption_ids` must be from 0 to 3, but got 4 in row 1"),
+            ({"caption_ids": torch.tensor([-1, 0])}, r"`caption_ids` must be from 0 to 3, but got -1 in row 0"),
+            ({"caption_ids": torch.ones(2)}, r"`caption_ids` must be a vector of at least one integer, but got"),
+            ({"caption_ids": torch.zeros(2, 1, dtype=int)}, r"`caption_ids` must be a vector of at least one"),
+            ({"num_classes": 1}, r"`num_classes` must be at least 2, but got 1"),
+            ({"cutoffs": (1, 5)}, r"Cutoffs must be from 1 to 4, the number of candidates, but got 5"),
+            ({"cutoffs": (0,)}, r"Cutoffs must be from 1 to 4, the number of candidates, but got 0"),
             ({"chunk_size": 0}, "`chunk_size` must be at least 1, but got 0"),
-            ({"image_embeds": torch.ones(2, 3)}, "image_embeds have width 3 and caption_embeds 4"),
-            ({"image_embeds": torch.full((2, 4), np.nan)}, "2 rows of image_embeds, from row 0 on, are not finite"),
-            ({"caption_embeds": torch.full((4, 4), np.inf)}, "4 rows of caption_embeds"),
-            ({"caption_embeds": torch.ones(4)}, r"caption_embeds \(4,\) must have the shape"),
-            ({"image_embeds": torch.ones(0, 4)}, r"image_embeds \(0, 4\)"),
+            ({"image_embeds": torch.ones(2, 3)}, r"`image_embeds` and `caption_embeds` must have the same width,"),
+            ({"image_embeds": torch.full((2, 4), np.nan)}, r"`image_embeds` must be finite in float32, but 2 rows"),
+            ({"caption_embeds": torch.full((4, 4), np.inf)}, r"`caption_embeds` must be finite in float32, but 4"),
+            ({"caption_embeds": torch.ones(4)}, r"`caption_embeds` must be a matrix \(rows, width\) that is not"),
+            ({"image_embeds": torch.ones(0, 4)}, r"`image_embeds` must be a matrix \(rows, width\) that is not"),
         ],
     )
     def test_errors(self, arguments, message):
@@ -220,10 +220,10 @@ class TestPredictedCaptions:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            ({"k": 4}, r"k=4 is outside 1\.\.3"),
-            ({"k": 0}, r"k=0 is outside 1\.\.3"),
+            ({"k": 4}, r"Cutoffs must be from 1 to 3, the number of candidates, but got 4"),
+            ({"k": 0}, r"Cutoffs must be from 1 to 3, the number of candidates, but got 0"),
             ({"chunk_size": 0}, "`chunk_size` must be at least 1, but got 0"),
-            ({"image_embeds": torch.ones(2, 4)}, "width 4 and caption_embeds 3"),
+            ({"image_embeds": torch.ones(2, 4)}, r"`image_embeds` and `caption_embeds` must have the same width,"),
         ],
     )
     def test_errors(self, arguments, message):
@@ -271,10 +271,10 @@ class TestPairChance:
     @pytest.mark.parametrize(
         ("ids", "num_classes", "k", "message"),
         [
-            ([0, 4], 2, 1, r"caption_ids has 4 in row 1, outside 0\.\.3"),
-            ([0], 1, 1, "num_classes is 1"),
-            ([0], 2, 5, r"k=5 is outside 1\.\.4"),
-            (np.zeros(0, dtype=int), 2, 1, r"caption_ids \(0,\)"),
+            ([0, 4], 2, 1, r"`caption_ids` must be from 0 to 3, but got 4 in row 1"),
+            ([0], 1, 1, r"`num_classes` must be at least 2, but got 1"),
+            ([0], 2, 5, r"Cutoffs must be from 1 to 4, the number of candidates, but got 5"),
+            (np.zeros(0, dtype=int), 2, 1, r"`caption_ids` must be a vector of at least one integer, but got \(0,\)"),
         ],
     )
     def test_errors(self, ids, num_classes, k, message):
@@ -292,10 +292,10 @@ class TestComputePairMetrics:
     @pytest.mark.parametrize(
         ("predictions", "ids", "message"),
         [
-            ((np.eye(4), np.eye(4)), np.arange(4), "not 2 arrays.*keys_to_ignore_at_inference"),
+            ((np.eye(4), np.eye(4)), np.arange(4), r"`predictions` must be `image_embeds` only, but got 2 arrays"),
             (np.eye(4), None, r"label_names=\['caption_ids'\]"),
             (np.eye(4), (), r"label_names=\['caption_ids'\]"),
-            (np.eye(4), np.arange(3), "3 caption_ids do not fit"),
+            (np.eye(4), np.arange(3), r"`caption_embeds` must have 4 rows for 2 classes and `caption_ids` 4 for the"),
         ],
     )
     def test_errors(self, predictions, ids, message):
