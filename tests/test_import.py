@@ -9,22 +9,37 @@ import pytest
 import vlmkit
 from tests.subprocesses import run_python
 
-HEAVY = {"accelerate", "datasets", "evaluate", "matplotlib", "peft", "timm"}
-# What vlmkit builds on loads some of them itself where they are installed (accelerate), so only what is new counts.
-NEWLY_LOADED = """
-import json, sys
+# Packages that must not be imported by a module. Each list holds for all modules before it as well.
+LAZY = {
+    "vlmkit": ["accelerate", "datasets", "evaluate", "matplotlib", "peft", "timm"],
+    "vlmkit.metrics": ["evaluate", "pycocoevalcap"],
+    "vlmkit.analysis.projection": ["sklearn"],
+    "vlmkit.analysis.plots": ["matplotlib.pyplot"],
+    "vlmkit.analysis.pair_plots": ["matplotlib.pyplot"],
+    "vlmkit.analysis.caption_plots": ["matplotlib.pyplot"],
+}
+# transformers itself imports some of them if they are installed (accelerate), so only new imports count.
+NEWLY_IMPORTED = """
+import importlib, json, sys
 from transformers import AutoConfig, AutoModel, PreTrainedModel, ProcessorMixin
-before = set(sys.modules)
-import vlmkit
-print(json.dumps(sorted(set(sys.modules) - before)))
+before, imported = set(sys.modules), {}
+for module in sys.argv[1:]:
+    importlib.import_module(module)
+    imported[module] = sorted(set(sys.modules) - before)
+print(json.dumps(imported))
 """
 PACKAGES = ["vlmkit", *(f"vlmkit.{module.name}" for module in pkgutil.iter_modules(vlmkit.__path__) if module.ispkg)]
 
 
-def test_importing_vlmkit_loads_no_heavy_package():
-    loaded = set(json.loads(run_python("-c", NEWLY_LOADED)))
-    assert "vlmkit" in loaded
-    assert not loaded & HEAVY
+@pytest.fixture(scope="module")
+def newly_imported() -> dict[str, list[str]]:
+    return json.loads(run_python("-c", NEWLY_IMPORTED, *LAZY))
+
+
+@pytest.mark.parametrize("module", LAZY)
+def test_heavy_packages_are_imported_where_they_are_used(module, newly_imported):
+    assert module in newly_imported[module]
+    assert not set(LAZY[module]) & set(newly_imported[module])
 
 
 @pytest.mark.parametrize("package", PACKAGES)

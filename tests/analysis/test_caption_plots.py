@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from PIL import Image
 from tests import tiny
-from tests.subprocesses import run_python
 
 from vlmkit.analysis.caption_plots import caption_gallery, similarity_figure, word_heatmap_figure
 from vlmkit.analysis.figure_style import GREY
@@ -184,8 +183,3 @@ class TestSimilarityFigure:
     def test_errors(self, shapes, message):
         with pytest.raises(ValueError, match=message):
             similarity_figure(*pictures(1), *map(np.ones, shapes), grid=(2, 3))
-
-
-def test_the_figures_need_no_pyplot():
-    code = "import sys, vlmkit.analysis.caption_plots; print('matplotlib.pyplot' in sys.modules)"
-    assert run_python("-c", code) == "False\n"

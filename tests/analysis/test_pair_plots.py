@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 from PIL import Image
-from tests.subprocesses import run_python
 
 from vlmkit.analysis.figure_style import GREEN, VERMILION
 from vlmkit.analysis.pair_plots import confusion_heatmap, embedding_map, error_gallery, heat_overlay, metric_ladder
@@ -190,8 +189,3 @@ def test_a_ladder_shows_every_metric():
         ["baseline", "+ depth"], metrics=dict.fromkeys(names, (0.1, 0.2)), references=dict.fromkeys(names, 0.01)
     )
     assert [text.get_text() for text in figure.legends[0].get_texts()] == names
-
-
-def test_the_figures_need_no_pyplot():
-    code = "import sys, vlmkit.analysis.pair_plots; print('matplotlib.pyplot' in sys.modules)"
-    assert run_python("-c", code) == "False\n"

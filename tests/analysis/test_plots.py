@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 from PIL import Image
-from tests.subprocesses import run_python
 
 from vlmkit.analysis.plots import recall_heatmap, recall_versus_parameters, similarity_grid
 
@@ -188,8 +187,3 @@ class TestRecallVersusParameters:
     def test_errors(self, parameters, recalls, labels, errors, message):
         with pytest.raises(ValueError, match=message):
             recall_versus_parameters(parameters, recalls=recalls, labels=labels, errors=errors)
-
-
-def test_the_figures_need_no_pyplot():
-    code = "import sys, vlmkit.analysis.plots; print('matplotlib.pyplot' in sys.modules)"
-    assert run_python("-c", code) == "False\n"

@@ -274,7 +274,8 @@ class TestContradictions:
             make_processor(folders, **design)
 
     @pytest.mark.parametrize(
-        ("misspelt", "right"), [("conector", "connector"), ("do_image_spliting", "do_image_splitting"), ("freeze_vision", None)]
+        ("misspelt", "right"),
+        [("conector", "connector"), ("do_image_spliting", "do_image_splitting"), ("freeze_vision", None)],
     )
     def test_an_unknown_argument_is_rejected(self, misspelt, right, folders):
         hint = f" Did you mean '{right}'" if right else ""
