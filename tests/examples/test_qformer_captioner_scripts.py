@@ -135,7 +135,7 @@ def test_a_killed_run_ends_like_one_that_was_not(place, trained, phase, step):
     folder = place / f"killed_{phase}_{step}"
     assert not (folder / phase / "model.safetensors").exists()
     begun = "phase_1" if step < RECIPE["save_steps"] else phase
-    with pytest.raises(ValueError, match=f"{folder.name}/{begun} holds a run: go on with --resume, or give another"):
+    with pytest.raises(ValueError, match=f"{folder.name}/{begun} already contains a run. Pass `--resume`, or another"):
         run(place, "train.py", *flags)
     output = run(place, "train.py", *flags, "--resume")
     assert ("phase 1 is finished" in output) == (phase == "phase_2")
@@ -150,7 +150,7 @@ def test_a_finished_run_is_only_scored_again(place, trained):
     file = place / "whole/phase_2/test_metrics.json"
     metrics = file.read_text()
     file.unlink()
-    with pytest.raises(ValueError, match="whole/phase_2 holds a run"):
+    with pytest.raises(ValueError, match="whole/phase_2 already contains a run"):
         run(place, "train.py", "two.yaml", "--output_dir", "whole")
     output = run(place, "train.py", "two.yaml", "--output_dir", "whole", "--resume")
     assert "phase 1 is finished" in output
@@ -237,7 +237,7 @@ def test_first_images_of_all_data(place, tmp_path, dataset):
         ),
         (["--caption", "last"], "invalid choice: 'last'"),
         (["--fraction", "0.5"], "--fraction"),
-        (["--freeze_fraction", "1.5"], "fraction is 1.5; give a number between 0 and 1"),
+        (["--freeze_fraction", "1.5"], "`fraction` must be a number from 0 to 1, but got 1.5"),
         (["--parameter_groups", '{"model.languge_model": 1e-4}'], "Did you mean 'model.language_model'?"),
         (["--dataset", "coco", "--data", "nowhere"], "nowhere"),
     ],
@@ -251,7 +251,7 @@ def test_what_cannot_be_is_refused(place, flags, message):
 
 def test_a_misspelt_setting_of_a_phase(place):
     write_recipe(place / "misspelt.yaml", phases=[{"freeze_fraction": 0.7}, {"freeze_fracton": 0.5}])
-    with pytest.raises(ValueError, match=r"There is no setting 'freeze_fracton'. Did you mean 'freeze_fraction'"):
+    with pytest.raises(ValueError, match=r"The setting 'freeze_fracton' is unknown. Did you mean 'freeze_fraction'"):
         run(place, "train.py", "misspelt.yaml")
 
 

@@ -109,7 +109,7 @@ def kill_and_resume(place: Path, step: int, whole: str, *flags: object) -> Path:
     folder = place / f"killed_{step}_{whole}"
     assert not (folder / "model.safetensors").exists()
     if step > STEPS_PER_EPOCH:
-        with pytest.raises(ValueError, match=f"{folder.name} holds a run: go on with --resume, or give another"):
+        with pytest.raises(ValueError, match=f"{folder.name} already contains a run. Pass `--resume`, or another"):
             run(place, "train_qformer.py", *flags)
     run(place, "train_qformer.py", *flags, "--resume")
     return folder
@@ -237,7 +237,7 @@ def test_coco(place, tmp_path):
         (["--num_cross_attention_heads", 3], "must divide the width 16, but got 3 heads"),
         (["--cross_attention_frequency", 0], "`cross_attention_frequency` must be at least 1, but got 0"),
         (["--temperature", 0], "`temperature` must be positive, but got 0"),
-        (["--new_learning_rate", 0], "the learning rate of 'qformer.query_tokens' is 0.0; give a positive number"),
+        (["--new_learning_rate", 0], "of 'qformer.query_tokens' must be a positive number, but got 0.0"),
         (["--caption", "last"], "invalid choice: 'last'"),
         (["--data", "nowhere"], "nowhere"),
         (["--dataset", "scenes"], "`--data` must not be set for scenes, but got flickr8k"),

@@ -96,7 +96,7 @@ def test_a_killed_run_ends_like_one_that_was_not(place, trained, step):
         run(place, "train_vlm.py", *flags, callback=Kill(step))
     assert not (folder / "merged").exists()
     if step > 3:
-        with pytest.raises(ValueError, match=f"killed_{step} holds a run: go on with --resume, or give another"):
+        with pytest.raises(ValueError, match=f"killed_{step} already contains a run. Pass `--resume`, or another"):
             run(place, "train_vlm.py", *flags)
     run(place, "train_vlm.py", *flags, "--resume")
     assert_same_adapter(folder, place / "whole")
@@ -192,7 +192,7 @@ def test_drawn_scenes(place):
         (["--aligner", "nowhere"], "couldn't find them"),
         (["--text", "vision"], "tokenizer"),
         (["--lora_rank", 0], "`rank` must be at least 1, but got 0"),
-        (["--qformer_learning_rate", 0], "the learning rate of"),
+        (["--qformer_learning_rate", 0], "The learning rate of"),
         (["--cache_vision_features", "int8"], "invalid choice: 'int8'"),
     ],
 )

@@ -180,7 +180,9 @@ def test_a_killed_run_ends_like_one_that_was_not(place, trained, phase, step, ag
     with pytest.raises(Killed):
         run(place, *flags, callback=Kill(phase, step))
     assert not (folder / phase / "model.safetensors").exists()
-    with pytest.raises(ValueError, match=rf"killed_{phase}/phase_. holds a run: go on with --resume, or give another"):
+    with pytest.raises(
+        ValueError, match=rf"killed_{phase}/phase_. already contains a run. Pass `--resume`, or another"
+    ):
         run(place, *flags)
     seen = Kill("none", 0)
     printed = run(place, *flags, "--resume", callback=seen)
@@ -281,9 +283,9 @@ def test_every_recipe_begins_low_and_ends_split_with_dora(place, recipe):
         ),
         ({"push_to_hub": True}, "`--push_to_hub` requires `--hub_model_id`"),
         ({"num_query_tokens": 0}, "`num_query_tokens` must be at least 1, but got 0"),
-        ({"text_mode": "dora"}, "an adapter is of one kind"),
+        ({"text_mode": "dora"}, "must use the same kind of adapter"),
         ({"text_mode": "half"}, "invalid choice: 'half'"),
-        ({"resolution": 384}, "There is no setting 'resolution'"),
+        ({"resolution": 384}, "The setting 'resolution' is unknown"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_trained(place, changes, message):

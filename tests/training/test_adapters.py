@@ -107,17 +107,17 @@ def test_an_adapter_for_another_base_is_refused(sizes, tmp_path):
     new_model().save_pretrained(tmp_path / "its_base")
     trained(SmolVLM.from_pretrained(tmp_path / "its_base")).save_pretrained(tmp_path / "adapter")
     other = new_model(**sizes)
-    with pytest.raises(ValueError, match=r"adapter was trained on .*its_base, and does not fit") as error:
+    with pytest.raises(ValueError, match=r"The adapter in .* was trained on .*its_base and does not fit") as error:
         load_lora(other, tmp_path / "adapter")
-    assert "load it onto its own base" in str(error.value)
+    assert "Add it to the base model that it was trained on" in str(error.value)
 
 
 def test_what_is_no_adapter_or_has_no_connector_is_refused(tmp_path):
-    with pytest.raises(OSError, match=f"there is no adapter in {tmp_path}"):
+    with pytest.raises(OSError, match=f"{tmp_path} must contain an adapter of peft, but none was found"):
         load_lora(new_model(), tmp_path)
     with pytest.raises(ValueError, match="`rank` must be at least 1, but got 0"):
         adapt_backbones(new_model(), rank=0)
-    with pytest.raises(ValueError, match="DualEncoderModel has no connector"):
+    with pytest.raises(ValueError, match=r"`model` must have a connector .*, but got DualEncoderModel"):
         adapt_backbones(DualEncoderModel(tiny.dual_encoder_config()))
 
 
@@ -223,10 +223,12 @@ def test_modes_that_cannot_be_are_refused():
         adapt_backbones(new_model(), vision="lroa")
     with pytest.raises(ValueError, match=r"`text` must be one of 'frozen', 'lora', 'dora', 'full', but got 'all'."):
         adapt_backbones(new_model(), text="all")
-    with pytest.raises(ValueError, match="vision is 'dora' and text is 'lora', but an adapter is of one kind"):
+    with pytest.raises(ValueError, match="must use the same kind of adapter, but got 'dora' and 'lora'"):
         adapt_backbones(new_model(), vision="dora", text="lora")
     convolutions = ResNetConfig(embedding_size=8, hidden_sizes=[8], depths=[1], layer_type="basic")
-    with pytest.raises(ValueError, match=r"vision_tower has no linear layer to adapt \(ResNetModel\); choose 'full'"):
+    with pytest.raises(
+        ValueError, match=r"vision_tower` must have linear layers .*, but ResNetModel does not. Choose 'full'"
+    ):
         adapt_backbones(SmolVLM(tiny.smolvlm_config(vision_config=convolutions)), vision="lora")
 
 
@@ -240,10 +242,10 @@ def test_dora_refuses_what_peft_would_silently_make_nonsense_of():
     attention = model.model.language_model.layers[1].self_attn
     with torch.no_grad():
         attention.q_proj.weight[3] = 0
-    with pytest.raises(ValueError, match=r"DoRA does not support .*\.layers\.1\.self_attn\.q_proj: .* all zero"):
+    with pytest.raises(ValueError, match=r"DoRA does not support .*\.layers\.1\.self_attn\.q_proj, .* are zero"):
         adapt_backbones(model, text="dora")
     assert logits(adapt_backbones(model, rank=2).eval()).isfinite().all()
     model = new_model()
     model.model.language_model.layers[0].mlp.up_proj = Doubled(16, 32, bias=False)
-    with pytest.raises(ValueError, match=r"up_proj: Doubled computes its outputs in a way of its own; choose 'lora'"):
+    with pytest.raises(ValueError, match=r"up_proj, because Doubled overrides the forward .*\. Choose 'lora'"):
         adapt_backbones(model, text="dora")

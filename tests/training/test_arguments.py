@@ -79,7 +79,9 @@ def test_a_file_that_is_not_there(tmp_path):
 
 @pytest.mark.parametrize("text", ["", "- width\n- 3\n", "width 3\n"])
 def test_a_file_without_settings_is_refused(tmp_path, text):
-    with pytest.raises(ValueError, match=r"recipe.yaml holds no settings; write one `name: value` per line"):
+    with pytest.raises(
+        ValueError, match=r"recipe.yaml must be a mapping, but got .*\. Write one `name: value` per line"
+    ):
         parse(write(tmp_path, text))
 
 
@@ -102,7 +104,7 @@ def test_an_unknown_flag_or_wrong_value_ends_the_script(tmp_path, words, message
 def test_a_file_spells_names_out(tmp_path):
     """Of flags, argparse takes abbreviations."""
     assert parse("--widt", 3) == Model(width=3)
-    with pytest.raises(ValueError, match=r"There is no setting 'widt'. Did you mean 'width'\?"):
+    with pytest.raises(ValueError, match=r"The setting 'widt' is unknown. Did you mean 'width'\?"):
         parse(write(tmp_path, "widt: 3"))
 
 
@@ -126,7 +128,7 @@ def test_training_arguments_take_mappings(tmp_path):
 
 def test_several_gpus_in_one_process_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(TrainingArguments, "n_gpu", property(lambda self: 2))
-    with pytest.raises(ValueError, match="one process sees 2 GPUs; start one for each: torchrun"):
+    with pytest.raises(ValueError, match=r"at most one GPU, but got 2. Start one process per GPU with `torchrun"):
         ContrastiveTrainingArguments(output_dir=tmp_path)
 
 
@@ -144,4 +146,4 @@ def test_a_cpu_that_emulates_bfloat16_is_warned_of(capabilities, emulated, tmp_p
     TableTrainingArguments(output_dir=tmp_path, use_cpu=True)
     assert not recwarn
     TableTrainingArguments(output_dir=tmp_path, use_cpu=True, bf16=True)
-    assert ["give --bf16 False" in str(warning.message) for warning in recwarn] == [True] * emulated
+    assert ["Pass `--bf16 False`" in str(warning.message) for warning in recwarn] == [True] * emulated

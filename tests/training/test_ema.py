@@ -239,7 +239,9 @@ def test_a_checkpoint_that_is_asked_for_after_an_evaluation_has_the_weights_too(
 
 def test_a_checkpoint_saved_without_the_callback_cannot_be_resumed_with_it(tmp_path):
     train(tmp_path, StopAfter(2), save_strategy="steps", save_steps=1)
-    with pytest.raises(FileNotFoundError, match=r"checkpoint-2/unaveraged.safetensors is missing: .*resume without it"):
+    with pytest.raises(
+        FileNotFoundError, match=r"checkpoint-2/unaveraged.safetensors does not exist. .*resume without it"
+    ):
         make_trainer(tmp_path, EmaCallback(DECAY)).train(resume_from_checkpoint=True)
 
 
@@ -247,7 +249,9 @@ def test_a_checkpoint_elsewhere_can_be_named(tmp_path):
     arguments = {"save_strategy": "steps", "save_steps": 2}
     whole = train(tmp_path / "old", EmaCallback(DECAY), **arguments)
     checkpoint = str(tmp_path / "old/checkpoint-4")
-    with pytest.raises(FileNotFoundError, match="the checkpoint lies elsewhere, then name it in TrainingArguments"):
+    with pytest.raises(
+        FileNotFoundError, match="If the checkpoint is in another folder, pass it to `TrainingArguments"
+    ):
         make_trainer(tmp_path / "new", EmaCallback(DECAY), **arguments).train(resume_from_checkpoint=checkpoint)
     resumed = make_trainer(tmp_path / "new", EmaCallback(DECAY), **arguments, resume_from_checkpoint=checkpoint)
     resumed.train(resume_from_checkpoint=checkpoint)
@@ -260,7 +264,9 @@ def test_a_checkpoint_that_would_not_hold_the_average_is_refused(tmp_path):
             control.should_save = True
 
     train(tmp_path, Save(), EmaCallback(DECAY))
-    with pytest.raises(ValueError, match="a callback that stands behind EmaCallback asked for a checkpoint"):
+    with pytest.raises(
+        ValueError, match="`EmaCallback` must be the last callback, but a later one requested a checkpoint"
+    ):
         train(tmp_path, EmaCallback(DECAY), Save())
 
 
@@ -303,5 +309,7 @@ def test_a_callback_serves_several_runs(plain, tmp_path):
 
 @pytest.mark.parametrize("decay", [0, 0.0, 1, 1.0, -0.5, 1.5, float("nan")])
 def test_a_decay_that_is_no_share_is_refused(decay):
-    with pytest.raises(ValueError, match=f"decay is {decay}; give a number between 0 and 1, such as 0.999"):
+    with pytest.raises(
+        ValueError, match=f"`decay` must be between 0 and 1, but got {decay}. Use a value such as 0.999"
+    ):
         EmaCallback(decay)

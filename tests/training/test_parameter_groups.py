@@ -178,10 +178,10 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path):
 @pytest.mark.parametrize(
     ("part", "message"),
     [
-        ("text_towr", "The model has no parameter in 'text_towr'. Did you mean 'text_tower'?"),
-        ("text_tower.", "The model has no parameter in 'text_tower.'. Did you mean 'text_tower'?"),
-        ("vision", "The model has no parameter in 'vision'"),
-        ("", "The model has no parameter in ''"),
+        ("text_towr", "of the model, but got 'text_towr'. Did you mean 'text_tower'?"),
+        ("text_tower.", "of the model, but got 'text_tower.'. Did you mean 'text_tower'?"),
+        ("vision", "of the model, but got 'vision'."),
+        ("", "of the model, but got ''."),
     ],
 )
 def test_a_name_that_fits_no_parameter(tmp_path, part, message):
@@ -190,13 +190,15 @@ def test_a_name_that_fits_no_parameter(tmp_path, part, message):
 
 
 def test_a_tied_weight_has_the_first_of_its_names(tmp_path):
-    with pytest.raises(ValueError, match="The model has no parameter in 'lm_head'"):
+    with pytest.raises(ValueError, match="names of modules or parameters of the model, but got 'lm_head'"):
         groups_for(tmp_path, language_model(), {"lm_head": 1e-4})
 
 
 @pytest.mark.parametrize("rate", ["1e-4", 0, -1e-4, True, None, float("nan")])
 def test_a_rate_that_is_none(tmp_path, rate):
-    with pytest.raises(ValueError, match=r"the learning rate of 'transformer' is .*; give a positive number"):
+    with pytest.raises(
+        ValueError, match=r"The learning rate of 'transformer' must be a positive number, but got .*\. In YAML"
+    ):
         groups_for(tmp_path, language_model(), {"transformer": rate})
 
 
@@ -204,5 +206,5 @@ def test_an_optimizer_with_groups_of_its_own(tmp_path, monkeypatch):
     """Such as GaLore, whose package is not at hand."""
     galore = staticmethod(lambda args, model: (torch.optim.AdamW, {"params": [{"params": [], "rank": 2}]}))
     monkeypatch.setattr(Trainer, "get_optimizer_cls_and_kwargs", galore)
-    with pytest.raises(ValueError, match="optim galore_adamw forms groups of parameters itself"):
+    with pytest.raises(ValueError, match="`optim` must not define its own parameter groups, but got galore_adamw"):
         groups_for(tmp_path, language_model(), {"transformer": 1e-4}, optim="galore_adamw")

@@ -85,23 +85,25 @@ def test_a_single_phase_keeps_the_folder(tmp_path, text):
 
 @pytest.mark.parametrize("phases", ["[]", "null", "{width: 3}", "3", "[3]", "[{width: 3}, null]", "[[{width: 3}]]"])
 def test_phases_are_a_list_of_mappings(tmp_path, phases):
-    with pytest.raises(ValueError, match=r"phases is .*; give a list with a mapping of settings for each phase"):
+    with pytest.raises(
+        ValueError, match=r"`phases` must be a list with a mapping of settings for each phase, but got "
+    ):
         parse(write(tmp_path, f"width: 2\nphases: {phases}"))
 
 
 @pytest.mark.parametrize("text", ["wdith: 3", "phases: [{width: 3}, {wdith: 3}]"])
 def test_an_unknown_setting(tmp_path, text):
-    with pytest.raises(ValueError, match=r"There is no setting 'wdith'. Did you mean 'width'\?"):
+    with pytest.raises(ValueError, match=r"The setting 'wdith' is unknown. Did you mean 'width'\?"):
         parse(write(tmp_path, text))
 
 
 def test_phases_do_not_nest(tmp_path):
-    with pytest.raises(ValueError, match="There is no setting 'phases'"):
+    with pytest.raises(ValueError, match="The setting 'phases' is unknown"):
         parse(write(tmp_path, "phases: [{phases: [{width: 3}]}]"))
 
 
 def test_a_script_without_phases_refuses_them(tmp_path):
-    with pytest.raises(ValueError, match="There is no setting 'phases'"):
+    with pytest.raises(ValueError, match="The setting 'phases' is unknown"):
         parse_arguments(Model, arguments=[write(tmp_path, "phases: [{width: 3}]")])
 
 
@@ -126,7 +128,7 @@ def test_phases_that_have_begun_are_not_begun_anew(tmp_path, file):
     assert check_phases(folders, resume=False) == [(False, None), (False, None)]
     (folders[0] / file).parent.mkdir(parents=True)
     (folders[0] / file).touch()
-    with pytest.raises(ValueError, match="phase_1 holds a run: go on with --resume, or give another --output_dir"):
+    with pytest.raises(ValueError, match=r"phase_1 already contains a run. Pass `--resume`, or another `--output_dir`"):
         check_phases(folders, resume=False)
     assert check_phases([str(folder) for folder in folders], resume=True) == [
         phase_status(folder) for folder in folders

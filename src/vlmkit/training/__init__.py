@@ -1,4 +1,4 @@
-"""What `transformers.Trainer` lacks, and nothing else."""
+"""Extensions of `transformers.Trainer`: arguments, callbacks, parameter groups, phases, freezing and adapters."""
 
 from vlmkit.training.adapters import adapt_backbones, load_lora
 from vlmkit.training.arguments import (

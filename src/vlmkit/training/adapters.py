@@ -1,4 +1,4 @@
-"""How each backbone of a vision-language model trains: not at all, by LoRA or DoRA (peft), or whole."""
+"""Fine-tuning of the backbones of a vision-language model: frozen, with LoRA or DoRA (peft), or fully."""
 
 import os
 import re
@@ -20,7 +20,7 @@ from vlmkit.validation import check_at_least, check_choice
 Mode = Literal["frozen", "lora", "dora", "full"]
 MODES = ("frozen", "lora", "dora", "full")
 _VISION, _TEXT, _HEAD = "model.vision_tower", "model.language_model", "lm_head"
-# They make the pooled vector (of SigLIP, in transformers and in timm), which goes into no language model.
+# Modules of SigLIP in timm and transformers that pool image features. The language model uses the unpooled ones.
 _POOLING_HEADS = ("attn_pool", "head", "pooler")
 
 
@@ -33,51 +33,62 @@ def adapt_backbones(
     alpha: int = 128,
     dropout: float = 0.1,
 ) -> PreTrainedModel | PeftModel:
-    """Choose how the vision tower and the language model train; what lies between them trains whole.
+    """Freeze, adapt or fully train the vision tower and the language model of a vision-language model.
 
-    - `"frozen"`: it stays as it is. The vision tower also stays in evaluation mode, while the language model keeps
-      the dropout that it may have.
-    - `"lora"`, `"dora"`: peft adapts all linear layers, except the language model's head and layers that only pool an
-      image to one vector. An adapted vision tower stays in evaluation mode, as the statistics of a batch norm would
-      change and not be saved; so `dropout` acts in the language model only, and gradient checkpointing, too.
-    - `"full"`: all parameters train.
+    The modules between them, which are the connector and the cross-attention, are always fully trained. The modes of a
+    backbone are:
 
-    Everything else is decided by the call alone, whatever was frozen before; `model.config.freeze_vision` follows.
-    In the study behind Idefics2, training diverged when both backbones of an autoregressive model trained whole, and
-    LoRA made it stable. Its instruction tuning took DoRA.
+    - `"frozen"`: No parameter is trained. The vision tower stays in evaluation mode, but the language model keeps its
+      dropout.
+    - `"lora"`, `"dora"`: Adapters of peft are added to all linear layers, except for the language modeling head and
+      layers that pool image features. The vision tower stays in evaluation mode, because changes of its batch
+      normalization statistics would not be saved. `dropout` and gradient checkpointing are therefore only active in the
+      language model.
+    - `"full"`: All parameters are trained.
 
-    Where one is adapted, `save_pretrained` of the result writes the adapter with all that trains whole, such as the
-    connector; [`load_lora`] puts it back onto the same base, and `merge_and_unload()` makes an ordinary model of it,
-    which is as fast as the base. peft keeps a second copy, as it was, of what trains whole. Where none is adapted,
-    there is no peft: the model itself is returned, and `from_pretrained` makes all of its language model trainable.
+    LoRA replaces a weight `W (out, in)` by `W + alpha / rank * B A`, where only `A (rank, in)` and `B (out, rank)` are
+    trained. DoRA also trains the norm of each row of the weight. In the study behind Idefics2, full training of both
+    backbones of an autoregressive model diverged, and LoRA made training stable. Its instruction tuning used DoRA.
+
+    The call sets `requires_grad` of all parameters and `model.config.freeze_vision`, regardless of earlier settings.
+
+    - With an adapter, `save_pretrained` of the result saves the adapter and the fully trained modules. Add them to the
+      same base model with [`load_lora`]. `merge_and_unload()` then returns a model without peft, which is as fast as
+      the base model. In training, peft also keeps a copy of the original weights of fully trained modules.
+    - Without an adapter, `save_pretrained` saves the whole model. `from_pretrained` makes its language model trainable
+      again, even if it was frozen.
 
     Args:
-        model: A model whose headless model has `vision_tower`, `language_model`, `connector` and maybe
-            `cross_attention`. It is changed in place. Save it before, so that the adapter finds its base again.
-        vision: how the vision tower trains.
-        text: how the language model trains.
-        rank: of the updates.
-        alpha: the updates are scaled by alpha / rank.
-        dropout: of what the updates see, in training.
+        model: Model with a `vision_tower`, a `language_model`, a `connector` and optionally a `cross_attention` in
+            `model.model`, such as [`SmolVLM`]. It is modified in place. Save the model before the call, because the
+            adapter refers to the folder or Hub id of its base model.
+        vision: Mode of the vision tower. Default: `"frozen"`.
+        text: Mode of the language model, including its head. Default: `"lora"`.
+        rank: Rank of the LoRA matrices. Default: 64.
+        alpha: Scaling of the LoRA updates, which are multiplied by `alpha / rank`. Default: 128.
+        dropout: Dropout probability of the inputs of the LoRA matrices, in training. Default: 0.1.
+
+    Returns:
+        A `peft.PeftModel` if a backbone is adapted, otherwise `model` itself.
 
     Raises:
-        ValueError: an unknown mode, LoRA for one and DoRA for the other, a rank below 1, a model without a connector,
-            nothing to adapt, or a layer that DoRA cannot adapt.
+        ValueError: If a mode is unknown, one backbone uses LoRA and the other one DoRA, `rank` is less than 1, `model`
+            lacks a connector or already has an adapter, a backbone to adapt lacks linear layers, or DoRA does not
+            support a layer.
 
     References:
         Hu et al., "LoRA" (arXiv:2106.09685); Liu et al., "DoRA" (arXiv:2402.09353); Laurençon et al., "What matters
-        when building vision-language models?" (arXiv:2405.02246, sections 3.2 and 4.2). The defaults are vlm-training's
-        (see `docs/papers.md`).
+        when building vision-language models?" (arXiv:2405.02246, sections 3.2 and 4.2). The default rank, alpha and
+        dropout are taken from vlm-training (see `docs/papers.md`).
 
     Example:
-        >>> from transformers import DistilBertConfig, LlamaConfig, ViTConfig
+        >>> from transformers import LlamaConfig, ViTConfig
         >>> from vlmkit import SmolVLM, VlmkitSmolVLMConfig
         >>> config = VlmkitSmolVLMConfig(
         ...     vision_config=ViTConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=32),
-        ...     qformer_config=DistilBertConfig(dim=16, n_layers=2, n_heads=2, hidden_dim=32),
         ...     text_config=LlamaConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, vocab_size=50),
         ...     image_token_id=49,
-        ...     num_query_tokens=2,
+        ...     connector="mlp",
         ... )
         >>> model = adapt_backbones(SmolVLM(config), vision="full", text="frozen")
         >>> sorted({name.split(".")[1] for name, weight in model.named_parameters() if weight.requires_grad})
@@ -88,13 +99,13 @@ def adapt_backbones(
     layers = {part: _linear_layers(model, part) for part, mode in modes.items() if mode in ("lora", "dora")}
     if "dora" in modes.values():
         _check_dora(layers)
-    whole = [*_names_between_backbones(model), *(part for part, mode in modes.items() if mode == "full")]
+    fully_trained = [*_names_between_backbones(model), *(part for part, mode in modes.items() if mode == "full")]
     if text == "full":
-        whole.append(_HEAD)
+        fully_trained.append(_HEAD)
     _set_vision_frozen(model, frozen=vision != "full")
     if not layers:
         model.requires_grad_(False)
-        for name in whole:
+        for name in fully_trained:
             model.get_submodule(name).requires_grad_(True)
         return model
     config = LoraConfig(
@@ -103,9 +114,9 @@ def adapt_backbones(
         lora_dropout=dropout,
         use_dora="dora" in modes.values(),
         target_modules="|".join(_build_pattern(part, names) for part, names in layers.items()),
-        exclude_modules=_find_namesakes(model, layers) or None,
+        exclude_modules=_find_excluded_modules(model, layers) or None,
         fan_in_fan_out=any(isinstance(layer, Conv1D) for names in layers.values() for layer in names.values()),
-        modules_to_save=whole,
+        modules_to_save=fully_trained,
     )
     with _transposed_layers_allowed():
         adapted = get_peft_model(model, config)
@@ -114,35 +125,45 @@ def adapt_backbones(
 
 
 def load_lora(model: PreTrainedModel, adapter: str | os.PathLike, *, is_trainable: bool = False) -> PeftModel:
-    """Put an adapter that was saved apart, with all that was trained whole, onto the base that it was trained on.
+    """Add a saved adapter, and the fully trained modules that were saved with it, to its base model.
 
     Args:
-        model: the base.
-        adapter: folder or hub id that `save_pretrained` of a model of [`adapt_backbones`] has written.
-        is_trainable: whether training goes on.
+        model: Base model that the adapter was trained on. It is modified in place.
+        adapter: Folder or Hub id of the adapter, saved by `save_pretrained` of the result of [`adapt_backbones`].
+        is_trainable: Keep the adapter and the fully trained modules trainable, to resume training. Default: `False`.
+
+    Returns:
+        The base model with the adapter, as a `peft.PeftModel`.
 
     Raises:
-        OSError: there is no adapter.
-        ValueError: it belongs to another base.
+        OSError: If `adapter` does not contain an adapter.
+        ValueError: If the adapter was trained on another base model.
+
+    Example:
+        >>> from vlmkit import SmolVLM
+        >>> base = SmolVLM.from_pretrained("my-org/smolvlm")  # doctest: +SKIP
+        >>> adapted = load_lora(base, "my-org/smolvlm-lora")  # doctest: +SKIP
+        >>> model = adapted.merge_and_unload()  # doctest: +SKIP
     """
     folder = os.fspath(adapter)
     try:
         names = load_peft_weights(folder, device="cpu").keys()
     except ValueError as error:
         raise OSError(
-            f"there is no adapter in {folder}; give what save_pretrained of an adapted model wrote"
+            f"{folder} must contain an adapter of peft, but none was found. Pass a folder or Hub id that "
+            "`save_pretrained` of an adapted model has written."
         ) from error
     try:
         with _transposed_layers_allowed():
             adapted = PeftModel.from_pretrained(model, folder, is_trainable=is_trainable)
-        own_names = get_peft_model_state_dict(adapted, save_embedding_layers=False).keys()
-        if own_names != names:  # peft would leave out what does not fit
-            raise ValueError("its layers have other names, or are more or fewer")
+        model_names = get_peft_model_state_dict(adapted, save_embedding_layers=False).keys()
+        if model_names != names:  # peft ignores weights that do not match
+            raise ValueError("their layers differ in number or name")
     except (RuntimeError, ValueError) as error:
         base = PeftConfig.from_pretrained(folder).base_model_name_or_path
         raise ValueError(
-            f"the adapter in {folder} was trained on {base}, and does not fit {model.name_or_path or 'this model'} "
-            f"({error}); load it onto its own base"
+            f"The adapter in {folder} was trained on {base} and does not fit {model.name_or_path or 'this model'} "
+            f"({error}). Add it to the base model that it was trained on."
         ) from error
     _tie_trained_head(adapted)
     [config] = adapted.peft_config.values()
@@ -155,13 +176,19 @@ def _check_options(model: PreTrainedModel, vision: Mode, text: Mode, rank: int) 
     check_choice("text", text, MODES)
     if {vision, text} == {"lora", "dora"}:
         raise ValueError(
-            f"vision is {vision!r} and text is {text!r}, but an adapter is of one kind; choose the same for both"
+            f"`vision` and `text` must use the same kind of adapter, but got {vision!r} and {text!r}. Choose 'lora' or "
+            "'dora' for both."
         )
     check_at_least("rank", rank)
     if any(isinstance(module, BaseTunerLayer) for module in model.modules()):
-        raise ValueError(f"{type(model).__name__} has an adapter already; merge or unload it first")
+        raise ValueError(
+            f"`model` must not have an adapter, but this {type(model).__name__} has one. Merge or unload it first."
+        )
     if getattr(model.base_model, "connector", None) is None:
-        raise ValueError(f"{type(model).__name__} has no connector between images and language model to train")
+        raise ValueError(
+            f"`model` must have a connector between vision tower and language model, but got {type(model).__name__}. "
+            "Use a model such as SmolVLM."
+        )
 
 
 def _names_between_backbones(model: PreTrainedModel) -> list[str]:
@@ -171,7 +198,7 @@ def _names_between_backbones(model: PreTrainedModel) -> list[str]:
 
 
 def _tie_trained_head(model: PeftModel) -> None:
-    """Tie the copies of head and token embeddings that peft trains, as the originals are tied."""
+    """Tie the trained copies of head and token embeddings if the original ones are tied."""
     base: Any = model.get_base_model()
     head, decoder = getattr(base, _HEAD, None), base.get_decoder()
     if isinstance(head, ModulesToSaveWrapper) and base.all_tied_weights_keys:
@@ -180,10 +207,10 @@ def _tie_trained_head(model: PeftModel) -> None:
 
 
 def _linear_layers(model: PreTrainedModel, part: str) -> dict[str, nn.Module]:
-    """The layers to adapt in a backbone, by name.
+    """Return the layers of a backbone to adapt, by name.
 
     Raises:
-        ValueError: there are none.
+        ValueError: If the backbone does not have linear layers.
     """
     backbone = model.get_submodule(part)
     layers = {
@@ -194,12 +221,14 @@ def _linear_layers(model: PreTrainedModel, part: str) -> dict[str, nn.Module]:
     }
     if not layers:
         kind = type(getattr(backbone, "backbone", backbone)).__name__
-        raise ValueError(f"{part} has no linear layer to adapt ({kind}); choose 'full' or 'frozen'")
+        raise ValueError(
+            f"`{part}` must have linear layers for an adapter, but {kind} does not. Choose 'full' or 'frozen'."
+        )
     return layers
 
 
-def _find_namesakes(model: PreTrainedModel, layers: dict[str, dict[str, nn.Module]]) -> list[str]:
-    """Modules that the patterns would take, too, but that are not linear (a patch embedding's `proj`)."""
+def _find_excluded_modules(model: PreTrainedModel, layers: dict[str, dict[str, nn.Module]]) -> list[str]:
+    """Return the names of other modules that the patterns match, such as the convolution of a patch embedding."""
     found = []
     for part, own in layers.items():
         pattern = re.compile(_build_pattern(part, own))
@@ -208,7 +237,7 @@ def _find_namesakes(model: PreTrainedModel, layers: dict[str, dict[str, nn.Modul
 
 
 def _build_pattern(part: str, layers: dict[str, nn.Module]) -> str:
-    """A regular expression of the layers' names."""
+    """Return a regular expression that matches the names of the layers."""
     endings = "|".join(sorted({re.escape(name.rpartition(".")[2]) for name in layers}))
     if part == _TEXT:
         return rf"{re.escape(_TEXT)}\..*\.({endings})"
@@ -216,10 +245,10 @@ def _build_pattern(part: str, layers: dict[str, nn.Module]) -> str:
 
 
 def _check_dora(layers: dict[str, dict[str, nn.Module]]) -> None:
-    """Check that DoRA can adapt and merge every layer. Quantized weights are checked by peft itself.
+    """Check that DoRA can adapt and merge every layer. Quantized weights are checked by peft.
 
     Raises:
-        ValueError: the weights of an output are all zero, or a layer does more than multiply by its weights.
+        ValueError: If all weights of an output are zero, or a layer overrides the forward pass of its class.
     """
     for name, layer in (item for part in layers.values() for item in part.items()):
         weight = layer.get_parameter("weight")
@@ -227,25 +256,27 @@ def _check_dora(layers: dict[str, dict[str, nn.Module]]) -> None:
             continue
         reason = None
         if type(layer).forward not in (nn.Linear.forward, Conv1D.forward):
-            reason = f"{type(layer).__name__} computes its outputs in a way of its own"
+            reason = f"{type(layer).__name__} overrides the forward pass of a linear layer"
         elif not weight.any(dim=0 if isinstance(layer, Conv1D) else 1).all():
-            reason = "it has an output whose weights are all zero, and DoRA divides by their norm"
+            reason = "all weights of one of its outputs are zero, and DoRA divides by their norm"
         if reason:
-            raise ValueError(f"DoRA does not support {name}: {reason}; choose 'lora', 'full' or 'frozen'")
+            raise ValueError(
+                f"DoRA does not support the layer {name}, because {reason}. Choose 'lora', 'full' or 'frozen'."
+            )
 
 
 def _set_vision_frozen(model: PreTrainedModel | PeftModel, frozen: bool) -> None:
-    """Set whether the vision tower stays in evaluation mode, there and in the configuration that is saved."""
+    """Set whether the vision tower is frozen and stays in evaluation mode, also in the saved configuration."""
     model.config.freeze_vision = frozen
     for tower in model.modules():
-        if isinstance(tower, VisionTower):  # twice, if peft trains a copy
+        if isinstance(tower, VisionTower):  # two towers if peft trains a copy of it
             tower.frozen = frozen
             tower.train(model.training)
 
 
 @contextmanager
 def _transposed_layers_allowed() -> Iterator[None]:
-    """Without the warnings that `nn.Linear` and GPT-2's transposed layers are in one adapter, which peft handles."""
+    """Suppress the warnings of peft about adapters with both `nn.Linear` and `Conv1D` layers, which it supports."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "fan_in_fan_out is set to", UserWarning)
         yield

@@ -1,4 +1,4 @@
-"""Command-line arguments of training scripts."""
+"""Arguments of training scripts, from the command line and from YAML files."""
 
 import json
 import sys
@@ -17,33 +17,46 @@ from vlmkit.validation import did_you_mean
 
 @dataclass
 class TableTrainingArguments(TrainingArguments):
-    """`Trainer`'s arguments with defaults for tables of images and captions.
+    """Training arguments with defaults for datasets of images and texts.
 
-    Collators read columns that the model does not know, so none is removed; nothing is reported unless asked for. Asked
-    for `bf16` on a CPU without instructions for it, they warn.
+    Memory is only pinned if a GPU is available. A warning is issued for `bf16` on a CPU without bfloat16 instructions.
+
+    Args:
+        report_to: Integrations that receive the logs, such as `"tensorboard"`. Default: `"none"`.
+        remove_unused_columns: Whether to remove dataset columns that are not arguments of `model.forward`. Data
+            collators need such columns. Default: `False`.
+
+    Example:
+        >>> TableTrainingArguments("runs/captioner").remove_unused_columns
+        False
     """
 
     report_to: str = "none"
     remove_unused_columns: bool = False
 
     def __post_init__(self) -> None:
-        """Pin no memory without a GPU, where torch would only warn; and warn of what would take for ever."""
+        """Disable pinned memory without a GPU, where torch only warns, and warn about emulated bfloat16."""
         self.dataloader_pin_memory &= torch.cuda.is_available()
         super().__post_init__()
         if self.bf16 and self.device.type == "cpu" and _emulates_bf16():
             warnings.warn(
-                "this CPU has no instructions for bfloat16, and emulates it many times slower than float32: "
-                "give --bf16 False",
+                "This CPU emulates bfloat16, which is many times slower than float32. Pass `--bf16 False`.",
                 stacklevel=3,
             )
 
 
 @dataclass
 class ContrastiveTrainingArguments(TableTrainingArguments):
-    """What `Trainer` must know of batches whose loss compares images with texts.
+    """Training arguments for losses that compare all images with all texts of a batch.
+
+    Args:
+        **kwargs: Fields of [`TableTrainingArguments`].
 
     Raises:
-        ValueError: several GPUs in one process, where each would see its own part of the batch only.
+        ValueError: If the process uses several GPUs, see [`check_single_gpu`].
+
+    Example:
+        >>> training_args = ContrastiveTrainingArguments("runs/dual_encoder", use_cpu=True)
     """
 
     def __post_init__(self) -> None:
@@ -53,19 +66,29 @@ class ContrastiveTrainingArguments(TableTrainingArguments):
 
 
 def check_single_gpu(training_args: TrainingArguments) -> None:
-    """Check that a process does not split its batches over several GPUs, as rows of a batch belong together.
+    """Check that the process uses at most one GPU.
+
+    With several GPUs in one process, `Trainer` splits each batch with `nn.DataParallel`. A contrastive loss would then
+    compare the examples within each part only.
+
+    Args:
+        training_args: Arguments of the trainer.
 
     Raises:
-        ValueError: the process sees several GPUs.
+        ValueError: If the process uses several GPUs.
+
+    Example:
+        >>> check_single_gpu(TrainingArguments(use_cpu=True, report_to="none"))
     """
     if training_args.n_gpu > 1:
         raise ValueError(
-            f"one process sees {training_args.n_gpu} GPUs; start one for each: torchrun --nproc_per_node gpu ..."
+            f"A process must use at most one GPU, but got {training_args.n_gpu}. Start one process per GPU with "
+            "`torchrun --nproc_per_node gpu`."
         )
 
 
 def _emulates_bf16() -> bool:
-    """Whether this is known of the CPU; only newer versions of torch tell, and of x86 only."""
+    """Return whether the CPU is known to emulate bfloat16. Only recent torch versions detect this, on x86."""
     capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return capabilities.get("avx512_bf16") is False and not capabilities.get("amx_bf16")
 
@@ -73,20 +96,23 @@ def _emulates_bf16() -> bool:
 def parse_arguments(
     *dataclasses: type, arguments: Sequence[str] | None = None, defaults: Mapping[str, Any] | None = None
 ) -> tuple[Any, ...]:
-    """Read flags; a YAML file of flags can come first, and flags after it win.
+    """Parse command-line arguments into dataclasses.
+
+    The first argument may be a YAML file (`.yaml` or `.yml`) with one `name: value` setting per line. Flags override
+    the file, and the file overrides `defaults`. A setting of `null` selects the default of the dataclass.
 
     Args:
-        *dataclasses: whose fields are the flags.
-        arguments: the words; those of the process if not given.
-        defaults: settings that file and flags override.
+        *dataclasses: Dataclasses whose fields define the flags, as in `transformers.HfArgumentParser`.
+        arguments: Command-line arguments. Defaults to `sys.argv[1:]`.
+        defaults: Default values by field name, which replace the defaults of the dataclasses.
 
     Returns:
-        An instance of each dataclass.
+        One instance of each dataclass.
 
     Raises:
-        FileNotFoundError: the YAML file does not exist.
-        ValueError: it does not hold a mapping, or a setting or flag is unknown.
-        SystemExit: a flag's value is wrong; the reason is printed.
+        FileNotFoundError: If the YAML file does not exist.
+        ValueError: If the YAML file is not a mapping, or a setting or flag is unknown.
+        SystemExit: If the value of a flag is invalid. The reason is printed.
 
     Example:
         >>> @dataclass
@@ -96,30 +122,32 @@ def parse_arguments(
         >>> parse_arguments(Arguments, arguments=["--name", "b"], defaults={"seeds": [1, 2], "name": "c"})
         (Arguments(seeds=[1, 2], name='b'),)
     """
-    settings, words = _file_and_words(arguments)
-    return _parse(dataclasses, {**(defaults or {}), **settings}, words)
+    settings, flags = _split_arguments(arguments)
+    return _parse(dataclasses, {**(defaults or {}), **settings}, flags)
 
 
 def parse_phases(
     *dataclasses: type, arguments: Sequence[str] | None = None, defaults: Mapping[str, Any] | None = None
 ) -> list[tuple[Any, ...]]:
-    """Read the phases of a training: like `parse_arguments`, once for each item of the file's list `phases`.
+    """Parse command-line arguments into dataclasses, once for each phase of a training.
 
-    A phase is the rest of the file, overridden by the phase's own settings, overridden by the flags. Without a list
-    `phases`, all is one phase. Of several, each has a subfolder of `output_dir`: `phase_1`, `phase_2` and so on.
+    The YAML file of [`parse_arguments`] may contain a list `phases` of mappings. The settings of a phase override the
+    other settings of the file, and flags override both. A file without `phases` describes a single phase. If there are
+    several phases, their output folders are the subfolders `phase_1`, `phase_2` and so on of `output_dir`.
 
     Args:
-        *dataclasses: whose fields are the flags.
-        arguments: the words; those of the process if not given.
-        defaults: settings that file, phases and flags override.
+        *dataclasses: Dataclasses whose fields define the flags, as in `transformers.HfArgumentParser`.
+        arguments: Command-line arguments. Defaults to `sys.argv[1:]`.
+        defaults: Default values by field name, which replace the defaults of the dataclasses.
 
     Returns:
-        For each phase, an instance of each dataclass.
+        For each phase, one instance of each dataclass.
 
     Raises:
-        FileNotFoundError: the YAML file does not exist.
-        ValueError: it does not hold a mapping, `phases` is not a list of mappings, or a setting is unknown.
-        SystemExit: a flag's value is wrong; the reason is printed.
+        FileNotFoundError: If the YAML file does not exist.
+        ValueError: If the YAML file is not a mapping, `phases` is not a list of mappings, or a setting or flag is
+            unknown.
+        SystemExit: If the value of a flag is invalid. The reason is printed.
 
     Example:
         >>> @dataclass
@@ -133,13 +161,14 @@ def parse_phases(
         ...     parse_phases(Arguments, arguments=[str(path)])
         [(Arguments(seeds=[1, 2], rate=0.2),), (Arguments(seeds=[3], rate=0.1),)]
     """
-    settings, words = _file_and_words(arguments)
+    settings, flags = _split_arguments(arguments)
     phases = settings.pop("phases", [{}])
     if not (isinstance(phases, list) and phases and all(isinstance(phase, dict) for phase in phases)):
         raise ValueError(
-            f"phases is {phases!r}; give a list with a mapping of settings for each phase, or leave it out"
+            f"`phases` must be a list with a mapping of settings for each phase, but got {phases!r}. Remove `phases` "
+            "to train in a single phase."
         )
-    parsed = [_parse(dataclasses, {**(defaults or {}), **settings, **phase}, words) for phase in phases]
+    parsed = [_parse(dataclasses, {**(defaults or {}), **settings, **phase}, flags) for phase in phases]
     if len(parsed) > 1:
         for number, instances in enumerate(parsed, start=1):
             for training_args in instances:
@@ -148,43 +177,43 @@ def parse_phases(
     return parsed
 
 
-def _file_and_words(arguments: Sequence[str] | None) -> tuple[dict[str, Any], list[str]]:
-    """The settings of the YAML file, if one is named, and the flags after it.
+def _split_arguments(arguments: Sequence[str] | None) -> tuple[dict[str, Any], list[str]]:
+    """Return the settings of the YAML file, empty without a file, and the flags.
 
     Raises:
-        FileNotFoundError: the file does not exist.
-        ValueError: it does not hold a mapping.
+        FileNotFoundError: If the file does not exist.
+        ValueError: If the file is not a mapping.
     """
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    if not words or not words[0].endswith((".yaml", ".yml")):
-        return {}, words
-    settings = yaml.safe_load(Path(words[0]).read_text(encoding="utf-8"))
+    flags = list(sys.argv[1:] if arguments is None else arguments)
+    if not flags or not flags[0].endswith((".yaml", ".yml")):
+        return {}, flags
+    settings = yaml.safe_load(Path(flags[0]).read_text(encoding="utf-8"))
     if not isinstance(settings, dict):
-        raise ValueError(f"{words[0]} holds no settings; write one `name: value` per line")
-    return settings, words[1:]
+        raise ValueError(f"{flags[0]} must be a mapping, but got {settings!r}. Write one `name: value` per line.")
+    return settings, flags[1:]
 
 
-def _parse(dataclasses: Sequence[type], settings: Mapping[str, Any], words: list[str]) -> tuple[Any, ...]:
-    """An instance of each dataclass from settings, and flags that override them.
+def _parse(dataclasses: Sequence[type], settings: Mapping[str, Any], flags: list[str]) -> tuple[Any, ...]:
+    """Return one instance of each dataclass, from settings and from flags that override them.
 
     Raises:
-        ValueError: a setting or flag is unknown.
-        SystemExit: a value is wrong; the reason is printed.
+        ValueError: If a setting or flag is unknown.
+        SystemExit: If a value is invalid. The reason is printed.
     """
     known = [item.name for kind in dataclasses for item in fields(kind)]
-    for name in settings:  # argparse would take a misspelt name for the abbreviation of another
+    for name in settings:  # argparse would accept a misspelled name that is a prefix of another
         if name not in known:
-            raise ValueError(f"There is no setting {name!r}.{did_you_mean(str(name), known)}")
+            raise ValueError(f"The setting {name!r} is unknown.{did_you_mean(str(name), known)}")
     parser = HfArgumentParser(dataclasses)
-    return parser.parse_args_into_dataclasses(_flags(settings) + words, look_for_args_file=False)
+    return parser.parse_args_into_dataclasses(_to_flags(settings) + flags, look_for_args_file=False)
 
 
-def _flags(settings: Mapping[str, Any]) -> list[str]:
-    """Settings as the words of a command line: lists as several words, mappings as JSON."""
-    words = []
+def _to_flags(settings: Mapping[str, Any]) -> list[str]:
+    """Convert settings to command-line flags. Lists become several arguments, and mappings become JSON."""
+    flags = []
     for name, value in settings.items():
-        if value is None:  # null: the dataclass's own default
+        if value is None:  # null selects the default of the dataclass
             continue
         values = value if isinstance(value, list) else [json.dumps(value) if isinstance(value, dict) else value]
-        words += [f"--{name}", *map(str, values)]
-    return words
+        flags += [f"--{name}", *map(str, values)]
+    return flags

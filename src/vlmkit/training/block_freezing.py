@@ -1,4 +1,4 @@
-"""Which blocks of a language model train."""
+"""Partial fine-tuning of a language model: frozen lower blocks, trainable upper blocks."""
 
 from contextlib import suppress
 from typing import Any
@@ -10,28 +10,33 @@ from vlmkit.modules.language_models import decoder_layers
 
 
 def freeze_lower_blocks(model: PreTrainedModel, *, fraction: float, freeze_token_embeddings: bool = False) -> int:
-    """Train the upper blocks of a language model, its final norm and its head; keep the rest of it as it is.
+    """Freeze the lower blocks of a language model, and make its upper blocks, final norm and head trainable.
 
-    The lowest `int(fraction * blocks)` blocks are frozen, and with them the tables of learned positions and of tokens.
-    A token table that is tied to the head is the head, and trains. With no block to freeze, everything trains.
+    The lowest `int(fraction * num_blocks)` blocks are frozen. If this is at least one block, token embeddings and
+    learned position embeddings are frozen as well. Token embeddings that are tied to the head remain trainable.
 
-    `from_pretrained` makes all of them trainable again, so call this after it. The call decides alone what trains,
-    whatever was frozen before: 0.5 after 0.7 frees a fifth of the blocks. Outside the language model it touches
-    nothing, be it a vision tower or a connector. Frozen blocks keep their dropout.
+    - Call this function after `from_pretrained`, which makes all parameters trainable.
+    - A later call replaces an earlier one: a fraction of 0.5 after 0.7 unfreezes a fifth of the blocks.
+    - Modules outside the language model, such as a vision tower or a connector, are not changed.
+    - Dropout remains active in frozen blocks.
 
     Args:
-        model: a causal language model or a model that holds one, found by `get_decoder()` and
-            `get_output_embeddings()`; before [peft](https://github.com/huggingface/peft) wraps it.
-        fraction: of the blocks, from the lowest, 0 to 1.
-        freeze_token_embeddings: whether the token table stays as it is even if it is the head. This saves the table's
-            gradient and optimizer state, and, unless something that trains feeds the blocks, such as a connector, the
-            backward pass through the frozen ones.
+        model: Causal language model, or a model that contains one, which is found by `get_decoder()` and
+            `get_output_embeddings()`. It must not be wrapped by [peft](https://github.com/huggingface/peft) yet.
+        fraction: Fraction of the blocks to freeze, from 0 to 1, counted from the lowest block.
+        freeze_token_embeddings: Whether to freeze the token embeddings in any case, even if they are tied to the head.
+            This saves their gradients and optimizer states. It also saves the backward pass through the frozen blocks,
+            unless their inputs come from a trainable module, such as a connector. Default: `False`.
 
     Returns:
         The number of frozen blocks.
 
     Raises:
-        ValueError: the fraction is not a number between 0 and 1, or the model has no decoder with a list of blocks.
+        ValueError: If `fraction` is not a number from 0 to 1, or `model` does not have a decoder with a list of blocks.
+
+    References:
+        Howard and Ruder, "Universal Language Model Fine-tuning for Text Classification" (arXiv:1801.06146), which
+        unfreezes the layers gradually, from the last to the first.
 
     Example:
         >>> from transformers import GPT2Config, GPT2LMHeadModel
@@ -42,8 +47,8 @@ def freeze_lower_blocks(model: PreTrainedModel, *, fraction: float, freeze_token
         [False, False, True, True, True]
     """
     if isinstance(fraction, bool) or not isinstance(fraction, int | float) or not 0 <= fraction <= 1:
-        raise ValueError(f"fraction is {fraction!r}; give a number between 0 and 1, such as 0.5")
-    decoder, blocks, token_table = _language_model(model)
+        raise ValueError(f"`fraction` must be a number from 0 to 1, but got {fraction!r}.")
+    decoder, blocks, token_embeddings = _language_model(model)
     head = model.get_output_embeddings() or decoder.get_output_embeddings()
     num_frozen = int(fraction * len(blocks))
 
@@ -54,26 +59,26 @@ def freeze_lower_blocks(model: PreTrainedModel, *, fraction: float, freeze_token
         block.requires_grad_(False)
     if num_frozen:
         in_blocks = set(blocks.modules())
-        for table in decoder.modules():
-            if isinstance(table, nn.Embedding) and table not in in_blocks:
-                table.requires_grad_(head is not None and table.weight is head.weight)
+        for module in decoder.modules():
+            if isinstance(module, nn.Embedding) and module not in in_blocks:
+                module.requires_grad_(head is not None and module.weight is head.weight)
     if freeze_token_embeddings:
-        token_table.requires_grad_(False)
+        token_embeddings.requires_grad_(False)
     return num_frozen
 
 
 def _language_model(model: PreTrainedModel) -> tuple[PreTrainedModel, nn.ModuleList, nn.Embedding]:
-    """The decoder of a model, the list of its blocks and its token table.
+    """Return the decoder of a model, its blocks and its token embeddings.
 
     Raises:
-        ValueError: there is none.
+        ValueError: If the model does not have a decoder with a list of blocks.
     """
     decoder: Any = model.get_decoder() if hasattr(model, "get_decoder") else None
     with suppress(ValueError):
-        blocks, token_table = decoder_layers(decoder), decoder.get_input_embeddings()
-        if isinstance(token_table, nn.Embedding):  # an image model's is a convolution
-            return decoder, blocks, token_table
+        blocks, token_embeddings = decoder_layers(decoder), decoder.get_input_embeddings()
+        if isinstance(token_embeddings, nn.Embedding):  # the input embeddings of an image model are a convolution
+            return decoder, blocks, token_embeddings
     raise ValueError(
-        f"{type(model).__name__} has no decoder with a list of `config.num_hidden_layers` blocks; "
-        "give a causal language model, or a model whose get_decoder() returns one"
+        f"`model` must have a decoder with a list of `config.num_hidden_layers` blocks, but got {type(model).__name__}."
+        " Pass a causal language model, or a model whose `get_decoder()` returns one."
     )

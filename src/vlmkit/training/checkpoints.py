@@ -1,4 +1,4 @@
-"""Where `Trainer` keeps a checkpoint."""
+"""Paths of the checkpoints that `Trainer` saves."""
 
 from pathlib import Path
 
@@ -7,5 +7,5 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 
 def get_checkpoint_folder(args: TrainingArguments, state: TrainerState) -> Path:
-    """The folder of the checkpoint at the current step."""
+    """Return the folder of the checkpoint of the current step."""
     return Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"

@@ -1,4 +1,4 @@
-"""A `Trainer` that evaluates with other batches than it trains with."""
+"""`Trainer` with a separate data collator for evaluation."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,14 +8,25 @@ from transformers import Trainer
 
 
 class EvalCollatorTrainer(Trainer):
-    """A `Trainer` with a collator of its own for evaluation and prediction.
+    """`Trainer` with a separate data collator for `evaluate` and `predict`.
 
-    Collators that augment or mix images must not do so when they are scored, and `Trainer` knows only one collator.
+    Use it if the collator for training augments or mixes images, which would distort the scores in evaluation.
 
     Args:
-        *args: as for `Trainer`.
-        eval_data_collator: for `evaluate` and `predict`.
-        **kwargs: as for `Trainer`.
+        *args: Positional arguments of `Trainer`.
+        eval_data_collator: Data collator of `evaluate` and `predict`.
+        **kwargs: Keyword arguments of `Trainer`. Its `data_collator` is used in training only.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from torch import nn
+        >>> from transformers import default_data_collator
+        >>> from vlmkit.training import TableTrainingArguments
+        >>> with TemporaryDirectory() as folder:
+        ...     args = TableTrainingArguments(folder, use_cpu=True)
+        ...     trainer = EvalCollatorTrainer(nn.Linear(1, 1), args, eval_data_collator=default_data_collator)
+        >>> list(trainer.get_eval_dataloader([{"labels": 1}, {"labels": 2}]))
+        [{'labels': tensor([1, 2])}]
     """
 
     def __init__(self, *args: Any, eval_data_collator: Callable[[list[Any]], dict[str, Any]], **kwargs: Any):
@@ -23,11 +34,11 @@ class EvalCollatorTrainer(Trainer):
         self.eval_data_collator = eval_data_collator
 
     def get_eval_dataloader(self, eval_dataset: str | Dataset | None = None) -> DataLoader:
-        """The batches of `evaluate`."""
+        """Return the data loader of `evaluate`, with the data collator for evaluation."""
         return self._with_eval_collator(super().get_eval_dataloader, eval_dataset)
 
     def get_test_dataloader(self, test_dataset: Dataset) -> DataLoader:
-        """The batches of `predict`."""
+        """Return the data loader of `predict`, with the data collator for evaluation."""
         return self._with_eval_collator(super().get_test_dataloader, test_dataset)
 
     def _with_eval_collator(self, get_dataloader: Callable[[Any], DataLoader], dataset: Any) -> DataLoader:

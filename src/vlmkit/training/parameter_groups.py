@@ -1,4 +1,4 @@
-"""A learning rate for each part of a model."""
+"""Different learning rates for parts of a model."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,25 +14,26 @@ from vlmkit.validation import did_you_mean
 def optimizer_with_group_learning_rates(
     training_args: TrainingArguments, model: nn.Module, *, parameter_groups: Mapping[str, float]
 ) -> tuple[type[Optimizer], dict[str, Any]]:
-    """The optimizer that `Trainer` would make, with learning rates of their own for some parts of the model.
+    """Prepare the optimizer that `Trainer` would create, with other learning rates for some parts of the model.
 
-    Everything else is as in `Trainer`: the other parameters learn at `training_args.learning_rate` (which is also the
-    rate in its log), biases and norms do not decay, frozen parameters are left out, and the schedule scales all rates
-    alike. Freeze before the call.
+    All other parameters use `training_args.learning_rate`, which is also the rate in the log. As in `Trainer`, biases
+    and normalization layers are not decayed, frozen parameters are excluded, and the scheduler scales all rates by the
+    same factor. Freeze modules before calling this function.
 
     Args:
-        training_args: the same as the trainer's.
-        model: the same as the trainer's.
-        parameter_groups: learning rate by the name of a module or parameter, such as `"model.language_model"` or
-            `"lm_head"`. The longest name that fits a parameter decides; a tied weight has the first of
-            its names in `model.named_parameters()`.
+        training_args: Arguments of the trainer, with the optimizer, the default learning rate and the weight decay.
+        model: Model of the trainer.
+        parameter_groups: Learning rates by name of a module or parameter, such as `"model.language_model"` or
+            `"lm_head"`. If several names match a parameter, the longest one is used. A tied weight is only matched by
+            its first name in `model.named_parameters()`.
 
     Returns:
-        What one `Trainer` takes as `optimizer_cls_and_kwargs`; it empties the dictionary, so call again for another.
+        Class and keyword arguments of the optimizer, for `Trainer(optimizer_cls_and_kwargs=...)`. The trainer empties
+        the keyword arguments, so call this function once per trainer.
 
     Raises:
-        ValueError: a name fits no parameter (the message names the closest), a rate is not a positive number, or
-            `training_args.optim` forms groups of parameters itself.
+        ValueError: If a name does not match any parameter (the message suggests the most similar name), a rate is not a
+            positive number, or `training_args.optim` defines its own parameter groups.
 
     Example:
         >>> from transformers import GPT2Config, GPT2LMHeadModel
@@ -47,16 +48,20 @@ def optimizer_with_group_learning_rates(
     for part, rate in parameter_groups.items():
         if not any(_belongs_to(part, name) for name in names):
             parts = {".".join(name.split(".")[:depth]) for name in names for depth in range(1, name.count(".") + 2)}
-            raise ValueError(f"The model has no parameter in {part!r}.{did_you_mean(part, sorted(parts))}")
+            raise ValueError(
+                f"`parameter_groups` must contain names of modules or parameters of the model, but got {part!r}."
+                f"{did_you_mean(part, sorted(parts))}"
+            )
         if isinstance(rate, bool) or not isinstance(rate, int | float) or not rate > 0:
             raise ValueError(
-                f"the learning rate of {part!r} is {rate!r}; give a positive number (YAML reads 1e-4 as text, 1.0e-4 "
-                "as a number)"
+                f"The learning rate of {part!r} must be a positive number, but got {rate!r}. In YAML, write 1.0e-4, "
+                "because 1e-4 is a string."
             )
     optimizer_class, settings = Trainer.get_optimizer_cls_and_kwargs(training_args, model)
     if settings.keys() & {"params", "model", "optimizer_dict"}:
         raise ValueError(
-            f"optim {training_args.optim.value} forms groups of parameters itself; choose one such as adamw_torch"
+            f"`optim` must not define its own parameter groups, but got {training_args.optim.value}. Use an optimizer "
+            "such as adamw_torch."
         )
     return optimizer_class, {**settings, "params": _build_groups(training_args, model, parameter_groups)}
 
@@ -64,7 +69,7 @@ def optimizer_with_group_learning_rates(
 def _build_groups(
     training_args: TrainingArguments, model: nn.Module, parameter_groups: Mapping[str, float]
 ) -> list[dict[str, Any]]:
-    """Trained parameters by part and decay, those of no part first; no group is empty."""
+    """Group the trainable parameters by part and weight decay, default groups first, without empty groups."""
     decaying = decay_parameter_names(model)
     rates = {"": training_args.learning_rate, **parameter_groups}
     groups: dict[tuple[str, bool], list[nn.Parameter]] = {
@@ -82,5 +87,5 @@ def _build_groups(
 
 
 def _belongs_to(part: str, name: str) -> bool:
-    """Whether a parameter is the part or lies in it."""
+    """Return whether a parameter is the named part itself or belongs to it."""
     return f"{name}.".startswith(f"{part}.")

@@ -1,4 +1,4 @@
-"""Where the phases of a training stand."""
+"""Progress of trainings that consist of several phases."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,11 +9,11 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 
 class PhaseStatus(NamedTuple):
-    """How far a phase of training has come.
+    """Progress of a training phase.
 
     Args:
-        finished: whether its results are written.
-        checkpoint: its newest whole checkpoint, if there is any.
+        finished: Whether the phase is finished.
+        checkpoint: Path of the latest complete checkpoint, or `None` if the phase has not saved one.
     """
 
     finished: bool
@@ -21,42 +21,42 @@ class PhaseStatus(NamedTuple):
 
 
 def phase_status(output_dir: str | Path) -> PhaseStatus:
-    """Look how far the phase has come that writes into a folder.
+    """Return the progress of the training phase that writes to an output folder.
 
-    It is finished once the folder holds `train_results.json`, which `trainer.save_metrics("train", ...)` writes: make
-    that call the last of the phase, after `trainer.save_model()`. A checkpoint that was being written when the process
-    was killed is passed over.
+    A phase is finished if its folder contains `train_results.json`, which `trainer.save_metrics("train", ...)` writes.
+    Call that method at the end of the phase, after `trainer.save_model()`. Checkpoints that are incomplete because the
+    process was killed are ignored.
 
     Args:
-        output_dir: the phase's; it need not exist.
+        output_dir: Output folder of the phase, which does not have to exist.
 
     Example:
-        >>> phase_status("runs/not_begun")
+        >>> phase_status("runs/phase_1")
         PhaseStatus(finished=False, checkpoint=None)
     """
     folder = Path(output_dir)
-    # Trainer writes this file last, and only then deletes an older checkpoint.
-    whole = [file.parent for file in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*/{TRAINER_STATE_NAME}")]
-    checkpoint = str(max(whole, key=lambda path: int(path.name.rpartition("-")[2]))) if whole else None
+    # Trainer writes this file last, before it deletes older checkpoints.
+    complete = [file.parent for file in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*/{TRAINER_STATE_NAME}")]
+    checkpoint = str(max(complete, key=lambda path: int(path.name.rpartition("-")[2]))) if complete else None
     return PhaseStatus((folder / "train_results.json").is_file(), checkpoint)
 
 
 def check_phases(output_dirs: Sequence[str | Path], resume: bool) -> list[PhaseStatus]:
-    """Return how far each phase has come, and check that no phase that has begun starts from the beginning.
+    """Return the progress of each phase, and check that existing results are not overwritten.
 
     Args:
-        output_dirs: a folder for each phase; see [`phase_status`].
-        resume: whether phases that have begun go on: the script's flag `--resume`.
+        output_dirs: Output folder of each phase, see [`phase_status`].
+        resume: Whether phases with checkpoints or results may be resumed. Scripts pass their flag `--resume`.
 
     Raises:
-        ValueError: a phase has begun, and is not to be resumed.
+        ValueError: If `resume` is `False` and a phase has a checkpoint or results.
 
     Example:
         >>> check_phases(["runs/new/phase_1", "runs/new/phase_2"], resume=False)
         [PhaseStatus(finished=False, checkpoint=None), PhaseStatus(finished=False, checkpoint=None)]
     """
     progress = [phase_status(folder) for folder in output_dirs]
-    begun = [folder for folder, step in zip(output_dirs, progress, strict=True) if any(step)]
-    if begun and not resume:
-        raise ValueError(f"{begun[-1]} holds a run: go on with --resume, or give another --output_dir")
+    started = [folder for folder, status in zip(output_dirs, progress, strict=True) if any(status)]
+    if started and not resume:
+        raise ValueError(f"{started[-1]} already contains a run. Pass `--resume`, or another `--output_dir`.")
     return progress

@@ -1,4 +1,4 @@
-"""Saving processors that `Trainer` cannot take."""
+"""Callback that saves a processor without a tokenizer."""
 
 from typing import Any
 
@@ -8,27 +8,29 @@ from vlmkit.training.checkpoints import get_checkpoint_folder
 
 
 class SaveProcessorCallback(TrainerCallback):
-    """Saves a processor of images only beside the model, in the output folder and in every checkpoint.
+    """Callback that saves a processor with the model, in the output folder and in every checkpoint.
 
-    `Trainer(processing_class=...)` does this for processors with a tokenizer, and fails for those without.
+    Use it for processors without a tokenizer. `Trainer(processing_class=...)` saves all other processors, but fails
+    without a tokenizer.
 
     Args:
-        processor: any.
+        processor: Processor to save.
 
     Example:
         >>> from vlmkit import PairedCifarAlignerProcessor
-        >>> callback = SaveProcessorCallback(PairedCifarAlignerProcessor.for_cifar100())
+        >>> processor = PairedCifarAlignerProcessor.for_cifar100()
+        >>> callbacks = [SaveProcessorCallback(processor)]  # for Trainer(callbacks=callbacks)
     """
 
     def __init__(self, processor: ProcessorMixin):
         self.processor = processor
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Save it once, as it does not change."""
+        """Save the processor to the output folder, once, because it does not change."""
         if state.is_world_process_zero:
             self.processor.save_pretrained(args.output_dir)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Save it into the checkpoint."""
+        """Save the processor to the checkpoint."""
         if state.is_world_process_zero:
             self.processor.save_pretrained(get_checkpoint_folder(args, state))
