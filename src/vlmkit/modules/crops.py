@@ -12,7 +12,7 @@ def flatten_crops(
     pixel_values: Tensor | None,
     *,
     pixel_attention_mask: Tensor | Sequence[Tensor] | None,
-    num_crops: Tensor | None,
+    num_crops: Tensor | Sequence[int] | None,
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Flatten images with equal numbers of crops, and leave crops that are already flat as they are.
 
@@ -25,7 +25,8 @@ def flatten_crops(
         `pixel_values (C, 3, H, W)`, `pixel_attention_mask (C, H, W)` and `num_crops (I,)`, each `None` if not known.
 
     Raises:
-        ValueError: If `num_crops` contradicts the shape of `pixel_values`.
+        ValueError: If `pixel_values` has another number of dimensions, or `num_crops` is not a vector of integers or
+            contradicts the shape of `pixel_values`.
 
     Example:
         >>> import torch
@@ -35,6 +36,17 @@ def flatten_crops(
         >>> pixels.shape, num_crops.tolist()
         (torch.Size([10, 3, 8, 8]), [5, 5])
     """
+    if pixel_values is not None and pixel_values.ndim not in (4, 5):
+        raise ValueError(
+            "`pixel_values` must have the shape (crops, 3, height, width) or (images, crops, 3, height, width), but got "
+            f"{tuple(pixel_values.shape)}."
+        )
+    if num_crops is not None:
+        num_crops = torch.as_tensor(num_crops)
+        if num_crops.ndim != 1 or num_crops.is_floating_point():
+            raise ValueError(
+                f"`num_crops` must be a vector of integers, but got {num_crops}. Pass it as the processor returned it."
+            )
     if pixel_attention_mask is not None and not isinstance(pixel_attention_mask, Tensor):
         pixel_attention_mask = torch.cat(list(pixel_attention_mask))  # a server passes one mask per image
     if pixel_values is None or pixel_values.ndim == 4:

@@ -111,6 +111,11 @@ class TestFiveDimensions:
                 torch.testing.assert_close(model(**texts, **images).logits, expected.logits, rtol=0, atol=0)
                 assert torch.equal(write(model, {**texts, **images}), written)
 
+    def test_an_empty_batch_of_images_equals_none(self, connector, fusion):
+        model, ids = design_model(connector, fusion), torch.tensor([[1, 5]])
+        images = {"pixel_values": PIXELS[:0], "num_crops": []}
+        torch.testing.assert_close(model(input_ids=ids, **images).logits, model(input_ids=ids).logits, rtol=0, atol=0)
+
     def test_a_flat_form_may_have_a_mask_for_each_image(self, connector, fusion):
         model = design_model(connector, fusion)
         batch = batch_of(model, **ASPECT)
@@ -134,6 +139,15 @@ class TestWrongNumbers:
         ):
             with pytest.raises(ValueError, match=message):
                 call()
+
+    @pytest.mark.parametrize("counts", [torch.tensor([5.0, 6.0]), torch.tensor(11), [5.5, 5.5]], ids=str)
+    def test_that_are_not_a_vector_of_integers_are_rejected(self, counts, fusion):
+        with pytest.raises(ValueError, match="`num_crops` must be a vector of integers"):
+            design_model("perceiver", fusion).get_image_features(PIXELS, num_crops=counts)
+
+    def test_pixels_of_three_dimensions_are_rejected(self, fusion):
+        with pytest.raises(ValueError, match=r"`pixel_values` must have the shape .* but got \(3, 32, 32\)"):
+            design_model("perceiver", fusion).get_image_features(PIXELS[0])
 
     def test_that_contradict_five_dimensions_are_rejected(self, fusion):
         model = design_model("perceiver", fusion)

@@ -232,7 +232,7 @@ class VlmkitSmolVLMModel(VlmkitSmolVLMPreTrainedModel, HeadlessModel):
         if inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
         images = (pixel_values, vision_features, pixel_attention_mask, patch_attention_mask)
-        has_images = any(part is not None for part in images)
+        has_images = any(part is not None and len(part) for part in images)
         if mm_encoder_outputs and has_images:
             raise ValueError("Pass either images or the `mm_encoder_outputs` computed from them, but not both.")
         image_embeds = None
