@@ -1,4 +1,4 @@
-"""Running models on whole tables: features, embeddings, captions and replies."""
+"""Inference on whole datasets: cached features, embeddings, captions and chat replies."""
 
 from vlmkit.inference.captioning import caption_table
 from vlmkit.inference.embedding import TableEmbeddings, embed_table

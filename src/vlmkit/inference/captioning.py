@@ -1,4 +1,4 @@
-"""Captions for the images of a whole table, as caption metrics take them."""
+"""Captions for all images of a dataset."""
 
 from typing import Any
 
@@ -23,27 +23,35 @@ def caption_table(
     batch_size: int = 16,
     **generation: Any,
 ) -> list[str]:
-    """Write a caption for every image of a table; `caption_metrics(captions, table["captions"])` scores them.
-
-    The model sees images and the prompt, never the table's captions.
+    """Generate a caption for each image of a dataset.
 
     Args:
-        model: a captioning model; it runs where its weights are, in evaluation mode, and keeps its mode.
-        processor: the model's.
-        table: rows with an `image`, or its cached `vision_features`.
-        prompt: the beginning of every caption, which is part of what is returned.
-        batch_size: images per call of `generate`.
-        **generation: passed to `generate`, such as `max_new_tokens` or `num_beams`.
+        model: Captioning model, such as [`QFormerCaptioner`]. It runs on its current device in evaluation mode, and its
+            mode is restored afterwards.
+        processor: Processor of the model.
+        table: Dataset with the column `image`, or `vision_features` as [`cache_vision_features`] returns them. Other
+            columns, such as `captions`, are not used.
+        prompt: Beginning of every caption. The returned captions include it. Default: `""`.
+        batch_size: Number of images per call of `generate`. Default: 16.
+        **generation: Keyword arguments of `generate`, such as `max_new_tokens` or `num_beams`.
 
     Returns:
-        A caption per row, without special tokens and surrounding space.
+        One caption per row, without special tokens and surrounding whitespace. Evaluate them with
+        `caption_metrics(captions, table["captions"])`.
 
     Raises:
-        ValueError: the table has neither column, `batch_size` is below 1, or several captions per image are asked for.
+        ValueError: If `table` has neither of the columns, `batch_size` is less than 1, or `num_return_sequences` is
+            not 1.
+
+    Example:
+        >>> from vlmkit import QFormerCaptioner, QFormerCaptionerProcessor
+        >>> model = QFormerCaptioner.from_pretrained("my-org/captioner")  # doctest: +SKIP
+        >>> processor = QFormerCaptionerProcessor.from_pretrained("my-org/captioner")  # doctest: +SKIP
+        >>> captions = caption_table(model, processor, table, max_new_tokens=30)  # doctest: +SKIP
     """
     cached = "vision_features" in table.column_names
     check_has_images(table)
-    check_generation_options(batch_size, generation=generation, limit="a row gets one caption")
+    check_generation_options(batch_size, generation=generation)
     column = table.select_columns("vision_features" if cached else "image")
     captions: list[str] = []
     with evaluation_mode(model):
@@ -55,6 +63,6 @@ def caption_table(
                 inputs["vision_features"] = stack_features(images["vision_features"])
             else:
                 inputs = processor(images=images["image"], text=texts, return_tensors="pt")
-            written = model.generate(**inputs.to(model.device, model.dtype), **generation)
-            captions += [text.strip() for text in processor.batch_decode(written, skip_special_tokens=True)]
+            token_ids = model.generate(**inputs.to(model.device, model.dtype), **generation)
+            captions += [text.strip() for text in processor.batch_decode(token_ids, skip_special_tokens=True)]
     return captions

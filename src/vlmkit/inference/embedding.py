@@ -1,4 +1,4 @@
-"""The embeddings of a whole table, as retrieval metrics take them."""
+"""Embeddings of all images and captions of a dataset."""
 
 from itertools import chain
 from pathlib import Path
@@ -15,13 +15,20 @@ from vlmkit.inference.feature_cache import cache_image_features, cache_text_feat
 
 
 class TableEmbeddings(NamedTuple):
-    """Embeddings of a table of I images with T captions in all, on the CPU.
+    """Embeddings of a dataset with I images and T captions in total, on the CPU.
 
     Args:
-        image_embeds: `(I, D)`, unit length.
-        text_embeds: `(T, D)`, unit length, in the order of the rows and of each row's captions.
-        image_groups: `(I,)`, the row of each image.
-        text_groups: `(T,)`, the row of each caption.
+        image_embeds: Image embeddings of unit length, `(I, D)`.
+        text_embeds: Caption embeddings of unit length, `(T, D)`, in the order of the rows and of the captions in a row.
+        image_groups: Row of each image, `(I,)`.
+        text_groups: Row of each caption, `(T,)`.
+
+    Example:
+        >>> from vlmkit.metrics import retrieval_metrics
+        >>> rows = torch.arange(2)
+        >>> embeddings = TableEmbeddings(torch.eye(2), torch.eye(2), image_groups=rows, text_groups=rows)
+        >>> retrieval_metrics(*embeddings, cutoffs=(1,))["image_to_text/recall@1"]
+        1.0
     """
 
     image_embeds: Tensor
@@ -39,36 +46,47 @@ def embed_table(
     batch_size: int = 64,
     cache_dir: str | Path | None = None,
 ) -> TableEmbeddings:
-    """Embed every image and every caption of a table once; `retrieval_metrics(*embed_table(...))` scores them.
+    """Compute the embeddings of all images and captions of a dataset.
+
+    Evaluate them with `retrieval_metrics(*embed_table(...))`.
 
     Args:
-        model: returns `image_embeds` and `text_embeds`; it runs where its weights are, in evaluation mode, and keeps
-            its mode.
-        processor: the model's.
-        table: rows with `captions`, and an `image` or, for a model that takes them, its cached `vision_features`.
-        batch_size: rows per forward pass.
-        cache_dir: where the outputs of a dual encoder's towers are kept for a later call; not at all if not given.
+        model: Model that returns `image_embeds` and `text_embeds`, such as [`DualEncoderModel`]. It runs on its current
+            device in evaluation mode, and its mode is restored afterwards.
+        processor: Processor of the model.
+        table: Dataset with the columns `captions`, a list of strings, and `image`. If there is a column
+            `vision_features` (see [`cache_vision_features`]), it is used in place of `image`.
+        batch_size: Number of rows per forward pass, with all of their captions. Default: 64.
+        cache_dir: Directory for cached tower outputs of a dual encoder. Nothing is cached if `None`.
+
+    Returns:
+        Embeddings of unit length and their rows, see [`TableEmbeddings`].
 
     Raises:
-        ValueError: the table lacks a column or has no rows, or the outputs of towers are to be kept that the model does
-            not have.
+        ValueError: If `table` lacks a column or is empty, or `cache_dir` is set for a model without a text tower.
+
+    Example:
+        >>> from vlmkit import DualEncoderModel, DualEncoderProcessor
+        >>> model = DualEncoderModel.from_pretrained("my-org/dual-encoder")  # doctest: +SKIP
+        >>> processor = DualEncoderProcessor.from_pretrained("my-org/dual-encoder")  # doctest: +SKIP
+        >>> embeddings = embed_table(model, processor, table)  # doctest: +SKIP
     """
     for name in ("captions", "vision_features" if "vision_features" in table.column_names else "image"):
         check_can_encode(table, name)
     with evaluation_mode(model):
         if cache_dir is None:
-            image_embeds, text_embeds = _from_rows(model, processor, table, batch_size)
+            image_embeds, text_embeds = _embed_rows(model, processor, table, batch_size)
         else:
-            image_embeds, text_embeds = _from_features(model, processor, table, batch_size, cache_dir)
+            image_embeds, text_embeds = _embed_cached_features(model, processor, table, batch_size, cache_dir)
     rows = torch.arange(len(table))
     captions_of_row = torch.tensor([len(captions) for captions in table["captions"]])
     return TableEmbeddings(image_embeds.cpu(), text_embeds.cpu(), rows, rows.repeat_interleave(captions_of_row))
 
 
-def _from_rows(
+def _embed_rows(
     model: PreTrainedModel, processor: ProcessorMixin, table: Dataset, batch_size: int
 ) -> tuple[Tensor, Tensor]:
-    """Some rows at a time, with all their captions."""
+    """Embed images and captions in batches of rows."""
     cached = "vision_features" in table.column_names
     columns = table.select_columns(["vision_features" if cached else "image", "captions"])
     image_embeds, text_embeds = [], []
@@ -86,12 +104,19 @@ def _from_rows(
     return torch.cat(image_embeds), torch.cat(text_embeds)
 
 
-def _from_features(
+def _embed_cached_features(
     model: PreTrainedModel, processor: ProcessorMixin, table: Dataset, batch_size: int, cache_dir: str | Path
 ) -> tuple[Tensor, Tensor]:
-    """All rows at once, from what the towers return, which is computed or read."""
+    """Embed all rows at once from the cached outputs of the towers, which are computed if they are missing.
+
+    Raises:
+        ValueError: If the model does not have a text tower.
+    """
     if not hasattr(model, "text_tower"):
-        raise ValueError(f"cache_dir is for models of two towers, and {type(model).__name__} is none; leave it out")
+        raise ValueError(
+            f"`cache_dir` must be `None` for {type(model).__name__}, which does not have a text tower, but got "
+            f"{str(cache_dir)!r}."
+        )
     features = cache_image_features(model.vision_tower, processor, table, batch_size=batch_size, cache_dir=cache_dir)
     features = cache_text_features(model.text_tower, processor, features, batch_size=batch_size, cache_dir=cache_dir)
     outputs = model(

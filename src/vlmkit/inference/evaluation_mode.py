@@ -1,4 +1,4 @@
-"""Running a model that may be in training."""
+"""Context manager for inference with a model that may be in training mode."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +8,13 @@ from torch import nn
 
 @contextmanager
 def evaluation_mode(module: nn.Module) -> Iterator[None]:
-    """Put a module into evaluation mode, and back into its own mode in the end, even after an interruption.
+    """Put a module into evaluation mode within a `with` block.
+
+    At the end of the block, also after an error, the module and its submodules are set to the previous mode of the
+    module.
+
+    Args:
+        module: Model or part of a model.
 
     Example:
         >>> dropout = nn.Dropout().train()

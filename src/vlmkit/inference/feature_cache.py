@@ -1,9 +1,9 @@
-"""Frozen features, computed once per tower and kept on disk.
+"""Features of frozen towers, computed once and cached on disk.
 
-A frozen tower gives the same vision features and the same pooled vector for the same image in every epoch and in every
-combination with another tower, so it runs once. A table's features lie in one Arrow file, named after all that they
-depend on: the tower's weights and configuration, the preprocessing, and the data. The file gets its name when it is
-complete. An interrupted run leaves nothing, a killed one a file `tmp...`, which can be deleted.
+A frozen tower returns the same features of an image in every epoch and in every combination with another tower. The
+features of a dataset are saved in one Arrow file, whose name is a fingerprint of everything that they depend on: the
+weights and the configuration of the tower, the preprocessing and the data. The file is renamed when it is complete. A
+killed process may leave a temporary file `tmp...`, which can be deleted.
 """
 
 import json
@@ -37,21 +37,27 @@ def cache_image_features(
     batch_size: int = 64,
     cache_dir: str | Path | None = None,
 ) -> Dataset:
-    """Replace a table's `image` column by `image_pooled`, the vision tower's pooled output.
+    """Replace the column `image` of a dataset with `image_pooled`, the pooled output of a vision tower.
 
     Args:
-        vision_tower: returns `pooler_output (B, D)` for `pixel_values`; it runs where its weights are, in evaluation
-            mode and without gradients.
-        processor: turns images into `pixel_values`, and of several sizes into a `pixel_attention_mask`, too.
-        table: rows with an `image`.
-        batch_size: images per forward pass.
-        cache_dir: where the file lies; the `vlmkit` folder of the `datasets` cache if not given.
+        vision_tower: Vision tower, such as `model.vision_tower` of a [`DualEncoderModel`]. It runs on its current
+            device in evaluation mode and without gradients.
+        processor: Processor of the model, which returns one crop per image. Images of different sizes are padded.
+        table: Dataset with the column `image`.
+        batch_size: Number of images per forward pass. Default: 64.
+        cache_dir: Directory of the cache file. Defaults to the folder `vlmkit` in the cache of `datasets`.
 
     Returns:
-        The table with `image_pooled`, float32 tensors `(D,)`, in place of `image`.
+        The dataset with the column `image_pooled`, float32 tensors `(D,)`, in place of `image`.
 
     Raises:
-        ValueError: the table has no column `image` or no rows, or the processor makes several crops of an image.
+        ValueError: If `table` does not have the column `image` or is empty, or the processor splits images into crops.
+
+    Example:
+        >>> from vlmkit import DualEncoderModel, DualEncoderProcessor
+        >>> model = DualEncoderModel.from_pretrained("my-org/dual-encoder")  # doctest: +SKIP
+        >>> processor = DualEncoderProcessor.from_pretrained("my-org/dual-encoder")  # doctest: +SKIP
+        >>> table = cache_image_features(model.vision_tower, processor, table)  # doctest: +SKIP
     """
     check_can_encode(table, "image")
     file = _get_image_cache_file(cache_dir, "image", vision_tower, processor, table)
@@ -73,27 +79,34 @@ def cache_vision_features(
     cache_dir: str | Path | None = None,
     dtype: Literal["float32", "float16"] = "float32",
 ) -> Dataset:
-    """Replace a table's `image` column by `vision_features`, the vision tower's output for every token.
+    """Replace the column `image` of a dataset with `vision_features`, the output of a vision tower for every token.
 
-    The file holds images * N * D * 4 bytes, or half of that in float16: for 80,000 images of 49 tokens of width 768,
-    12 GB or 6 GB.
+    The file size is I * N * D * 4 bytes for I images, or half of this with float16. For example, 80,000 images with 49
+    tokens of width 768 take 12 GB or 6 GB.
 
     Args:
-        vision_tower: returns `last_hidden_state (B, N, D)` for `pixel_values`, N equal for all images; it runs where
-            its weights are, in evaluation mode and without gradients.
-        processor: turns images into `pixel_values`.
-        table: rows with an `image`.
-        batch_size: images per forward pass.
-        cache_dir: where the file lies; the `vlmkit` folder of the `datasets` cache if not given.
-        dtype: of the numbers in the file. float16 keeps three digits of each.
+        vision_tower: Vision tower, such as `model.get_encoder("image")`. It runs on its current device in evaluation
+            mode and without gradients.
+        processor: Processor of the model, which returns one crop of the same size for each image.
+        table: Dataset with the column `image`.
+        batch_size: Number of images per forward pass. Default: 64.
+        cache_dir: Directory of the cache file. Defaults to the folder `vlmkit` in the cache of `datasets`.
+        dtype: Data type of the values in the file. `"float16"` keeps about three significant digits. Default:
+            `"float32"`.
 
     Returns:
-        The table with `vision_features`, float32 tensors `(N, D)`, in place of `image`.
+        The dataset with the column `vision_features`, float32 tensors `(N, D)`, in place of `image`.
 
     Raises:
-        ValueError: the table has no column `image` or no rows, `dtype` is unknown, a number is too large for float16,
-            or the processor makes several crops of an image, or a `pixel_attention_mask`, as its images may differ in
-            size.
+        ValueError: If `table` does not have the column `image` or is empty, `dtype` is unknown, a feature is too large
+            for float16, or the processor splits images into crops or returns a `pixel_attention_mask`.
+
+    Example:
+        >>> from vlmkit import SmolVLM, VlmkitSmolVLMProcessor
+        >>> model = SmolVLM.from_pretrained("my-org/smolvlm")  # doctest: +SKIP
+        >>> processor = VlmkitSmolVLMProcessor.from_pretrained("my-org/smolvlm")  # doctest: +SKIP
+        >>> vision_tower = model.get_encoder("image")  # doctest: +SKIP
+        >>> table = cache_vision_features(vision_tower, processor, table, dtype="float16")  # doctest: +SKIP
     """
     check_choice("dtype", dtype, ("float32", "float16"))
     check_can_encode(table, "image")
@@ -105,17 +118,20 @@ def cache_vision_features(
         if "pixel_attention_mask" in inputs:
             raise ValueError(
                 f"The image processor must return images of one size, but {type(processor.image_processor).__name__} "
-                "returns a pixel_attention_mask. Set its size to a square, such as {'height': 224, 'width': 224}, or "
-                "give the model the images themselves."
+                "returns a `pixel_attention_mask`. Set its `size` to a square, such as {'height': 224, 'width': 224}, "
+                "or use images without cached features."
             )
         values = _on_cpu(_run_tower(vision_tower, inputs).last_hidden_state)
         if dtype == "float16" and (largest := values.abs().max()) > torch.finfo(torch.float16).max:
-            raise ValueError(f"the vision features reach {largest:g}, too large for float16; use dtype='float32'")
+            raise ValueError(
+                f"`dtype` must be 'float32' for features up to {largest:g}, which is too large for float16, but got "
+                "'float16'."
+            )
         return {"vision_features": values.numpy().astype(dtype)}
 
     if file.exists():
         features = Dataset.from_file(str(file)).features
-    else:  # the shape is part of the column's type, and one image tells it
+    else:  # the type of the column includes the shape, which is computed from one image
         shape = encode(table.select_columns("image")[:1])["vision_features"].shape[1:]
         features = Features({"vision_features": Array2D(shape, dtype)})
     return _replace_images(table, encode, features, file, batch_size)
@@ -129,25 +145,31 @@ def cache_text_features(
     batch_size: int = 64,
     cache_dir: str | Path | None = None,
 ) -> Dataset:
-    """Add `text_pooled`, the text tower's pooled output for each of a row's captions.
+    """Add the column `text_pooled` to a dataset, the pooled output of a text tower for each caption.
 
     Args:
-        text_tower: returns `pooler_output (B, D)` for `input_ids` and `attention_mask`; it runs where its weights are,
-            in evaluation mode and without gradients.
-        processor: turns texts into tokens.
-        table: rows with `captions`, a list of strings.
-        batch_size: rows per forward pass.
-        cache_dir: where the file lies; the `vlmkit` folder of the `datasets` cache if not given.
+        text_tower: Text tower, such as `model.text_tower` of a [`DualEncoderModel`]. It runs on its current device in
+            evaluation mode and without gradients.
+        processor: Processor of the model, which tokenizes the captions.
+        table: Dataset with the column `captions`, a list of strings in each row.
+        batch_size: Number of rows per forward pass, with all of their captions. Default: 64.
+        cache_dir: Directory of the cache file. Defaults to the folder `vlmkit` in the cache of `datasets`.
 
     Returns:
-        The table with `text_pooled`, float32 tensors `(captions of the row, D)`.
+        The dataset with the additional column `text_pooled`, float32 tensors `(number of captions in the row, D)`.
 
     Raises:
-        ValueError: the table has no column `captions` or no rows.
+        ValueError: If `table` does not have the column `captions` or is empty.
+
+    Example:
+        >>> from vlmkit import DualEncoderModel, DualEncoderProcessor
+        >>> model = DualEncoderModel.from_pretrained("my-org/dual-encoder")  # doctest: +SKIP
+        >>> processor = DualEncoderProcessor.from_pretrained("my-org/dual-encoder")  # doctest: +SKIP
+        >>> table = cache_text_features(model.text_tower, processor, table)  # doctest: +SKIP
     """
     check_can_encode(table, "captions")
     rows = table.select_columns("captions")
-    # The tokens themselves stand for both the captions and the preprocessing.
+    # The token ids depend on both the captions and the preprocessing, so the fingerprint includes nothing else.
     tokens = [processor(text=captions)["input_ids"] for captions in rows["captions"]]
     file = _get_cache_file(cache_dir, "text", _tower_fingerprint(text_tower), json.dumps(tokens))
 
@@ -163,27 +185,27 @@ def cache_text_features(
 
 
 def check_can_encode(table: Dataset, column: str) -> None:
-    """Check that a table has rows and a column to encode.
+    """Check that a dataset contains a column and at least one row.
 
     Raises:
-        ValueError: If it lacks the column or has no rows.
+        ValueError: If `table` lacks the column or is empty.
     """
     check_columns(table, column)
     if len(table) == 0:
-        raise ValueError("the table has no rows, so there is nothing to encode")
+        raise ValueError("`table` must have at least one row, but is empty.")
 
 
 def _process_images(processor: ProcessorMixin, images: list[Any]) -> dict[str, Tensor]:
-    """Return the inputs of the vision tower for some images.
+    """Return the inputs of the vision tower for a batch of images.
 
     Raises:
-        ValueError: If the processor makes several crops of an image.
+        ValueError: If the processor splits images into crops.
     """
     inputs = processor(images=images, return_tensors="pt")
     if (num_crops := len(inputs["pixel_values"])) != len(images):
         raise ValueError(
-            f"{type(processor.image_processor).__name__} makes {num_crops // len(images)} crops of an image, and a row "
-            "has room for one; set its do_image_splitting=False, or give the model the images themselves"
+            f"The image processor must return one crop per image, but {type(processor.image_processor).__name__} "
+            f"returns {num_crops // len(images)}. Set `do_image_splitting=False`, or use images without cached features."
         )
     return inputs
 
@@ -192,7 +214,7 @@ def _process_images(processor: ProcessorMixin, images: list[Any]) -> dict[str, T
 def _run_tower(tower: Tower, inputs: dict[str, Tensor]) -> BaseModelOutputWithPooling:
     names = [name for name in ("pixel_values", "pixel_attention_mask", "input_ids", "attention_mask") if name in inputs]
     on_device = {name: inputs[name].to(tower.backbone.device) for name in names}
-    if "pixel_values" in on_device:  # convolutions are faster with the channels last
+    if "pixel_values" in on_device:  # convolutions are faster in the channels-last memory format
         pixel_values = on_device["pixel_values"].to(tower.backbone.dtype)
         on_device["pixel_values"] = pixel_values.contiguous(memory_format=torch.channels_last)
     with evaluation_mode(tower):
@@ -211,7 +233,7 @@ def _get_image_cache_file(
 
 
 def _get_cache_file(cache_dir: str | Path | None, *parts: str) -> Path:
-    """The file named after all that its features depend on."""
+    """Return the cache file, whose name is a fingerprint of everything that the features depend on."""
     folder = Path(cache_dir) if cache_dir is not None else Path(config.HF_DATASETS_CACHE) / "vlmkit"
     folder.mkdir(parents=True, exist_ok=True)
     return folder / f"{text_fingerprint(*parts)}.arrow"
@@ -224,7 +246,7 @@ def _replace_images(
     file: Path,
     batch_size: int,
 ) -> Dataset:
-    """The table with the images' features in place of its images."""
+    """Replace the images of a dataset with their features."""
     encoded = _encode(table.select_columns("image"), encode, features, file, batch_size, "Encoding images")
     return _join(table.remove_columns("image"), encoded)
 
@@ -237,14 +259,14 @@ def _encode(
     batch_size: int,
     description: str,
 ) -> Dataset:
-    """The features of all rows, from the file if it is there."""
+    """Compute the features of all rows, or load them from an existing file."""
     return rows.map(
         encode,
         batched=True,
         batch_size=batch_size,
         remove_columns=rows.column_names,
         features=features,
-        # Named by us: for a table in memory, `datasets` would put it into a folder that dies with the process.
+        # By default, `datasets` caches results for a dataset in memory in a temporary folder.
         cache_file_name=str(file),
         new_fingerprint=file.stem,
         desc=description,
@@ -258,5 +280,5 @@ def _join(table: Dataset, encoded: Dataset) -> Dataset:
 
 
 def _tower_fingerprint(tower: Tower) -> str:
-    """Changes with any weight, buffer, configuration or pooling of the tower."""
+    """Compute a fingerprint of the weights, saved buffers, configuration and pooling of a tower."""
     return weights_fingerprint(tower, tower.backbone.config.to_json_string(), tower.pooling)

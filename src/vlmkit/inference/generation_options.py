@@ -1,4 +1,4 @@
-"""What whole tables of rows ask of `generate`."""
+"""Checks of the arguments that are passed to `generate` for each batch of a dataset."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,17 +6,16 @@ from typing import Any
 from vlmkit.validation import check_at_least
 
 
-def check_generation_options(batch_size: int, *, generation: Mapping[str, Any], limit: str) -> None:
-    """Check that batches have rows, and that each row gets one text.
+def check_generation_options(batch_size: int, *, generation: Mapping[str, Any]) -> None:
+    """Check the batch size, and that one sequence is generated for each input.
 
     Args:
-        batch_size: rows per call of `generate`.
-        generation: what is passed to it.
-        limit: what a row gets, for the error, such as "a row gets one caption".
+        batch_size: Number of inputs per call of `generate`.
+        generation: Keyword arguments of `generate`.
 
     Raises:
-        ValueError: see above.
+        ValueError: If `batch_size` is less than 1, or `num_return_sequences` is not 1.
     """
     check_at_least("batch_size", batch_size)
     if (count := generation.get("num_return_sequences", 1)) != 1:
-        raise ValueError(f"num_return_sequences is {count}; {limit}")
+        raise ValueError(f"`num_return_sequences` must be 1, but got {count}. Call `generate` for several sequences.")

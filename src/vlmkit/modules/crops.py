@@ -38,8 +38,8 @@ def flatten_crops(
     """
     if pixel_values is not None and pixel_values.ndim not in (4, 5):
         raise ValueError(
-            "`pixel_values` must have the shape (crops, 3, height, width) or (images, crops, 3, height, width), but got "
-            f"{tuple(pixel_values.shape)}."
+            "`pixel_values` must have the shape (crops, 3, height, width) or (images, crops, 3, height, width), but "
+            f"got {tuple(pixel_values.shape)}."
         )
     if num_crops is not None:
         num_crops = torch.as_tensor(num_crops)
