@@ -89,7 +89,7 @@ def test_tokens_of_a_plain_table(table, model, processor, tmp_path):
 
 
 def test_several_captions_of_a_row_are_refused(table, model, processor):
-    with pytest.raises(ValueError, match="num_return_sequences is 2; a row gets one caption"):
+    with pytest.raises(ValueError, match="`num_return_sequences` must be 1, but got 2"):
         caption_table(model, processor, table, num_return_sequences=2, num_beams=2)
 
 

@@ -60,7 +60,9 @@ def test_an_aligner_without_text_tower(table, tmp_path, kind):
 
 def test_only_two_towers_can_be_kept(table, tmp_path):
     model = QFormerAligner(tiny.qformer_aligner_config())
-    with pytest.raises(ValueError, match="cache_dir is for models of two towers, and QFormerAligner is none"):
+    with pytest.raises(
+        ValueError, match="`cache_dir` must be `None` for QFormerAligner, which does not have a text tower"
+    ):
         embed_table(model, tiny.qformer_aligner_processor(), table, cache_dir=tmp_path)
 
 
@@ -73,5 +75,5 @@ def test_a_missing_column_is_named(table, name):
 
 def test_an_empty_table(table):
     model = DualEncoderModel(tiny.dual_encoder_config())
-    with pytest.raises(ValueError, match="the table has no rows"):
+    with pytest.raises(ValueError, match="`table` must have at least one row"):
         embed_table(model, tiny.dual_encoder_processor(), table.select([]))

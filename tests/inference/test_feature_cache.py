@@ -239,7 +239,7 @@ def test_padding_has_no_part_in_an_images_features(batch_size, model, tmp_path):
 
 @pytest.mark.parametrize("size", [{"longest_edge": 64}, {"height": 32, "width": 48}])
 def test_tokens_that_need_a_mask_are_refused(size, model, tmp_path):
-    message = "VlmkitSmolVLMImageProcessor returns a pixel_attention_mask. Set its size to a square"
+    message = "VlmkitSmolVLMImageProcessor returns a `pixel_attention_mask`. Set its `size` to a square"
     with pytest.raises(ValueError, match=message):
         encode_table(model, crops_processor(size=size), shapes(), tmp_path)
     assert list(tmp_path.iterdir()) == []
@@ -248,7 +248,7 @@ def test_tokens_that_need_a_mask_are_refused(size, model, tmp_path):
 @pytest.mark.parametrize("encode", [cache_image_features, cache_vision_features])
 def test_several_crops_of_an_image_are_refused(encode, model, tmp_path):
     processor = crops_processor(do_image_splitting=True)
-    message = "makes 5 crops of an image, and a row has room for one; set its do_image_splitting=False"
+    message = "must return one crop per image, but .* returns 5. Set its `do_image_splitting=False`"
     with pytest.raises(ValueError, match=message):
         encode(model.vision_tower, processor, shapes(), cache_dir=tmp_path)
     assert list(tmp_path.iterdir()) == []
@@ -327,7 +327,7 @@ def test_cached_tokens_make_batches_for_captioning(model, tmp_path):
 def test_numbers_too_large_for_float16_are_refused(model, processor, tmp_path):
     with torch.no_grad():
         model.vision_tower.backbone.layernorm.weight.mul_(1e6)
-    with pytest.raises(ValueError, match=r"too large for float16; use dtype='float32'"):
+    with pytest.raises(ValueError, match=r"`dtype` must be 'float32' for features up to .*, but got 'float16'"):
         encode_table(model, processor, make_table(), tmp_path, dtype="float16")
     assert tokens_of(encode_table(model, processor, make_table(), tmp_path)).abs().max() > 1e5
 
@@ -340,5 +340,5 @@ def test_unknown_dtype(model, processor):
 @pytest.mark.parametrize("encode", [cache_image_features, cache_vision_features, cache_text_features])
 def test_a_table_without_rows_is_refused(encode, model, processor, tmp_path):
     tower = model.text_tower if encode is cache_text_features else model.vision_tower
-    with pytest.raises(ValueError, match="the table has no rows"):
+    with pytest.raises(ValueError, match="`table` must have at least one row"):
         encode(tower, processor, make_table().select([]), cache_dir=tmp_path)

@@ -66,10 +66,12 @@ def test_what_cannot_be_replied_to_is_refused(model):
     processor = tiny.smolvlm_processor()
     with pytest.raises(ValueError, match="`batch_size` must be at least 1, but got 0"):
         reply_to_chats(model, processor, chats(), batch_size=0)
-    with pytest.raises(ValueError, match="num_return_sequences is 2"):
+    with pytest.raises(ValueError, match="`num_return_sequences` must be 1, but got 2"):
         reply_to_chats(model, processor, chats(), num_return_sequences=2)
     answered = {"messages": [user_message("is this", has_image=False), assistant_message("a dog")]}
-    with pytest.raises(ValueError, match="conversation 3 ends with 'assistant'"):
+    with pytest.raises(
+        ValueError, match="Conversation 3 must end with a message of the role 'user', but got 'assistant'"
+    ):
         reply_to_chats(model, processor, [*chats(), answered], batch_size=2, max_new_tokens=1)
     assert reply_to_chats(model, processor, []) == []
 
@@ -77,14 +79,17 @@ def test_what_cannot_be_replied_to_is_refused(model):
 @pytest.mark.parametrize(
     ("chat", "message"),
     [
-        ({"image_id": "a.jpg", "captions": []}, r"has no messages, only \['captions', 'image_id'\]; give a list"),
-        ({"messages": None}, "has no messages"),
-        ({"messages": []}, "has no messages"),
-        ({"messages": [{"content": "is this a dog"}]}, "ends with None; it must end with what the user says"),
+        (
+            {"image_id": "a.jpg", "captions": []},
+            r"must have a non-empty list `messages`, .* keys are \['captions', 'image_id'\]",
+        ),
+        ({"messages": None}, "must have a non-empty list `messages`, but got None"),
+        ({"messages": []}, r"must have a non-empty list `messages`, but got \[\]"),
+        ({"messages": [{"content": "is this a dog"}]}, "must end with a message of the role 'user', but got None"),
     ],
 )
 def test_a_conversation_without_messages_or_roles_is_named(model, chat, message):
-    with pytest.raises(ValueError, match=f"conversation 3 {message}"):
+    with pytest.raises(ValueError, match=f"Conversation 3 {message}"):
         reply_to_chats(model, tiny.smolvlm_processor(), [*chats(), chat], batch_size=2, max_new_tokens=1)
 
 
@@ -108,5 +113,7 @@ def test_first_replies_stand_between_question_and_answer(model, count):
 
 def test_first_replies_of_nothing(model):
     assert first_replies(model, tiny.smolvlm_processor(), []) == []
-    with pytest.raises(ValueError, match="conversation 1 has no question with an answer; give messages"):
+    with pytest.raises(
+        ValueError, match="Conversation 1 must start with a question and its answer, but has 0 messages"
+    ):
         first_replies(model, tiny.smolvlm_processor(), [*answered()[:1], {"image_id": "a.jpg"}])

@@ -205,7 +205,8 @@ def _process_images(processor: ProcessorMixin, images: list[Any]) -> dict[str, T
     if (num_crops := len(inputs["pixel_values"])) != len(images):
         raise ValueError(
             f"The image processor must return one crop per image, but {type(processor.image_processor).__name__} "
-            f"returns {num_crops // len(images)}. Set `do_image_splitting=False`, or use images without cached features."
+            f"returns {num_crops // len(images)}. Set its `do_image_splitting=False`, or use images without cached "
+            "features."
         )
     return inputs
 

@@ -18,4 +18,4 @@ def check_generation_options(batch_size: int, *, generation: Mapping[str, Any]) 
     """
     check_at_least("batch_size", batch_size)
     if (count := generation.get("num_return_sequences", 1)) != 1:
-        raise ValueError(f"`num_return_sequences` must be 1, but got {count}. Call `generate` for several sequences.")
+        raise ValueError(f"`num_return_sequences` must be 1, but got {count}. Call `generate` directly.")
