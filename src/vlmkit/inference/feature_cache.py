@@ -42,7 +42,8 @@ def cache_image_features(
     Args:
         vision_tower: Vision tower, such as `model.vision_tower` of a [`DualEncoderModel`]. It runs on its current
             device in evaluation mode and without gradients.
-        processor: Processor of the model, which returns one crop per image. Images of different sizes are padded.
+        processor: Processor of the model, which returns one crop per image. Images of different sizes require that
+            it also returns a `pixel_attention_mask`.
         table: Dataset with the column `image`.
         batch_size: Number of images per forward pass. Default: 64.
         cache_dir: Directory of the cache file. Defaults to the folder `vlmkit` in the cache of `datasets`.

@@ -109,8 +109,8 @@ def _prepare_prompts(processor: ProcessorMixin, chats: Sequence[dict[str, Any]],
     for row, chat in enumerate(chats, start=first_row):
         if not chat.get("messages"):
             raise ValueError(
-                f"Conversation {row} must have a non-empty list `messages`, but got {chat.get('messages')!r}. Its keys are "
-                f"{sorted(chat)}."
+                f"Conversation {row} must have a non-empty list `messages`, but got {chat.get('messages')!r}. Its keys "
+                f"are {sorted(chat)}."
             )
         if (role := chat["messages"][-1].get("role")) != "user":
             raise ValueError(f"Conversation {row} must end with a message of the role 'user', but got {role!r}.")
