@@ -55,14 +55,14 @@ class TestClassAttention:
         ("arguments", "message"),
         [
             ({"attentions": ()}, 'attn_implementation="eager"'),
-            ({"grid": (3, 3)}, r"attentions \(4, 2, 7, 7\) of layer 0 must be .* 10, 10\).*3 x 3 patches"),
+            ({"grid": (3, 3)}, r"`attentions` of layer 0 must have the shape \(images, heads, 10, 10\) for 1 prefix"),
             ({"num_prefix_tokens": 2}, "for 2 prefix tokens"),
-            ({"num_prefix_tokens": 0, "grid": (1, 7)}, "num_prefix_tokens is 0; .* use occlusion_map"),
-            ({"attentions": [torch.ones(2, 7, 7)]}, r"attentions \(2, 7, 7\)"),
-            ({"layer": 3}, "layer is 3; there are 3 layers"),
-            ({"layer": -4}, "layer is -4"),
-            ({"head": 2}, r"head is 2; choose one of 0\.\.1"),
-            ({"head": -1}, "head is -1"),
+            ({"num_prefix_tokens": 0, "grid": (1, 7)}, r"`num_prefix_tokens` must be at least 1 for the class"),
+            ({"attentions": [torch.ones(2, 7, 7)]}, r"`attentions` of layer 0 must have the shape \(images, heads,"),
+            ({"layer": 3}, r"`layer` must be from -3 to 2, the index of a layer, but got 3"),
+            ({"layer": -4}, r"`layer` must be from -3 to 2, the index of a layer, but got -4"),
+            ({"head": 2}, r"`head` must be from 0 to 1, the index of a head, but got 2"),
+            ({"head": -1}, r"`head` must be from 0 to 1, the index of a head, but got -1"),
         ],
     )
     def test_errors(self, arguments, message):
@@ -87,7 +87,7 @@ class TestAttentionRollout:
         assert attention_rollout([identity] * 3, GRID).abs().max() == 0
 
     def test_error(self):
-        with pytest.raises(ValueError, match=r"\(4, 2, 7, 7\) of layer 0"):
+        with pytest.raises(ValueError, match=r"`attentions` of layer 0 must have the shape \(images, heads, 5, 5\)"):
             attention_rollout(random_attentions(), (2, 2))
 
 
@@ -129,10 +129,10 @@ class TestOcclusionMap:
     @pytest.mark.parametrize(
         ("shape", "patch_size", "score", "message"),
         [
-            ((3, 4, 4), 2, torch.sum, r"pixel_values \(3, 4, 4\) must be"),
-            ((2, 3, 4, 6), 4, torch.sum, "patch_size 4 must divide the height 4 and the width 6"),
-            ((2, 3, 4, 4), 0, torch.sum, "patch_size 0"),
-            ((2, 3, 4, 4), 2, torch.sum, r"score returned \(\); .* each of 2 images"),
+            ((3, 4, 4), 2, torch.sum, r"`pixel_values` must have the shape \(images, channels, height, width\), but"),
+            ((2, 3, 4, 6), 4, torch.sum, r"`patch_size` must divide the height 4 and the width 6 of the images, but"),
+            ((2, 3, 4, 4), 0, torch.sum, r"`patch_size` must divide the height 4 and the width 4 of the images, but"),
+            ((2, 3, 4, 4), 2, torch.sum, r"`score` must return one number for each of the 2 images, but returned \(\)"),
         ],
     )
     def test_errors(self, shape, patch_size, score, message):

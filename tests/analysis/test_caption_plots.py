@@ -86,9 +86,9 @@ class TestCaptionGallery:
     @pytest.mark.parametrize(
         ("count", "captions", "references", "columns", "message"),
         [
-            (0, [], None, 4, r"\[0, 0\] images, captions and references"),
-            (2, ["a"], None, 4, r"\[2, 1\] images"),
-            (1, ["a"], ["a", "b"], 4, r"\[1, 1, 2\] images"),
+            (0, [], None, 4, r"`images`, `captions` and `references` must have the same length of at least 1, but"),
+            (2, ["a"], None, 4, r"`images`, `captions` and `references` must have the same length of at least 1,"),
+            (1, ["a"], ["a", "b"], 4, r"`images`, `captions` and `references` must have the same length of at least"),
             (1, ["a"], None, 0, "`columns` must be at least 1, but got 0"),
         ],
     )
@@ -138,11 +138,11 @@ class TestWordHeatmapFigure:
     @pytest.mark.parametrize(
         ("words", "message"),
         [
-            ([], "there are no words"),
-            ([("dog", np.ones(4))], r"the map of 'dog', \(4,\), must be \(h, w\)"),
-            ([("dog", np.ones((0, 2)))], r"the map of 'dog', \(0, 2\)"),
-            ([("a", even()), ("dog", np.array([[1.0, np.nan]]))], "the map of 'dog'.*finite"),
-            ([("dog", np.array([[1.5, -0.5]]))], "nowhere negative"),
+            ([], r"`words` must not be empty"),
+            ([("dog", np.ones(4))], r"The map of 'dog' must be a matrix of finite numbers of at least 0, but got"),
+            ([("dog", np.ones((0, 2)))], r"The map of 'dog' must be a matrix of finite numbers of at least 0, but"),
+            ([("a", even()), ("dog", np.array([[1.0, np.nan]]))], r"The map of 'dog' must be a matrix of finite"),
+            ([("dog", np.array([[1.5, -0.5]]))], r"The map of 'dog' must be a matrix of finite numbers of at least"),
         ],
     )
     def test_errors(self, words, message):
@@ -175,9 +175,9 @@ class TestSimilarityFigure:
     @pytest.mark.parametrize(
         ("shapes", "message"),
         [
-            (((2, 3), (6,), (6,)), r"global_to_query \(2, 3\)"),
-            (((3,), (5,), (6,)), r"global_to_image \(5,\).* a grid of 2 x 3 patches"),
-            (((3,), (6,), (1, 6)), r"query_to_image \(1, 6\)"),
+            (((2, 3), (6,), (6,)), r"`global_to_query` must be a vector, and `global_to_image` and `query_to_image`"),
+            (((3,), (5,), (6,)), r"`global_to_query` must be a vector, and `global_to_image` and `query_to_image`"),
+            (((3,), (6,), (1, 6)), r"`global_to_query` must be a vector, and `global_to_image` and `query_to_image`"),
         ],
     )
     def test_errors(self, shapes, message):

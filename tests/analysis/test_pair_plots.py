@@ -64,7 +64,7 @@ class TestHeatOverlay:
     @pytest.mark.parametrize(
         ("maps", "titles", "columns", "message"),
         [
-            (np.ones((2, 4, 4)), None, 4, r"3 images, maps \(2, 4, 4\) and 3 titles do not fit"),
+            (np.ones((2, 4, 4)), None, 4, r"`images`, `maps` \(N, h, w\) and `titles` must have the same length of"),
             (np.ones((3, 4)), None, 4, r"maps \(3, 4\)"),
             (np.ones((3, 4, 4)), ["a"], 4, "and 1 titles"),
             (np.ones((3, 4, 4)), None, 0, "`columns` must be at least 1, but got 0"),
@@ -106,7 +106,7 @@ class TestErrorGallery:
     @pytest.mark.parametrize(("count", "lengths"), [(3, (2, 3, 3)), (3, (3, 2, 3)), (3, (3, 3, 2)), (0, (0, 0, 0))])
     def test_errors(self, count, lengths):
         true, predicted, probabilities = (["a"] * lengths[0], ["b"] * lengths[1], [0.5] * lengths[2])
-        with pytest.raises(ValueError, match=rf"\[{count}, {lengths[0]}, {lengths[1]}, {lengths[2]}\] images"):
+        with pytest.raises(ValueError, match=rf"got \[{count}, {lengths[0]}, {lengths[1]}, {lengths[2]}\]"):
             error_gallery(
                 pictures(count), true_captions=true, predicted_captions=predicted, probabilities=probabilities
             )
@@ -142,10 +142,10 @@ class TestEmbeddingMap:
     @pytest.mark.parametrize(
         ("points", "series", "background", "message"),
         [
-            (np.ones((2, 2)), ["a"], None, r"points \(2, 2\), 1 series"),
-            (np.ones((2, 3)), ["a", "b"], None, r"points \(2, 3\)"),
-            (np.ones((0, 2)), [], None, "at least one"),
-            (np.ones((1, 2)), ["a"], np.ones((4, 3)), r"background \(4, 3\)"),
+            (np.ones((2, 2)), ["a"], None, r"`points` must have the shape \(N, 2\) with N >= 1, `series` the length"),
+            (np.ones((2, 3)), ["a", "b"], None, r"`points` must have the shape \(N, 2\) with N >= 1, `series` the"),
+            (np.ones((0, 2)), [], None, r"`points` must have the shape \(N, 2\) with N >= 1, `series` the length N"),
+            (np.ones((1, 2)), ["a"], np.ones((4, 3)), r"`points` must have the shape \(N, 2\) with N >= 1, `series`"),
         ],
     )
     def test_errors(self, points, series, background, message):
@@ -174,7 +174,7 @@ class TestConfusionHeatmap:
     @pytest.mark.parametrize(
         ("confusion", "message"),
         [
-            (np.ones((2, 3)), r"confusion \(2, 3\).*2 names"),
+            (np.ones((2, 3)), r"`confusion` must have the shape \(2, 2\), one row and column for each of `names`,"),
             (np.zeros((2, 2)), "sum of 0"),
         ],
     )

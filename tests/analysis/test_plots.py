@@ -42,7 +42,7 @@ class TestRecallHeatmap:
         assert [label.get_text() for label in axes.get_yticklabels()] == ["S", "B"]
         assert [label.get_text() for label in axes.get_xticklabels()] == ["small", "large"]
         assert axes.get_title(loc="left") == "recall@5"
-        assert axes.get_xlabel() == "per cent"
+        assert axes.get_xlabel() == "percent"
 
     def test_published_figures_and_gaps(self):
         ours, published = np.array([[0.2, np.nan]]), np.array([[np.nan, 0.425]])
@@ -83,9 +83,9 @@ class TestRecallHeatmap:
     @pytest.mark.parametrize(
         ("values", "rows", "published", "message"),
         [
-            (np.ones((2, 2)), ["a"], None, r"values \(2, 2\).*1 row_labels.*2 column_labels"),
-            (np.ones((0, 2)), [], None, "at least one"),
-            (np.ones((1, 2)), ["a"], np.ones((2, 1)), r"published \(2, 1\) must have the shape of values \(1, 2\)"),
+            (np.ones((2, 2)), ["a"], None, r"`values` must have the shape \(1, 2\), one row for each of"),
+            (np.ones((0, 2)), [], None, r"`values` must have the shape \(0, 2\), .* must not be empty"),
+            (np.ones((1, 2)), ["a"], np.ones((2, 1)), r"`published` must have the shape \(1, 2\) of `values`, but"),
         ],
     )
     def test_errors(self, values, rows, published, message):
@@ -134,7 +134,7 @@ class TestSimilarityGrid:
         ],
     )
     def test_errors(self, images, texts, similarity):
-        with pytest.raises(ValueError, match=f"{len(images)} images, {len(texts)} captions .* do not fit"):
+        with pytest.raises(ValueError, match=f"must have the same length N .* got {len(images)}, {len(texts)} and"):
             similarity_grid(images, texts, similarity=similarity)
 
 
@@ -177,11 +177,11 @@ class TestRecallVersusParameters:
     @pytest.mark.parametrize(
         ("parameters", "recalls", "labels", "errors", "message"),
         [
-            ([1, 2], [0.1], ["a", "b"], None, r"2 parameters .* not \[1, 2\]"),
-            ([1, 2], [0.1, 0.2], ["a"], None, r"2 parameters .* not \[2, 1\]"),
-            ([1, 2], [0.1, 0.2], ["a", "b"], [0.1], r"2 parameters .* not \[2, 2, 1\]"),
-            ([1, 0], [0.1, 0.2], ["a", "b"], None, r"parameters \[1, 0\] must be positive"),
-            ([], [], [], None, "at least one"),
+            ([1, 2], [0.1], ["a", "b"], None, r"`recalls`, `labels`, `errors` and `series` must have the length 2"),
+            ([1, 2], [0.1, 0.2], ["a"], None, r"`recalls`, `labels`, `errors` and `series` must have the length 2"),
+            ([1, 2], [0.1, 0.2], ["a", "b"], [0.1], r"`recalls`, `labels`, `errors` and `series` must have the"),
+            ([1, 0], [0.1, 0.2], ["a", "b"], None, r"`parameters` must be positive and not empty, but got \[1, 0\]"),
+            ([], [], [], None, r"`parameters` must be positive and not empty"),
         ],
     )
     def test_errors(self, parameters, recalls, labels, errors, message):

@@ -36,11 +36,11 @@ class TestTokenSimilarity:
     @pytest.mark.parametrize(
         ("queries", "patches", "message"),
         [
-            ((2, 1, 8), (2, 4, 8), r"query_embeds \(2, 1, 8\).*at least one query"),
-            ((2, 3, 8), (1, 4, 8), r"image_embeds \(1, 4, 8\)"),
-            ((2, 3, 8), (2, 4, 6), "of the same images and width"),
-            ((3, 8), (2, 4, 8), r"query_embeds \(3, 8\)"),
-            ((2, 3, 8), (4, 8), r"image_embeds \(4, 8\)"),
+            ((2, 1, 8), (2, 4, 8), r"`query_embeds` must have the shape \(images, 1 \+ queries, width\) with at"),
+            ((2, 3, 8), (1, 4, 8), r"`query_embeds` must have the shape \(images, 1 \+ queries, width\) with at"),
+            ((2, 3, 8), (2, 4, 6), r"`query_embeds` must have the shape \(images, 1 \+ queries, width\) with at"),
+            ((3, 8), (2, 4, 8), r"`query_embeds` must have the shape \(images, 1 \+ queries, width\) with at least"),
+            ((2, 3, 8), (4, 8), r"`query_embeds` must have the shape \(images, 1 \+ queries, width\) with at least"),
         ],
     )
     def test_errors(self, queries, patches, message):

@@ -79,19 +79,19 @@ class TestWordHeatmaps:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            ({"query_attentions": ()}, "there are no query_attentions"),
-            ({"layer": 2}, "layer is 2; query_attentions has 2 blocks"),
-            ({"layer": -3}, "layer is -3"),
-            ({"head": 2}, r"^head is 2; choose one of 0\.\.1"),
-            ({"head": -1}, "^head is -1"),
-            ({"query_head": 3}, r"query_head is 3; choose one of 0\.\.2"),
-            ({"grid": (2, 2)}, "6 vision tokens; a grid of 2 x 2 needs 4 or a multiple of it"),
-            ({"grid": (3, 4)}, "6 vision tokens; a grid of 3 x 4 needs 12"),
+            ({"query_attentions": ()}, r"`query_attentions` must not be empty"),
+            ({"layer": 2}, r"`layer` must be from -2 to 1, the index of a block, but got 2"),
+            ({"layer": -3}, r"`layer` must be from -2 to 1, the index of a block, but got -3"),
+            ({"head": 2}, r"`head` must be from 0 to 1, the index of a head, but got 2"),
+            ({"head": -1}, r"`head` must be from 0 to 1, the index of a head, but got -1"),
+            ({"query_head": 3}, r"`query_head` must be from 0 to 2, the index of a head, but got 3"),
+            ({"grid": (2, 2)}, r"`query_attentions` must have a multiple of 4 vision tokens for a grid of 2 x 2"),
+            ({"grid": (3, 4)}, r"`query_attentions` must have a multiple of 12 vision tokens for a grid of 3 x 4"),
             ({"grid": (0, 6)}, "a grid of 0 x 6"),
-            ({"cross_attentions": torch.ones(2, 4, 5)}, r"cross_attentions \(2, 4, 5\) must be"),
-            ({"cross_attentions": torch.ones(2, 1, 4, 6)}, r"\(2, 1, 4, 6\).*the same images and query tokens"),
-            ({"cross_attentions": torch.ones(1, 1, 4, 5)}, r"\(1, 1, 4, 5\).*the same images and query tokens"),
-            ({"query_attentions": [torch.ones(2, 5, 6)]}, r"query_attentions \(2, 5, 6\)"),
+            ({"cross_attentions": torch.ones(2, 4, 5)}, r"`cross_attentions` must have the shape \(images, heads,"),
+            ({"cross_attentions": torch.ones(2, 1, 4, 6)}, r"`cross_attentions` must have the shape \(images,"),
+            ({"cross_attentions": torch.ones(1, 1, 4, 5)}, r"`cross_attentions` must have the shape \(images,"),
+            ({"query_attentions": [torch.ones(2, 5, 6)]}, r"`cross_attentions` must have the shape \(images, heads,"),
         ],
     )
     def test_errors(self, arguments, message):
@@ -171,9 +171,9 @@ class TestJoinWords:
     @pytest.mark.parametrize(
         ("ids", "shape", "message"),
         [
-            ([0, 0], (3, 1, 1), r"token_ids \(2,\) and maps \(3, 1, 1\) do not fit"),
-            ([[0, 0]], (1, 1, 1), r"token_ids \(1, 2\)"),
-            ([0], (1, 1), r"maps \(1, 1\)"),
+            ([0, 0], (3, 1, 1), r"`token_ids` must have the shape \(T,\) and `maps` the shape \(T, h, w\), but got"),
+            ([[0, 0]], (1, 1, 1), r"`token_ids` must have the shape \(T,\) and `maps` the shape \(T, h, w\), but"),
+            ([0], (1, 1), r"`token_ids` must have the shape \(T,\) and `maps` the shape \(T, h, w\), but got \(1,\)"),
         ],
     )
     def test_errors(self, ids, shape, message):

@@ -1,1 +1,4 @@
-"""Looking into models and results: import what you need from the modules of this package."""
+"""Analysis of models and results: parameter counts, attention maps, similarities and figures.
+
+Import functions from the modules of this package, because figures need `vlmkit[viz]`.
+"""

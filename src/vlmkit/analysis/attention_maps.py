@@ -1,4 +1,4 @@
-"""Where in an image an encoder looks: maps of its attention, and of what covering a patch does to its output."""
+"""Maps of the image regions that an encoder uses, by attention or occlusion."""
 
 from collections.abc import Callable, Sequence
 
@@ -14,22 +14,23 @@ def class_attention(
     layer: int = -1,
     head: int | None = None,
 ) -> Tensor:
-    """How much the class token attends to each patch, in one layer.
+    """Return the attention of the class token to each patch in one layer.
 
     Args:
-        attentions: `(B, H, N, N)` attention probabilities of each layer, as with `output_attentions=True`; the class
-            token comes first.
-        grid: rows h and columns w of patches.
-        num_prefix_tokens: tokens before the patches, the class token included: N = num_prefix_tokens + h * w.
-        layer: index into `attentions`, by default the last layer.
-        head: one of H heads; the mean over all if not given.
+        attentions: `(B, H, N, N)` attention weights of each layer, from a model that is loaded with
+            `attn_implementation="eager"` and called with `output_attentions=True`. The class token comes first.
+        grid: Rows h and columns w of patches.
+        num_prefix_tokens: Number of tokens before the patches, including the class token: N = num_prefix_tokens +
+            h * w.
+        layer: Index into `attentions`. Defaults to the last layer.
+        head: Index of a head. Defaults to the mean of all heads.
 
     Returns:
-        `(B, h, w)`, patches row by row. The weights of an image add up to 1 less the attention to the prefix.
+        `(B, h, w)`. The sum over an image is 1 minus the attention to prefix tokens.
 
     Raises:
-        ValueError: there are no attentions (load the model with `attn_implementation="eager"`), their shape does not
-            fit the grid, there is no class token, or the layer or the head does not exist.
+        ValueError: If there are no attentions, their shape does not match the grid, there is no class token, or the
+            layer or head does not exist.
 
     Example:
         >>> uniform = torch.full((1, 2, 7, 7), 1 / 7)  # two heads, a class token and six patches
@@ -38,18 +39,20 @@ def class_attention(
     """
     _check_attentions(attentions, grid, num_prefix_tokens)
     if not -len(attentions) <= layer < len(attentions):
-        raise ValueError(f"layer is {layer}; there are {len(attentions)} layers, from 0")
+        raise ValueError(
+            f"`layer` must be from {-len(attentions)} to {len(attentions) - 1}, the index of a layer, but got {layer}."
+        )
     weights = select_head(attentions[layer].detach()[:, :, 0], head)
     return weights[:, num_prefix_tokens:].unflatten(1, grid)
 
 
 def select_head(attention: Tensor, head: int | None, *, name: str = "head") -> Tensor:
-    """Return one head `(B, ...)` of attention probabilities `(B, H, ...)`, or the mean of all heads.
+    """Return one head `(B, ...)` of attention weights `(B, H, ...)`, or the mean of all heads.
 
     Args:
-        attention: attention probabilities, heads in dimension 1.
-        head: index of the head; `None` for the mean.
-        name: name of the argument that holds the index, for the error.
+        attention: Attention weights with heads in dimension 1.
+        head: Index of the head, or `None` for the mean.
+        name: Name of the argument with the index, for the error message.
 
     Raises:
         ValueError: If the head does not exist.
@@ -57,26 +60,28 @@ def select_head(attention: Tensor, head: int | None, *, name: str = "head") -> T
     if head is None:
         return attention.mean(dim=1)
     if not 0 <= head < attention.shape[1]:
-        raise ValueError(f"{name} is {head}; choose one of 0..{attention.shape[1] - 1}")
+        raise ValueError(f"`{name}` must be from 0 to {attention.shape[1] - 1}, the index of a head, but got {head}.")
     return attention[:, head]
 
 
 def attention_rollout(attentions: Sequence[Tensor], grid: tuple[int, int], *, num_prefix_tokens: int = 1) -> Tensor:
-    """How much of each patch reaches the class token through all layers.
+    """Compute the attention rollout of the class token over all layers.
 
-    Each layer mixes its tokens by the mean of its heads, averaged with the identity for the residual connection;
-    the mixtures of all layers are multiplied.
+    Each layer is a matrix A = (mean of its heads + identity) / 2, where the identity represents the residual
+    connection. The rollout is the row of the class token in the product of these matrices. Prefer it to
+    [`class_attention`] for the effect of the whole model instead of a single layer.
 
     Args:
-        attentions: `(B, H, N, N)` of each layer, first layer first, as for [`class_attention`].
-        grid: rows h and columns w of patches.
-        num_prefix_tokens: tokens before the patches, the class token included.
+        attentions: `(B, H, N, N)` attention weights of each layer, from the first to the last, see
+            [`class_attention`].
+        grid: Rows h and columns w of patches.
+        num_prefix_tokens: Number of tokens before the patches, including the class token.
 
     Returns:
-        `(B, h, w)`, patches row by row. The weights of an image add up to 1 less those of the prefix.
+        `(B, h, w)`. The sum over an image is 1 minus the weights of prefix tokens.
 
     Raises:
-        ValueError: as for [`class_attention`].
+        ValueError: As [`class_attention`] raises.
 
     References:
         Abnar and Zuidema, "Quantifying Attention Flow in Transformers" (arXiv:2005.00928, section 3).
@@ -87,7 +92,7 @@ def attention_rollout(attentions: Sequence[Tensor], grid: tuple[int, int], *, nu
         0.6429
     """
     _check_attentions(attentions, grid, num_prefix_tokens)
-    # The class token's row of the product, from its last factor on: a vector instead of a matrix.
+    # Only the row of the class token is computed, from the last factor of the product on.
     weights = torch.zeros_like(attentions[0][:, 0, 0])
     weights[:, 0] = 1
     for heads in reversed(attentions):
@@ -98,60 +103,73 @@ def attention_rollout(attentions: Sequence[Tensor], grid: tuple[int, int], *, nu
 
 @torch.no_grad()
 def occlusion_map(score: Callable[[Tensor], Tensor], pixel_values: Tensor, *, patch_size: int) -> Tensor:
-    """How much a score drops when a patch of the image is covered with the image's mean colour.
+    """Compute the decrease of a score when a patch of the image is covered with the mean color of the image.
 
-    Works for every encoder, CNNs included. `score` is called once for the images as they are and once per patch, always
-    with all B images in their order, so that each can have a target of its own, such as its similarity to its caption.
+    This works for every encoder, including CNNs. `score` is called once with the original images and once for each
+    patch, always with all B images in the same order, so that each image can have its own target, such as the
+    similarity to its caption.
 
     Args:
-        score: from `(B, channels, height, width)` to `(B,)`.
+        score: Function from `(B, channels, height, width)` to `(B,)`.
         pixel_values: `(B, channels, height, width)`.
-        patch_size: side of the covered squares in pixels; divides height and width.
+        patch_size: Side of the covered squares in pixels, a divisor of height and width.
 
     Returns:
-        `(B, h, w)`, h = height / patch_size; negative where the score rises.
+        `(B, h, w)` with h = height / patch_size. Values are negative where the score increases.
 
     Raises:
-        ValueError: `pixel_values` have another shape, the patches do not tile them, or the score is not `(B,)`.
+        ValueError: If `pixel_values` or the score have another shape, or `patch_size` does not divide the sides.
 
     References:
         Zeiler and Fergus, "Visualizing and Understanding Convolutional Networks" (arXiv:1311.2901, section 4.2).
 
     Example:
         >>> image = torch.zeros(1, 3, 4, 4)
-        >>> image[:, :, 0, 3] = 1.0  # one white pixel, at the upper right; the mean colour is 1/16
+        >>> image[:, :, 0, 3] = 1.0  # one white pixel, at the upper right; the mean color is 1/16
         >>> occlusion_map(lambda images: images.amax(dim=(1, 2, 3)), image, patch_size=2).tolist()
         [[[0.0, 0.9375], [0.0, 0.0]]]
     """
     if pixel_values.ndim != 4:
-        raise ValueError(f"pixel_values {tuple(pixel_values.shape)} must be (images, channels, height, width)")
+        raise ValueError(
+            f"`pixel_values` must have the shape (images, channels, height, width), but got "
+            f"{tuple(pixel_values.shape)}."
+        )
     batch, _, height, width = pixel_values.shape
     if patch_size < 1 or height % patch_size or width % patch_size:
-        raise ValueError(f"patch_size {patch_size} must divide the height {height} and the width {width} of the images")
+        raise ValueError(
+            f"`patch_size` must divide the height {height} and the width {width} of the images, but got {patch_size}."
+        )
     original = score(pixel_values)
     if original.shape != (batch,):
         raise ValueError(
-            f"score returned {tuple(original.shape)}; it must return one number for each of {batch} images"
+            f"`score` must return one number for each of the {batch} images, but returned {tuple(original.shape)}."
         )
-    mean_colour = pixel_values.mean(dim=(2, 3), keepdim=True)
+    mean_color = pixel_values.mean(dim=(2, 3), keepdim=True)
     drops = []
     for top in range(0, height, patch_size):
         for left in range(0, width, patch_size):
             covered = pixel_values.clone()
-            covered[:, :, top : top + patch_size, left : left + patch_size] = mean_colour
+            covered[:, :, top : top + patch_size, left : left + patch_size] = mean_color
             drops.append(original - score(covered))
     return torch.stack(drops, dim=1).unflatten(1, (height // patch_size, width // patch_size))
 
 
 def _check_attentions(attentions: Sequence[Tensor], grid: tuple[int, int], num_prefix_tokens: int) -> None:
     if len(attentions) == 0:
-        raise ValueError('there are no attentions; load the model with attn_implementation="eager"')
+        raise ValueError(
+            '`attentions` must not be empty. Load the model with `attn_implementation="eager"`, and pass '
+            "`output_attentions=True`."
+        )
     if num_prefix_tokens < 1:
-        raise ValueError(f"num_prefix_tokens is {num_prefix_tokens}; without a class token, use occlusion_map")
+        raise ValueError(
+            f"`num_prefix_tokens` must be at least 1 for the class token, but got {num_prefix_tokens}. Use "
+            "`occlusion_map` for models without a class token."
+        )
     num_tokens = num_prefix_tokens + grid[0] * grid[1]
     for layer, heads in enumerate(attentions):
         if heads.ndim != 4 or heads.shape[2:] != (num_tokens, num_tokens):
             raise ValueError(
-                f"attentions {tuple(heads.shape)} of layer {layer} must be (images, heads, {num_tokens}, {num_tokens}) "
-                f"for {num_prefix_tokens} prefix tokens and a grid of {grid[0]} x {grid[1]} patches"
+                f"`attentions` of layer {layer} must have the shape (images, heads, {num_tokens}, {num_tokens}) for "
+                f"{num_prefix_tokens} prefix tokens and a grid of {grid[0]} x {grid[1]} patches, but got "
+                f"{tuple(heads.shape)}."
             )

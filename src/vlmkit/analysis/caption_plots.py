@@ -1,7 +1,6 @@
-"""Figures of what a captioner writes and where it looks; this module needs the extra `vlmkit[viz]`.
+"""Figures of captions and attention maps. This module needs `vlmkit[viz]`.
 
-Each function returns a `matplotlib.figure.Figure` of its own, apart from pyplot's state: `figure.savefig("a.png")`
-writes it.
+Each function returns a `matplotlib.figure.Figure`, independent of pyplot. Save it with `figure.savefig("a.png")`.
 """
 
 import textwrap
@@ -19,9 +18,9 @@ from PIL import Image
 from vlmkit.analysis.figure_style import BLUE, GREY, HEAT, create_image_rows, draw_heat_map
 from vlmkit.images import to_rgb
 
-# Of a text under the middle of a picture. A dollar sign is a dollar sign, not the beginning of a formula.
+# Style of a text below the center of an image. Dollar signs do not start a formula.
 _BELOW: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "va": "top", "parse_math": False}
-_LINE = 0.16  # inches, of text of 8 points
+_LINE = 0.16  # height of a line of 8 points in inches
 
 
 def caption_gallery(
@@ -31,28 +30,30 @@ def caption_gallery(
     references: Sequence[str] | None = None,
     columns: int = 4,
 ) -> Figure:
-    """Images with the captions that a model wrote below, and those that people wrote below these, in grey.
+    """Draw images with generated captions, and with reference captions in gray below them.
 
-    Texts are wrapped and, after five lines, shortened with an ellipsis.
+    Texts are wrapped, and shortened with an ellipsis after five lines.
 
     Args:
         images: N images of any size.
-        captions: N captions.
-        references: N captions to compare with.
-        columns: images side by side.
+        captions: N generated captions.
+        references: N reference captions.
+        columns: Number of images in a row.
 
     Raises:
-        ValueError: there are no images, or not as many captions or references.
+        ValueError: If there are no images, or the numbers of images, captions and references differ.
 
     Example:
-        >>> squares = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+        >>> squares = [Image.new("RGB", (8, 8), color) for color in ("red", "blue")]
         >>> figure = caption_gallery(squares, ["a red square", "a blue square"])
         >>> [axes.texts[0].get_text() for axes in figure.axes]
         ['a red square', 'a blue square']
     """
     lengths = [len(given) for given in (images, captions, references) if given is not None]
     if min(lengths) == 0 or len(set(lengths)) > 1:
-        raise ValueError(f"{lengths} images, captions and references; give as many of each, at least one")
+        raise ValueError(
+            f"`images`, `captions` and `references` must have the same length of at least 1, but got {lengths}."
+        )
     written = [_wrapped(caption) for caption in captions]
     compared = [_wrapped(reference) for reference in references or [""] * len(images)]
     num_lines = [len(texts[0].splitlines() + texts[1].splitlines()) for texts in zip(written, compared, strict=True)]
@@ -67,19 +68,19 @@ def caption_gallery(
 
 
 def word_heatmap_figure(image: Image.Image, words: Sequence[tuple[str, ArrayLike]], *, columns: int = 6) -> Figure:
-    """An image, and for each word of its caption where the model looked, laid over the image in grey.
+    """Draw an image, and the attention map of each word of its caption over the image in gray.
 
-    Each word has its own scale of colours, from zero, dark, to the highest value of its map, bright. That value is
-    written beneath, as a multiple of what each patch would have if the attention were spread evenly: for a word with
-    "up to 1.1 times" the model looked nowhere in particular. Maps are interpolated between the centres of patches.
+    The colors of each map range from 0 (dark) to its maximum (bright). The maximum is written below the map, as a
+    multiple of uniform attention: "up to 1.1 times" means that the attention is spread over the whole image. Maps are
+    interpolated between the centers of patches.
 
     Args:
-        image: of any size.
-        words: each word with its map `(h, w)`, which adds up to 1, as from `join_words`.
-        columns: panels side by side, the first of which shows the image.
+        image: Image of any size.
+        words: Words with their maps `(h, w)`, which have a sum of 1, such as the output of `join_words`.
+        columns: Number of panels in a row. The first panel is the image.
 
     Raises:
-        ValueError: there are no words, or a map is not `(h, w)` or has negative or infinite values.
+        ValueError: If there are no words, or a map is not a matrix or has negative or infinite values.
 
     Example:
         >>> words = [("dog", np.eye(2) / 2), ("is", np.full((2, 2), 0.25))]
@@ -88,12 +89,15 @@ def word_heatmap_figure(image: Image.Image, words: Sequence[tuple[str, ArrayLike
         (['', 'dog', 'is'], ['up to 2.0 times', 'up to 1.0 times'])
     """
     if len(words) == 0:
-        raise ValueError("there are no words; give at least one, with its map")
+        raise ValueError("`words` must not be empty. Pass at least one word with its map.")
     names = [word for word, _ in words]
     maps = [np.asarray(heat_map, dtype=float) for _, heat_map in words]
     for name, heat_map in zip(names, maps, strict=True):
         if heat_map.ndim != 2 or heat_map.size == 0 or not np.isfinite(heat_map).all() or heat_map.min() < 0:
-            raise ValueError(f"the map of {name!r}, {heat_map.shape}, must be (h, w), finite and nowhere negative")
+            raise ValueError(
+                f"The map of {name!r} must be a matrix of finite numbers of at least 0, but got the shape "
+                f"{heat_map.shape}."
+            )
     panels = [image] * (1 + len(words))
     figure, cells = create_image_rows(panels, columns=columns, side=1.5, above=0.25, below=[0.25] * len(panels))
     cells[0].imshow(to_rgb(image), interpolation="bicubic")
@@ -113,19 +117,19 @@ def similarity_figure(
     *,
     grid: tuple[int, int],
 ) -> Figure:
-    """The similarities of one image: the global token with the queries, and both with the patches.
+    """Draw the similarities of the global token, the queries and the patches of one image.
 
-    Both maps share one scale of colours.
+    Both maps have the same color scale. The similarities are a row of the output of `token_similarity`.
 
     Args:
-        image: of any size.
-        global_to_query: `(Q,)`, as the next two from `token_similarity`.
-        global_to_image: `(N,)`.
-        query_to_image: `(N,)`.
-        grid: rows h and columns w of patches, N = h * w.
+        image: Image of any size.
+        global_to_query: `(Q,)`, similarities of the global token and the queries.
+        global_to_image: `(N,)`, similarities of the global token and the patches.
+        query_to_image: `(N,)`, mean similarities of the queries and the patches.
+        grid: Rows h and columns w of patches, with N = h * w.
 
     Raises:
-        ValueError: the similarities are not vectors, or the maps do not fit the grid.
+        ValueError: If the similarities are not vectors, or the maps do not match the grid.
 
     Example:
         >>> figure = similarity_figure(Image.new("RGB", (8, 8)), np.ones(5), np.ones(6), np.zeros(6), grid=(2, 3))
@@ -135,8 +139,9 @@ def similarity_figure(
     bars, *maps = (np.asarray(values, dtype=float) for values in (global_to_query, global_to_image, query_to_image))
     if bars.ndim != 1 or any(values.shape != (grid[0] * grid[1],) for values in maps):
         raise ValueError(
-            f"global_to_query {bars.shape}, global_to_image {maps[0].shape} and query_to_image {maps[1].shape} must be "
-            f"those of one image, the latter two ({grid[0] * grid[1]},) for a grid of {grid[0]} x {grid[1]} patches"
+            f"`global_to_query` must be a vector, and `global_to_image` and `query_to_image` must have the shape "
+            f"({grid[0] * grid[1]},) for a grid of {grid[0]} x {grid[1]} patches, but got {bars.shape}, "
+            f"{maps[0].shape} and {maps[1].shape}."
         )
     figure = Figure(figsize=(9.6, 3.1), layout="constrained")
     chart, *panels = figure.subplots(1, 3, width_ratios=(1.5, 1, 1))

@@ -1,4 +1,4 @@
-"""Colours, coloured cells and rows of pictures that the figures share."""
+"""Colors, colored cells and rows of images, shared by all figures."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +13,7 @@ from PIL import Image
 from vlmkit.images import to_rgb
 from vlmkit.validation import check_at_least
 
-# Okabe and Ito's palette, which colour-blind readers can tell apart.
+# Palette of Okabe and Ito, which color-blind readers can distinguish.
 BLUE, VERMILION, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#666666"
 SERIES = (BLUE, VERMILION, GREEN, "#CC79A7", "#E69F00", "#56B4E9")
 HEAT: dict[str, Any] = {"cmap": "inferno", "alpha": 0.6}
@@ -21,9 +21,9 @@ _CELLS = colormaps["Blues"].with_extremes(bad="#EEEEEE")
 
 
 def draw_cells(axes: Axes, values: np.ndarray, *, texts: np.ndarray, fontsize: float = 10) -> None:
-    """Coloured cells of size 1 from the upper left corner (0, 0), each with its text in a readable colour."""
+    """Draw colored cells of size 1 from the upper left corner (0, 0), with texts in a legible color."""
     rows, columns = values.shape
-    # The ends of the colour map are left out: white cells vanish, and the darkest blues look the same.
+    # The ends of the color map are not used: white cells are invisible, and the darkest blues look the same.
     low, high = float(np.nanmin(values)), float(np.nanmax(values))
     margin = 0.2 * (high - low) or 1.0
     norm = Normalize(low - margin, high + margin)
@@ -31,17 +31,15 @@ def draw_cells(axes: Axes, values: np.ndarray, *, texts: np.ndarray, fontsize: f
     for (row, column), value in np.ndenumerate(values):
         red, green, blue, _ = _CELLS(norm(value))
         dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.55
-        colour = "white" if dark else "black"
-        axes.text(
-            column + 0.5, row + 0.5, texts[row, column], ha="center", va="center", color=colour, fontsize=fontsize
-        )
+        color = "white" if dark else "black"
+        axes.text(column + 0.5, row + 0.5, texts[row, column], ha="center", va="center", color=color, fontsize=fontsize)
     axes.vlines(range(1, columns), 0, rows, color="white", linewidth=2)
     axes.hlines(range(1, rows), 0, columns, color="white", linewidth=2)
     axes.spines[:].set_visible(False)
 
 
 def draw_heat_map(axes: Axes, *, image: Image.Image, heat_map: np.ndarray, norm: Normalize) -> None:
-    """A heat map `(h, w)`, smooth, over its image in grey."""
+    """Draw an interpolated heat map `(h, w)` over its image in gray."""
     extent = (0, image.width, image.height, 0)
     axes.imshow(to_rgb(image).convert("L"), cmap="gray", vmin=0, vmax=255, extent=extent, interpolation="bicubic")
     axes.imshow(heat_map, norm=norm, extent=extent, interpolation="bicubic", **HEAT)
@@ -50,19 +48,19 @@ def draw_heat_map(axes: Axes, *, image: Image.Image, heat_map: np.ndarray, norm:
 def create_image_rows(
     images: Sequence[Image.Image], *, columns: int, side: float, below: Sequence[float], above: float = 0.1
 ) -> tuple[Figure, list[Axes]]:
-    """A figure with empty axes of each image's shape, all images of a row on one line; lengths are in inches.
+    """Create a figure with empty axes in the shape of each image. All lengths are in inches.
 
-    The axes have fixed places, unlike those of matplotlib's layouts, which leave gaps where images differ in shape.
+    The axes have fixed positions, because layouts of matplotlib leave gaps between images of different shapes.
 
     Args:
-        images: at least one.
-        columns: images side by side.
-        side: of the square into which each image fits.
-        below: room for the text beneath each image.
-        above: room over each row.
+        images: At least one image.
+        columns: Number of images in a row.
+        side: Side of the square that contains an image.
+        below: Space below each image.
+        above: Space above each row.
 
     Raises:
-        ValueError: columns is not positive.
+        ValueError: If `columns` is less than 1.
     """
     check_at_least("columns", columns)
     columns = min(columns, len(images))

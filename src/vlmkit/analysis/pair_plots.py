@@ -1,7 +1,6 @@
-"""Figures of how images are classified: heat maps, embeddings, errors; needs the extra `vlmkit[viz]`.
+"""Figures of classification results: heat maps, embeddings and errors. This module needs `vlmkit[viz]`.
 
-Each function returns a `matplotlib.figure.Figure` of its own, apart from pyplot's state: `figure.savefig("a.png")`
-writes it.
+Each function returns a `matplotlib.figure.Figure`, independent of pyplot. Save it with `figure.savefig("a.png")`.
 """
 
 import itertools
@@ -27,21 +26,21 @@ _MARKERS = "os^Dv"
 def heat_overlay(
     images: Sequence[Image.Image], maps: np.ndarray, *, titles: Sequence[str] | None = None, columns: int = 4
 ) -> Figure:
-    """Images, each with its heat map laid over it below.
+    """Draw images, and each image again with a heat map over it.
 
-    The colours of a map run from its lowest value, dark, to its highest, bright; both are written beneath.
+    The colors of a map range from its minimum (dark) to its maximum (bright). Both are written below the map.
 
     Args:
         images: N images of any size.
-        maps: `(N, h, w)`, as from `class_attention` and `occlusion_map`.
-        titles: N lines above the images.
-        columns: images side by side.
+        maps: `(N, h, w)`, such as the output of `class_attention` or `occlusion_map`.
+        titles: N titles above the images.
+        columns: Number of images in a row.
 
     Raises:
-        ValueError: there are no images, or not as many maps or titles.
+        ValueError: If there are no images, or the numbers of images, maps and titles differ.
 
     Example:
-        >>> squares = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+        >>> squares = [Image.new("RGB", (8, 8), color) for color in ("red", "blue")]
         >>> figure = heat_overlay(squares, np.arange(32).reshape(2, 4, 4), titles=["red", "blue"])
         >>> len(figure.axes)
         4
@@ -50,8 +49,8 @@ def heat_overlay(
     titles = [""] * len(images) if titles is None else titles
     if len(images) == 0 or maps.ndim != 3 or not len(images) == len(maps) == len(titles):
         raise ValueError(
-            f"{len(images)} images, maps {maps.shape} and {len(titles)} titles do not fit; give one map (h, w) and one "
-            "title per image, at least one"
+            "`images`, `maps` (N, h, w) and `titles` must have the same length of at least 1, but got "
+            f"{len(images)} images, maps {maps.shape} and {len(titles)} titles."
         )
     figure, cells = _image_grid(images, columns, rows_per_image=2)
     for (upper, lower), image, heat, title in zip(cells, images, maps, titles, strict=True):
@@ -70,17 +69,17 @@ def error_gallery(
     probabilities: Sequence[float],
     columns: int = 4,
 ) -> Figure:
-    """Images, what they show above, in green, and what the model sees and how surely below, in vermilion.
+    """Draw images with their true caption in green above, and the predicted caption and its probability in red below.
 
     Args:
         images: N images of any size.
-        true_captions: N captions.
-        predicted_captions: N captions.
-        probabilities: `(N,)`, of the predicted captions.
-        columns: images side by side.
+        true_captions: N true captions.
+        predicted_captions: N predicted captions.
+        probabilities: `(N,)`, probabilities of the predicted captions, from 0 to 1.
+        columns: Number of images in a row.
 
     Raises:
-        ValueError: there are no images, or not as many captions or probabilities.
+        ValueError: If there are no images, or the numbers of images, captions and probabilities differ.
 
     Example:
         >>> image = Image.new("RGB", (8, 4))
@@ -92,7 +91,8 @@ def error_gallery(
     lengths = [len(images), len(true_captions), len(predicted_captions), len(probabilities)]
     if min(lengths) == 0 or len(set(lengths)) > 1:
         raise ValueError(
-            f"{lengths} images, true_captions, predicted_captions and probabilities; give as many of each, at least one"
+            "`images`, `true_captions`, `predicted_captions` and `probabilities` must have the same length of at least "
+            f"1, but got {lengths}."
         )
     answers = [f"{caption} ({100 * p:.0f} %)" for caption, p in zip(predicted_captions, probabilities, strict=True)]
     above, below = (["\n".join(textwrap.wrap(text, width=32)) for text in texts] for texts in (true_captions, answers))
@@ -106,16 +106,16 @@ def error_gallery(
 
 
 def embedding_map(points: np.ndarray, *, series: Sequence[str], background: np.ndarray | None = None) -> Figure:
-    """Embeddings as points in the plane, each series with its colour and marker.
+    """Draw embeddings as points in the plane, with a color and marker for each series.
 
     Args:
-        points: `(N, 2)`, as from `project_embeddings`.
-        series: N names, equal for points that belong together; up to 30 can be told apart.
-        background: `(M, 2)`, small grey points behind, such as the captions that images are compared with, projected in
-            the same call.
+        points: `(N, 2)`, output of `project_embeddings`.
+        series: Name of the series of each point. Up to 30 series can be distinguished.
+        background: `(M, 2)`, small gray points in the background, such as captions that were projected in the same
+            call.
 
     Raises:
-        ValueError: the shapes do not fit, or there are no points.
+        ValueError: If the shapes do not match, or there are no points.
 
     Example:
         >>> figure = embedding_map(np.eye(2), series=["cat", "dog"], background=np.zeros((5, 2)))
@@ -125,17 +125,17 @@ def embedding_map(points: np.ndarray, *, series: Sequence[str], background: np.n
     points, behind = np.asarray(points), np.zeros((0, 2)) if background is None else np.asarray(background)
     if len(points) == 0 or points.shape != (len(series), 2) or behind.shape != (len(behind), 2):
         raise ValueError(
-            f"points {points.shape}, {len(series)} series and background {behind.shape} do not fit; give two "
-            "coordinates per point and one name per point, at least one"
+            f"`points` must have the shape (N, 2) with N >= 1, `series` the length N and `background` the shape (M, "
+            f"2), but got {points.shape}, {len(series)} and {behind.shape}."
         )
     figure = Figure(figsize=(7.6, 5.2), layout="constrained")
     axes = figure.subplots()
     axes.scatter(behind[:, 0], behind[:, 1], s=4, color="#CCCCCC", linewidths=0)
     names = np.asarray(series)
     styles = itertools.product(_MARKERS, SERIES)
-    for name, (marker, colour) in zip(dict.fromkeys(names.tolist()), itertools.cycle(styles)):
+    for name, (marker, color) in zip(dict.fromkeys(names.tolist()), itertools.cycle(styles)):
         x, y = points[names == name].T
-        axes.scatter(x, y, s=22, color=colour, marker=marker, linewidths=0, label=name)
+        axes.scatter(x, y, s=22, color=color, marker=marker, linewidths=0, label=name)
     axes.set(xticks=[], yticks=[])
     axes.set_aspect("equal", adjustable="datalim")
     axes.spines[:].set_color("#CCCCCC")
@@ -144,14 +144,14 @@ def embedding_map(points: np.ndarray, *, series: Sequence[str], background: np.n
 
 
 def confusion_heatmap(confusion: np.ndarray, names: Sequence[str]) -> Figure:
-    """Per cent of each true class, a row, that were taken for each class, a column; empty cells stand for zero.
+    """Draw a confusion matrix in percent of each true class (row). Empty cells are 0.
 
     Args:
-        confusion: `(C, C)` counts, as from `confusion_matrix` and `merge_classes`.
-        names: C names.
+        confusion: `(C, C)` counts, output of `confusion_matrix` or `merge_classes`.
+        names: Names of the C classes.
 
     Raises:
-        ValueError: the matrix does not fit the names, or holds no counts.
+        ValueError: If the matrix has another size than the names, or all counts are 0.
 
     Example:
         >>> figure = confusion_heatmap(np.array([[3, 1], [0, 2]]), ["oak", "pine"])
@@ -161,8 +161,8 @@ def confusion_heatmap(confusion: np.ndarray, names: Sequence[str]) -> Figure:
     counts = np.asarray(confusion, dtype=float)
     if counts.shape != (len(names), len(names)) or not counts.sum() > 0:
         raise ValueError(
-            f"confusion {counts.shape} with a sum of {counts.sum():g} must be counts, not all zero, with a row and a "
-            f"column for each of {len(names)} names"
+            f"`confusion` must have the shape ({len(names)}, {len(names)}), one row and column for each of `names`, "
+            f"and a positive sum, but got {counts.shape} with a sum of {counts.sum():g}."
         )
     totals = counts.sum(axis=1, keepdims=True)
     shares = np.divide(100 * counts, totals, out=np.full_like(counts, np.nan), where=totals > 0)
@@ -171,11 +171,11 @@ def confusion_heatmap(confusion: np.ndarray, names: Sequence[str]) -> Figure:
     figure = Figure(figsize=(side, side), layout="constrained")
     axes = figure.subplots()
     draw_cells(axes, shares, texts=np.array(cells), fontsize=8)
-    centres = np.arange(len(names)) + 0.5
-    axes.set_xticks(centres, names, rotation=45, ha="right", rotation_mode="anchor", fontsize=8)
-    axes.set_yticks(centres, names, fontsize=8)
+    centers = np.arange(len(names)) + 0.5
+    axes.set_xticks(centers, names, rotation=45, ha="right", rotation_mode="anchor", fontsize=8)
+    axes.set_yticks(centers, names, fontsize=8)
     axes.tick_params(length=0)
-    axes.set_xlabel("predicted, per cent of the row", fontsize=9, color=GREY)
+    axes.set_xlabel("predicted, percent of the row", fontsize=9, color=GREY)
     axes.set_ylabel("true", fontsize=9, color=GREY)
     return figure
 
@@ -183,39 +183,39 @@ def confusion_heatmap(confusion: np.ndarray, names: Sequence[str]) -> Figure:
 def metric_ladder(
     rows: Sequence[str], *, metrics: Mapping[str, Sequence[float]], references: Mapping[str, float]
 ) -> Figure:
-    """How metrics change from row to row of an ablation, on a logarithmic scale.
+    """Draw the metrics of the rows of an ablation on a logarithmic scale.
 
     Args:
-        rows: N names, in the order in which changes were added.
-        metrics: for each metric its N fractions; six can be told apart.
-        references: for each metric what can be had without looking, drawn as a dotted line of the same colour.
+        rows: N names of rows, in the order in which changes were added.
+        metrics: N values from 0 to 1 for each metric. Up to six metrics can be distinguished.
+        references: Value of each metric without looking at the images, drawn as a dotted line of the same color.
 
     Raises:
-        ValueError: there are no rows, a metric has another number of values or no reference.
+        ValueError: If there are no rows, or a metric has another number of values or no reference.
 
     Example:
         >>> figure = metric_ladder(["tiny", "large"], metrics={"top@1": [0.01, 0.02]}, references={"top@1": 0.005})
         >>> figure.axes[0].get_ylabel()
-        'per cent'
+        'percent'
     """
     for name, values in metrics.items():
         if len(rows) == 0 or len(values) != len(rows) or name not in references:
             raise ValueError(
-                f"{name} has {len(values)} values for {len(rows)} rows, and references has {', '.join(references)}; "
-                "give a value for each row, at least one, and a reference for each metric"
+                f"Metric {name!r} must have {len(rows)} values, one for each of at least one row, and a reference, but "
+                f"has {len(values)} values, and `references` has {', '.join(references)}."
             )
     figure = Figure(figsize=(1.6 + 0.9 * len(rows), 4.2), layout="constrained")
     axes = figure.subplots()
-    for (name, values), colour in zip(metrics.items(), itertools.cycle(SERIES)):
-        axes.plot(range(len(rows)), [100 * value for value in values], marker="o", color=colour, label=name)
-        axes.axhline(100 * references[name], color=colour, linestyle=":", linewidth=1)
+    for (name, values), color in zip(metrics.items(), itertools.cycle(SERIES)):
+        axes.plot(range(len(rows)), [100 * value for value in values], marker="o", color=color, label=name)
+        axes.axhline(100 * references[name], color=color, linestyle=":", linewidth=1)
         for place, value in enumerate(values):
             text = axes.annotate(f"{100 * value:.1f}", (place, 100 * value), (0, 5), textcoords="offset points")
-            text.set(color=colour, ha="center", fontsize=8)
+            text.set(color=color, ha="center", fontsize=8)
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.set_xticks(range(len(rows)), rows, rotation=30, ha="right", rotation_mode="anchor", fontsize=8)
-    axes.set_ylabel("per cent")
+    axes.set_ylabel("percent")
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside upper left", ncols=len(metrics), frameon=False, fontsize=8)
     return figure
@@ -224,7 +224,7 @@ def metric_ladder(
 def _image_grid(
     images: Sequence[Image.Image], columns: int, rows_per_image: int, text_height: float = 0.25
 ) -> tuple[Figure, list[list[Axes]]]:
-    """A figure with `rows_per_image` empty axes below each other for each image, `text_height` inches apart."""
+    """Create a figure with `rows_per_image` empty axes for each image in a column, `text_height` inches apart."""
     check_at_least("columns", columns)
     columns = min(columns, len(images))
     rows = -(-len(images) // columns) * rows_per_image

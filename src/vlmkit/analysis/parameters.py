@@ -1,4 +1,4 @@
-"""How many parameters a model loads, computes with and trains."""
+"""Parameter counts of models and their components."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +10,11 @@ from transformers import AutoModel, PreTrainedModel
 
 
 def count_parameters(module: nn.Module, trainable_only: bool = False) -> int:
-    """Number of parameters of a module; works on the meta device too.
+    """Count the parameters of a module on any device, including the meta device.
+
+    Args:
+        module: Any module.
+        trainable_only: Whether to count only parameters that require a gradient.
 
     Example:
         >>> count_parameters(nn.Linear(2, 3))
@@ -21,12 +25,13 @@ def count_parameters(module: nn.Module, trainable_only: bool = False) -> int:
 
 @dataclass(frozen=True)
 class DualEncoderParameters:
-    """Parameters of an image-text pair of backbones, in three ways of counting.
+    """Parameter counts of a dual encoder.
 
     Args:
-        loaded: both backbones whole, as the original system loads them, plus the projection.
-        computed: what a forward pass reads: of a text model used for its token embeddings, only the tables.
-        trained: what receives gradients.
+        loaded: Parameters of both complete backbones, as the original system loads them, and of the projection.
+        computed: Parameters that a forward pass uses. If only the token embeddings of a text model are used, its layers
+            are not counted.
+        trained: Parameters that require a gradient.
     """
 
     loaded: int
@@ -37,11 +42,11 @@ class DualEncoderParameters:
 def dual_encoder_parameters(model: PreTrainedModel) -> DualEncoderParameters:
     """Count the parameters of a dual encoder.
 
-    The original of "Which side should we scale?" calls ViT-L with GPT-2-medium a balanced 660M model; of GPT-2 no block
-    ever runs, so it computes with 356M, and one more in the projection.
+    "Which side should we scale?" calls ViT-L with GPT-2-medium a balanced model of 660M parameters. No layer of GPT-2
+    runs, so that a forward pass uses 356M parameters, and another million in the projection.
 
     Args:
-        model: has `text_tower` and `config.text_config`; on any device, the meta device included.
+        model: Model with `text_tower` and `config.text_config` on any device, including the meta device.
     """
     with torch.device("meta"):
         text_model = AutoModel.from_config(model.config.text_config, attn_implementation="eager")
@@ -55,13 +60,13 @@ def dual_encoder_parameters(model: PreTrainedModel) -> DualEncoderParameters:
 
 @dataclass(frozen=True)
 class ComponentParameters:
-    """Parameters of one part of a model.
+    """Parameter counts of a component of a model.
 
     Args:
-        name: of the part; "total" for the model as a whole.
-        total: number of parameters, those of an earlier part that this one shares left out.
-        trainable: how many of them receive gradients.
-        share: `total` as a fraction of the whole model's.
+        name: Name of the component, or "total" for the whole model.
+        total: Number of parameters that no earlier component shares.
+        trainable: Number of these parameters that require a gradient.
+        share: `total` as a fraction of the parameters of the whole model.
     """
 
     name: str
@@ -71,19 +76,18 @@ class ComponentParameters:
 
 
 def component_parameters(model: nn.Module) -> list[ComponentParameters]:
-    """Count the parameters of each part of a model.
+    """Count the parameters of each component of a model.
 
-    The parts are the model's own parameters, if it has any outside its modules, and its direct children, in that order;
-    of a model with a head, the children of the headless model come first. Children without parameters are left out.
-    Parameters that several parts share, such as tied embeddings, count in the first of them only, so that the parts add
-    up to the whole. What peft keeps of modules that it trains whole, for an adapter that is switched off, does not
-    count.
+    The components are the direct children of the model, after parameters of the model itself. For a model with a head,
+    the children of the headless model come first. Children without parameters are omitted. Shared parameters, such as
+    tied embeddings, are counted in the first component only, so that the components add up to the total. The original
+    weights of modules that peft trains completely are not counted.
 
     Args:
-        model: any module, on any device, the meta device included.
+        model: Any module on any device, including the meta device.
 
     Returns:
-        One row for each part, then the total.
+        One row for each component, and the total.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1).requires_grad_(False))
@@ -109,7 +113,10 @@ def component_parameters(model: nn.Module) -> list[ComponentParameters]:
 
 
 def parameter_table(rows: Sequence[ComponentParameters]) -> str:
-    """Write the rows of [`component_parameters`] as a Markdown table.
+    """Format the rows of [`component_parameters`] as a Markdown table.
+
+    Args:
+        rows: Output of [`component_parameters`].
 
     Example:
         >>> print(parameter_table(component_parameters(nn.ModuleDict({"embed": nn.Linear(300, 40)}))))

@@ -1,7 +1,6 @@
-"""Figures of results; this module needs the extra `vlmkit[viz]`.
+"""Figures of retrieval results. This module needs `vlmkit[viz]`.
 
-Each function returns a `matplotlib.figure.Figure` of its own, apart from pyplot's state: `figure.savefig("a.png")`
-writes it.
+Each function returns a `matplotlib.figure.Figure`, independent of pyplot. Save it with `figure.savefig("a.png")`.
 """
 
 import itertools
@@ -31,17 +30,17 @@ def recall_heatmap(
     title: str,
     published: np.ndarray | None = None,
 ) -> Figure:
-    """Table of recalls in per cent, the darker the higher.
+    """Draw a table of recalls in percent, with darker cells for higher values.
 
     Args:
-        values: `(V, L)` fractions, such as one recall per vision and language model; NaN where there is none.
-        row_labels: V names.
-        column_labels: L names.
-        title: above the table.
-        published: `(V, L)` fractions from a paper, in brackets under ours; NaN where there is none.
+        values: `(V, L)` from 0 to 1, such as one recall for each vision and language model. Missing values are NaN.
+        row_labels: Labels of the V rows.
+        column_labels: Labels of the L columns.
+        title: Title above the table.
+        published: `(V, L)` values of a paper, written in brackets below the values. Missing values are NaN.
 
     Raises:
-        ValueError: the numbers of labels, or the shape of `published`, do not fit `values`.
+        ValueError: If the numbers of labels or the shape of `published` do not match `values`.
 
     Example:
         >>> recall = np.array([[0.25, 0.36]])
@@ -53,15 +52,15 @@ def recall_heatmap(
     values = np.asarray(values, dtype=float)
     if values.shape != (len(row_labels), len(column_labels)) or values.size == 0:
         raise ValueError(
-            f"values {values.shape} must have a row for each of {len(row_labels)} row_labels and a column for each of "
-            f"{len(column_labels)} column_labels, at least one of each"
+            f"`values` must have the shape ({len(row_labels)}, {len(column_labels)}), one row for each of `row_labels` "
+            f"and one column for each of `column_labels`, and must not be empty, but got {values.shape}."
         )
-    texts = np.vectorize(_per_cent)(values).astype(object)
+    texts = np.vectorize(_percent)(values).astype(object)
     if published is not None:
         published = np.asarray(published, dtype=float)
         if published.shape != values.shape:
-            raise ValueError(f"published {published.shape} must have the shape of values {values.shape}")
-        texts += np.vectorize(lambda theirs: f"\n({_per_cent(theirs)})")(published)
+            raise ValueError(f"`published` must have the shape {values.shape} of `values`, but got {published.shape}.")
+        texts += np.vectorize(lambda theirs: f"\n({_percent(theirs)})")(published)
 
     rows, columns = values.shape
     cell_width = max(1.1, 0.09 * max(map(len, column_labels)))
@@ -73,24 +72,24 @@ def recall_heatmap(
     axes.set_xticks(np.arange(columns) + 0.5, column_labels)
     axes.set_yticks(np.arange(rows) + 0.5, row_labels)
     axes.tick_params(length=0)
-    unit = "per cent" if published is None else "per cent, published figures in brackets"
+    unit = "percent" if published is None else "percent, published values in brackets"
     axes.set_xlabel(unit, fontsize=9, color=GREY, loc="left", labelpad=8)
     return figure
 
 
 def similarity_grid(images: Sequence[Image.Image], captions: Sequence[str], *, similarity: np.ndarray) -> Figure:
-    """Images down the side, captions on top, and their similarities between; the true pairs are framed.
+    """Draw a matrix of similarities with images on the left and captions on top. True pairs are framed.
 
     Args:
         images: N images of any size.
-        captions: N captions, the i-th of the i-th image.
-        similarity: `(N, N)`, images by captions.
+        captions: N captions, one for each image.
+        similarity: `(N, N)`, similarities of images (rows) and captions (columns).
 
     Raises:
-        ValueError: there are not as many captions as images, or the shape of `similarity` does not fit them.
+        ValueError: If the numbers of images and captions differ, or `similarity` has another shape.
 
     Example:
-        >>> squares = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+        >>> squares = [Image.new("RGB", (8, 8), color) for color in ("red", "blue")]
         >>> figure = similarity_grid(squares, ["a red square", "a blue square"], similarity=np.eye(2))
         >>> len(figure.axes[0].images)
         3
@@ -99,8 +98,8 @@ def similarity_grid(images: Sequence[Image.Image], captions: Sequence[str], *, s
     count = len(images)
     if count == 0 or len(captions) != count or similarity.shape != (count, count):
         raise ValueError(
-            f"{count} images, {len(captions)} captions and similarity {similarity.shape} do not fit: give one caption "
-            "per image and a row and a column for each pair, at least one"
+            "`images` and `captions` must have the same length N of at least 1, and `similarity` the shape (N, N), but "
+            f"got {count}, {len(captions)} and {similarity.shape}."
         )
     headings = [textwrap.wrap(caption, width=17, max_lines=6, placeholder=" …") for caption in captions]
     # In cells, which are square: images to the left of the matrix, headings above it.
@@ -126,17 +125,17 @@ def recall_versus_parameters(
     errors: Sequence[float] | None = None,
     series: Sequence[str] | None = None,
 ) -> Figure:
-    """Recall in per cent over the number of parameters on a logarithmic axis, a labelled point per model.
+    """Draw recall in percent against the number of parameters on a logarithmic axis, with a label for each model.
 
     Args:
-        parameters: `(P,)` numbers of parameters; the axis counts in millions.
-        recalls: `(P,)` fractions.
-        labels: P names.
-        errors: `(P,)` half lengths of the error bars, as fractions.
-        series: P names, equal for points that belong together; each series has a colour and a line in the legend.
+        parameters: `(P,)`, numbers of parameters. The axis is in millions.
+        recalls: `(P,)`, recalls from 0 to 1.
+        labels: P labels.
+        errors: `(P,)`, half lengths of the error bars, from 0 to 1.
+        series: Name of the series of each point. Each series has a color and an entry in the legend.
 
     Raises:
-        ValueError: the lengths differ, or a number of parameters is not positive.
+        ValueError: If the lengths differ, or a number of parameters is not positive.
 
     Example:
         >>> figure = recall_versus_parameters([22_000_000, 86_000_000], recalls=[0.25, 0.36], labels=["ViT-S", "ViT-B"])
@@ -145,9 +144,12 @@ def recall_versus_parameters(
     """
     lengths = [len(given) for given in (recalls, labels, errors, series) if given is not None]
     if any(length != len(parameters) for length in lengths):
-        raise ValueError(f"{len(parameters)} parameters need as many recalls, labels, errors and series, not {lengths}")
+        raise ValueError(
+            f"`recalls`, `labels`, `errors` and `series` must have the length {len(parameters)} of `parameters`, but "
+            f"got {lengths}."
+        )
     if min(parameters, default=0) <= 0:
-        raise ValueError(f"parameters {list(parameters)} must be positive, for a logarithmic axis, and at least one")
+        raise ValueError(f"`parameters` must be positive and not empty, but got {list(parameters)}.")
 
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
@@ -167,7 +169,7 @@ def recall_versus_parameters(
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda millions, _: f"{millions:g}"))
     axes.set_xlabel("parameters, millions")
-    axes.set_ylabel("recall, per cent")
+    axes.set_ylabel("recall, percent")
     axes.grid(color="#E5E5E5", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
@@ -176,12 +178,12 @@ def recall_versus_parameters(
     return figure
 
 
-def _per_cent(fraction: float) -> str:
+def _percent(fraction: float) -> str:
     return "-" if np.isnan(fraction) else f"{100 * fraction:.1f}"
 
 
 def _label_points(axes: Axes, x: np.ndarray, y: np.ndarray, bars: np.ndarray, labels: Sequence[str]) -> None:
-    """Write each label near its point, where it crowds the other labels, points and error bars least."""
+    """Write each label near its point, where it overlaps least with other labels, points and error bars."""
     along_bars = y[:, None] + bars[:, None] * np.linspace(-1, 1, 15)
     pixels = axes.transData.transform(np.stack(np.broadcast_arrays(x[:, None], along_bars), axis=-1).reshape(-1, 2))
     pixels = pixels.reshape(len(x), 15, 2)
@@ -191,14 +193,14 @@ def _label_points(axes: Axes, x: np.ndarray, y: np.ndarray, bars: np.ndarray, la
             label, (x[index], y[index]), xytext=(0, 0), textcoords="offset points", va="center", fontsize=8
         )
         above = np.ptp(pixels[index, :, 1]) / 2 * 72 / axes.figure.dpi + 8
-        beside = [(dx, dy, side) for dy in (0, 9, -9, 18, -18) for dx, side in ((8, "left"), (-8, "right"))]
-        places = [*beside, (0, above, "center"), (0, -above, "center")]
+        sideways = [(dx, dy, side) for dy in (0, 9, -9, 18, -18) for dx, side in ((8, "left"), (-8, "right"))]
+        places = [*sideways, (0, above, "center"), (0, -above, "center")]
         others = np.delete(pixels, index, axis=0).reshape(-1, 2)
         crowding = []
         for dx, dy, side in places:
             text.set(position=(dx, dy), ha=side)
             box = text.get_window_extent()
-            reach = Bbox.union([box, Bbox([pixels[index, 7]] * 2)])  # also nothing between the point and its label
+            reach = Bbox.union([box, Bbox([pixels[index, 7]] * 2)])  # includes the space between point and label
             outside = box.x0 < axes.bbox.x0 or box.x1 > axes.bbox.x1
             written = [other.get_window_extent() for other in texts]
             crowding.append(

@@ -1,4 +1,4 @@
-"""Where in an image a captioner looks for each word, if its text attends to queries that attend to the image."""
+"""Attention maps of each word of a caption, for captioners whose text attends to the image through queries."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -11,11 +11,11 @@ from vlmkit.analysis.attention_maps import select_head
 
 
 class WordMap(NamedTuple):
-    """A word and where the model looked for it.
+    """A word of a caption and its attention map.
 
     Args:
-        word: as it stands in the caption, with the punctuation that touches it.
-        heat_map: `(h, w)`.
+        word: Word as in the caption, with adjacent punctuation.
+        heat_map: `(h, w)`, attention to each patch.
     """
 
     word: str
@@ -31,31 +31,29 @@ def word_heatmaps(
     head: int | None = None,
     query_head: int | None = None,
 ) -> Tensor:
-    """How much each text position attends to each patch, by way of the query tokens.
+    """Compute the attention of each text position to each patch through the query tokens.
 
-    The attention of the text to the queries times the attention of the queries to the patches in one block of the
-    Q-Former. Row t is what the model looked at when it predicted the token after position t, not the token at t.
+    The map of a position is the product of the attention of the text to the queries and the attention of the queries to
+    the patches in one block of the Q-Former. Row t belongs to the prediction of the token after position t.
 
-    Only this path is followed: that queries exchange what they saw in self-attention, and that later blocks build on
-    earlier ones, does not show in the maps.
+    Self-attention among the queries and the composition of several blocks are not included.
 
     Args:
-        cross_attentions: `(B, H, T, M)` attention probabilities of T text tokens to M query tokens, a global token
-            included.
-        query_attentions: `(B, H', M, N)` attention probabilities of the query tokens to the vision tokens, one tensor
-            for each block. N is h * w, or a multiple if the patches of several vision layers follow one another; these
-            are added up.
-        grid: rows h and columns w of patches.
-        layer: index into `query_attentions`, by default the last block.
-        head: one of the H heads of `cross_attentions`; the mean over all if not given.
-        query_head: one of the H' heads of `query_attentions`; the mean over all if not given.
+        cross_attentions: `(B, H, T, M)`, attention weights of T text tokens to M query tokens, including a global
+            token.
+        query_attentions: `(B, H', M, N)`, attention weights of the query tokens to the vision tokens, one tensor for
+            each block. N is h * w, or a multiple for several vision layers, whose patches are summed.
+        grid: Rows h and columns w of patches.
+        layer: Index into `query_attentions`. Defaults to the last block.
+        head: Index of a head of `cross_attentions`. Defaults to the mean of all heads.
+        query_head: Index of a head of `query_attentions`. Defaults to the mean of all heads.
 
     Returns:
-        `(B, T, h, w)` float32, patches row by row. Each map adds up to 1.
+        `(B, T, h, w)` float32. The sum over each map is 1.
 
     Raises:
-        ValueError: there are no `query_attentions`, shapes do not fit each other or the grid, or the layer or a head
-            does not exist.
+        ValueError: If there are no `query_attentions`, shapes do not match each other or the grid, or the layer or a
+            head does not exist.
 
     Example:
         >>> text_to_queries = torch.full((1, 2, 5, 3), 1 / 3)  # two heads, five words, three queries
@@ -64,33 +62,36 @@ def word_heatmaps(
         torch.Size([1, 5, 2, 3])
     """
     if len(query_attentions) == 0:
-        raise ValueError("there are no query_attentions; have the model return them, one tensor for each block")
+        raise ValueError("`query_attentions` must not be empty. Pass `output_attentions=True` to the model.")
     if not -len(query_attentions) <= layer < len(query_attentions):
-        raise ValueError(f"layer is {layer}; query_attentions has {len(query_attentions)} blocks, from 0")
+        raise ValueError(
+            f"`layer` must be from {-len(query_attentions)} to {len(query_attentions) - 1}, the index of a block, but "
+            f"got {layer}."
+        )
     of_block = query_attentions[layer]
     _check_shapes(cross_attentions, of_block, grid)
     text_to_queries = select_head(cross_attentions.detach().float(), head)
     queries_to_tokens = select_head(of_block.detach().float(), query_head, name="query_head")
-    # Vision layers are added up first: it is the smaller of the two tensors.
+    # Vision layers are summed before the product, in the smaller of the two tensors.
     queries_to_patches = queries_to_tokens.unflatten(2, (-1, grid[0] * grid[1])).sum(dim=2)
     return (text_to_queries @ queries_to_patches).unflatten(2, grid)
 
 
 def join_words(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int] | Tensor, *, maps: Tensor) -> list[WordMap]:
-    """The words of a caption with a map each: the mean over the tokens of which the word consists.
+    """Join the tokens of a caption into words, and average their maps.
 
-    Words are what white space divides in the decoded text, whatever marks their beginnings in the vocabulary. Special
-    tokens, and those that are nothing but white space, are left out.
+    Words are separated by white space in the decoded text, independently of the tokenizer. Special tokens and tokens of
+    white space are omitted.
 
     Args:
-        tokenizer: any tokenizer that decodes `token_ids`.
-        token_ids: `(T,)`, the tokens of the caption.
-        maps: `(T, h, w)`, each of the position that predicted the token, which is the position before it. Of an
-            image's maps from [`word_heatmaps`], these are `maps[start - 1 : start - 1 + T]` if the first token of the
-            caption is at position `start` of the model's input.
+        tokenizer: Tokenizer that decodes `token_ids`.
+        token_ids: `(T,)`, tokens of the caption.
+        maps: `(T, h, w)`, map of the position before each token, which predicts the token. If the first token of the
+            caption is at position `start` of the input, these are rows `start - 1` to `start - 2 + T` of the output of
+            [`word_heatmaps`].
 
     Raises:
-        ValueError: there are not as many maps as tokens, or the shapes are others.
+        ValueError: If the number of maps differs from the number of tokens, or the inputs have other shapes.
 
     Example:
         >>> from tokenizers import Tokenizer, models
@@ -103,13 +104,13 @@ def join_words(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int] | Te
     ids = torch.as_tensor(token_ids)
     if ids.ndim != 1 or maps.ndim != 3 or len(ids) != len(maps):
         raise ValueError(
-            f"token_ids {tuple(ids.shape)} and maps {tuple(maps.shape)} do not fit; give the T tokens of one caption "
-            "and (T, h, w), the map of the position that predicted each"
+            "`token_ids` must have the shape (T,) and `maps` the shape (T, h, w), but got "
+            f"{tuple(ids.shape)} and {tuple(maps.shape)}."
         )
     words: dict[int, str] = {}
     maps_of_word: dict[int, list[Tensor]] = {}
     for index, token_id in enumerate(ids.tolist()):
-        # A token alone does not tell whether it begins a word: decoders add, strip and replace spaces by context.
+        # The text so far is decoded, because decoders add, remove and replace spaces depending on the context.
         so_far = _decode(tokenizer, ids[: index + 1].tolist()).split()
         if so_far and _decode(tokenizer, [token_id]).strip():
             words[len(so_far)] = so_far[-1]
@@ -118,7 +119,7 @@ def join_words(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int] | Te
 
 
 def _decode(tokenizer: PreTrainedTokenizerBase, token_ids: list[int]) -> str:
-    # Cleaning up would join what the tokenizer keeps apart, such as "dog ." and "do n't".
+    # Cleaning up would join separate tokens, such as "dog ." and "do n't".
     return str(tokenizer.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
 
@@ -126,12 +127,12 @@ def _check_shapes(cross_attentions: Tensor, query_attention: Tensor, grid: tuple
     text, queries = tuple(cross_attentions.shape), tuple(query_attention.shape)
     if len(text) != 4 or len(queries) != 4 or text[0] != queries[0] or text[3] != queries[2]:
         raise ValueError(
-            f"cross_attentions {text} must be (images, heads, text tokens, query tokens) and query_attentions "
-            f"{queries} (images, heads, query tokens, vision tokens), of the same images and query tokens"
+            "`cross_attentions` must have the shape (images, heads, text tokens, query tokens) and `query_attentions` "
+            f"the shape (images, heads, query tokens, vision tokens), but got {text} and {queries}."
         )
     num_patches = grid[0] * grid[1]
     if min(grid) < 1 or queries[3] == 0 or queries[3] % num_patches:
         raise ValueError(
-            f"query_attentions {queries} have {queries[3]} vision tokens; a grid of {grid[0]} x {grid[1]} needs "
-            f"{num_patches} or a multiple of it, without a class token"
+            f"`query_attentions` must have a multiple of {num_patches} vision tokens for a grid of {grid[0]} x "
+            f"{grid[1]} patches, without a class token, but has {queries[3]}."
         )
