@@ -1,4 +1,4 @@
-"""Collective operations of the losses, which are the identity in a single process."""
+"""Collective operations of the losses. In a single process, they return their inputs or local results."""
 
 import torch
 import torch.distributed as dist
@@ -16,7 +16,7 @@ def rank() -> int:
 
 
 class _GatherRows(torch.autograd.Function):
-    """Gather the rows of all processes. The gradient is the sum of the gradients of all processes for the own rows."""
+    """Gather the rows of all processes. The gradient of the local rows is summed over all processes."""
 
     @staticmethod
     def forward(ctx: torch.autograd.function.FunctionCtx, tensor: Tensor, sizes: list[int]) -> Tensor:

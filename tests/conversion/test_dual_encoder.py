@@ -203,7 +203,7 @@ def refused(source, tmp_path, error, match, **changes):
 
 
 def test_missing_file(source, tmp_path):
-    refused(source, tmp_path, FileNotFoundError, r"no file .*absent\.pt", projection_file=tmp_path / "absent.pt")
+    refused(source, tmp_path, FileNotFoundError, r"absent\.pt does not exist", projection_file=tmp_path / "absent.pt")
 
 
 def test_missing_backbone(source, tmp_path):
@@ -238,28 +238,28 @@ def test_pickled_code_is_not_run(source, golden, tmp_path):
     torch.save(
         {**dual_encoder_original.projection(golden), "payload": Payload(tmp_path / "proof")}, tmp_path / "bad.pt"
     )
-    refused(source, tmp_path, ValueError, "holds more than tensors", projection_file=tmp_path / "bad.pt")
+    refused(source, tmp_path, ValueError, "contains objects other than tensors", projection_file=tmp_path / "bad.pt")
     assert not (tmp_path / "proof").exists()
 
 
 @pytest.mark.parametrize("state", [torch.ones(2), {"projection.weight": 1.0}])
 def test_no_dictionary_of_tensors(source, tmp_path, state):
     torch.save(state, tmp_path / "other.pt")
-    refused(source, tmp_path, ValueError, "no dictionary of tensors", projection_file=tmp_path / "other.pt")
+    refused(source, tmp_path, ValueError, "must contain a dictionary of tensors", projection_file=tmp_path / "other.pt")
 
 
 def test_unexpected_keys_are_named(source, golden, tmp_path):
     torch.save({"projection.weight": golden["projection.weight"], "head.bias": torch.ones(40)}, tmp_path / "other.pt")
-    match = r"lacks \['projection\.bias'\].* unexpected \['head\.bias'\]"
+    match = r"lacks the weights \['projection\.bias'\] and has the unexpected weights \['head\.bias'\]"
     refused(source, tmp_path, ValueError, match, projection_file=tmp_path / "other.pt")
 
 
 @pytest.mark.parametrize(
     ("weight", "bias", "match"),
     [
-        ((40, 32), 40, r"projection\.weight is \(40, 32\), but .*vision and .*text need \(40, 24\)"),
-        ((24, 40), 40, r"projection\.weight is \(24, 40\)"),
-        ((40, 24), 1, r"projection\.bias is \(1,\), but .* need \(40,\)"),
+        ((40, 32), 40, r"projection\.weight .* \(40, 24\) for .*vision and .*text, but got \(40, 32\)"),
+        ((24, 40), 40, r"projection\.weight .* but got \(24, 40\)"),
+        ((40, 24), 1, r"projection\.bias .* \(40,\) for .*, but got \(1,\)"),
     ],
 )
 def test_both_sizes_are_named_if_they_differ(source, tmp_path, weight, bias, match):
@@ -270,6 +270,6 @@ def test_both_sizes_are_named_if_they_differ(source, tmp_path, weight, bias, mat
 def test_nothing_is_overwritten(source, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     for destination in (tmp_path, tmp_path / "notes.txt"):
-        with pytest.raises(FileExistsError, match="no empty folder"):
+        with pytest.raises(FileExistsError, match="must be a new or empty folder"):
             convert_dual_encoder(destination=destination, **source)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]

@@ -82,7 +82,7 @@ def test_prints_errors_without_a_traceback(run, source, tmp_path, capsys):
     with pytest.raises(SystemExit) as exit_info:
         run(*command("dual-encoder", destination=tmp_path, **source))
     assert exit_info.value.code == 1
-    assert capsys.readouterr().err.startswith(f"{tmp_path} exists and is no empty folder")
+    assert f"must be a new or empty folder, but {tmp_path} already exists" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("convert", [convert_dual_encoder, convert_multimodel, convert_qformer_vlm])

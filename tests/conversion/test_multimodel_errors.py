@@ -40,13 +40,13 @@ def changed(part, **tensors):
 
 
 def test_missing_file(refused, tmp_path):
-    refused(FileNotFoundError, r"no file .*absent\.pth; give a checkpoint\.pth", source=tmp_path / "absent.pth")
+    refused(FileNotFoundError, r"absent\.pth does not exist\. Pass a checkpoint\.pth", source=tmp_path / "absent.pth")
 
 
 def test_folder_without_the_files(refused, tmp_path):
     multimodel_original.write_hub_layout(tmp_path / "hub")
     (tmp_path / "hub/decoder.safetensors").unlink()
-    refused(FileNotFoundError, r"no file .*hub/decoder\.safetensors", source=tmp_path / "hub")
+    refused(FileNotFoundError, r"hub/decoder\.safetensors does not exist", source=tmp_path / "hub")
 
 
 @pytest.mark.parametrize("kept", [0.0, 0.01, 0.5, 0.99])
@@ -67,7 +67,7 @@ def test_truncated_safetensors(refused, tmp_path, kept):
 
 def test_other_objects_are_not_unpickled(refused):
     checkpoint = {**multimodel_original.checkpoint(), "config": shutil.copy}
-    refused(ValueError, "holds more than tensors", source=checkpoint)
+    refused(ValueError, "contains objects other than tensors", source=checkpoint)
 
 
 @pytest.mark.parametrize(
@@ -78,21 +78,25 @@ def test_other_objects_are_not_unpickled(refused):
     ],
 )
 def test_foreign_checkpoint(refused, checkpoint):
-    refused(ValueError, r"does not hold .*'encoder_state_dict'.*; give a checkpoint\.pth", source=checkpoint)
+    refused(ValueError, r"must contain .*'encoder_state_dict'.*\. Pass a checkpoint\.pth", source=checkpoint)
 
 
 def test_empty_parts_lack_everything(refused):
     checkpoint = {f"{part}_state_dict": {} for part in ("encoder", "decoder", "gpt_decoder")}
-    refused(ValueError, r"lacks \['clip\.vision_model\..*\] and \d+ more", source=checkpoint)
+    refused(ValueError, r"lacks the weights \['clip\.vision_model\..*\] and \d+ more", source=checkpoint)
 
 
 @pytest.mark.parametrize(
     ("part", "name", "match"),
     [
-        ("decoder_state_dict", "query_tokens", r"lacks \['query_tokens'\]"),
-        ("decoder_state_dict", "layer_norms.5.bias", r"lacks \['layer_norms\.5\.bias'\]"),
-        ("decoder_state_dict", "self_attention_layers.1.in_proj_weight", r"lacks \['self_attention_layers\.1"),
-        ("encoder_state_dict", "proj.bias", r"lacks \['proj\.bias'\] and has the unexpected \[\]"),
+        ("decoder_state_dict", "query_tokens", r"lacks the weights \['query_tokens'\]"),
+        ("decoder_state_dict", "layer_norms.5.bias", r"lacks the weights \['layer_norms\.5\.bias'\]"),
+        (
+            "decoder_state_dict",
+            "self_attention_layers.1.in_proj_weight",
+            r"lacks the weights \['self_attention_layers\.1",
+        ),
+        ("encoder_state_dict", "proj.bias", r"but lacks the weights \['proj\.bias'\]\. Pass"),
     ],
 )
 def test_missing_weights_are_named(refused, part, name, match):
@@ -102,21 +106,21 @@ def test_missing_weights_are_named(refused, part, name, match):
 def test_unexpected_weights_are_named(refused):
     """Such as those of the original's later line, which detects objects."""
     boxes = {f"bbox_head.{row}.weight": torch.ones(1) for row in range(8)}
-    match = r"lacks \[\] and has the unexpected \['bbox_head\.0\.weight', .* and 3 more"
+    match = r"but has the unexpected weights \['bbox_head\.0\.weight', .* and 3 more"
     refused(ValueError, match, source=changed("decoder_state_dict", **boxes))
 
 
 def test_second_copies_must_agree(refused):
     checkpoint = changed("gpt_decoder_state_dict", **{"transformer.ln_f.bias": torch.zeros(64)})
-    refused(ValueError, r"two different gpt_decoder\.transformer\.ln_f\.bias", source=checkpoint)
+    refused(ValueError, r"two equal copies of gpt_decoder\.transformer\.ln_f\.bias, but they differ", source=checkpoint)
 
 
 @pytest.mark.parametrize(
     ("name", "shape", "match"),
     [
-        ("ffn_layers.0.0.weight", (128, 64), r"ffn_layers\.0\.0\.weight is \(128, 64\) .* needs \(256, 64\)"),
-        ("decoder_cross_attn.in_proj_bias", (64,), r"in_proj_bias is \(64,\) .* needs \(192,\)"),
-        ("query_tokens", (16, 64), r"query_tokens is \(16, 64\) .* needs \(1, 16, 64\)"),
+        ("ffn_layers.0.0.weight", (128, 64), r"ffn_layers\.0\.0\.weight in .* \(256, 64\), but got \(128, 64\)"),
+        ("decoder_cross_attn.in_proj_bias", (64,), r"in_proj_bias in .* \(192,\), but got \(64,\)"),
+        ("query_tokens", (16, 64), r"query_tokens in .* \(1, 16, 64\), but got \(16, 64\)"),
     ],
 )
 def test_wrong_sizes_are_named(refused, name, shape, match):
@@ -127,9 +131,9 @@ def test_configurations_of_other_backbones(refused, source):
     narrow = AutoConfig.from_pretrained(source["vision_config"])
     shallow = deepcopy(narrow)
     narrow.hidden_size = 24
-    refused(ValueError, r"is \(.*48.*\) in .*; give vision_config", vision_config=narrow)
+    refused(ValueError, r"must have the shape .*, but got \(.*48.*\)\. Pass the vision_config", vision_config=narrow)
     shallow.num_hidden_layers = 2
-    refused(ValueError, r"unexpected \['clip\.vision_model\.encoder\.layers\.2", vision_config=shallow)
+    refused(ValueError, r"unexpected weights \['clip\.vision_model\.encoder\.layers\.2", vision_config=shallow)
 
 
 def test_missing_configuration_or_tokenizer(refused, tmp_path):
@@ -138,12 +142,12 @@ def test_missing_configuration_or_tokenizer(refused, tmp_path):
 
 
 def test_tokenizer_of_another_size(refused):
-    match = r"the tokenizer has 152 tokens, <START> and <END> among them, but the checkpoint 202"
+    match = r"`tokenizer` must have 202 tokens, including <START> and <END>, but got 152"
     refused(ValueError, match, tokenizer=multimodel_original.tokenizer(num_words=149))
 
 
 def test_nothing_is_overwritten(source, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(FileExistsError, match="no empty folder"):
+    with pytest.raises(FileExistsError, match="must be a new or empty folder"):
         convert_multimodel(destination=tmp_path, **source)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]

@@ -72,13 +72,15 @@ def change_json(file, **values):
 
 
 def test_missing_folder(refused, tmp_path):
-    refused(FileNotFoundError, r"no file .*absent/qformer/config\.json; give a folder", source=tmp_path / "absent")
+    refused(
+        FileNotFoundError, r"absent/qformer/config\.json does not exist\. Pass a folder", source=tmp_path / "absent"
+    )
 
 
 @pytest.mark.parametrize("file", FILES)
 def test_missing_file(refused, source, file):
     (source / file).unlink()
-    refused(FileNotFoundError, rf"no file .*{file}; give a folder with qformer/config\.json")
+    refused(FileNotFoundError, rf"{file} does not exist\. Pass a folder with qformer/config\.json")
 
 
 @pytest.mark.parametrize("file", FILES)
@@ -92,25 +94,25 @@ def test_truncated_file(refused, source, file, kept):
 @pytest.mark.parametrize("file", ["qformer/pytorch_model.bin", "adapter.pt"])
 def test_other_objects_are_not_unpickled(refused, source, file):
     change(source / file, extra=shutil.copy)
-    refused(ValueError, rf"{file} .*holds more than tensors")
+    refused(ValueError, rf"{file} .*contains objects other than tensors")
 
 
 @pytest.mark.parametrize("file", ["qformer/pytorch_model.bin", "adapter.pt"])
 @pytest.mark.parametrize("content", [[torch.ones(1)], {"epoch": 3}])
 def test_no_dictionary_of_tensors(refused, source, file, content):
     torch.save(content, source / file)
-    refused(ValueError, rf"{file} holds no dictionary of tensors; give a folder")
+    refused(ValueError, rf"{file} must contain a dictionary of tensors\. Pass a folder")
 
 
 @pytest.mark.parametrize("file", ["qformer/config.json", "lora_adapter/adapter_config.json"])
 def test_json_without_a_dictionary(refused, source, file):
     (source / file).write_text("[1, 2]")
-    refused(ValueError, rf"{file} holds no dictionary")
+    refused(ValueError, rf"{file} must contain a dictionary, but got list")
 
 
 def test_nothing_is_overwritten(original, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(FileExistsError, match="no empty folder"):
+    with pytest.raises(FileExistsError, match="must be a new or empty folder"):
         convert_qformer_vlm(destination=tmp_path, **original)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
@@ -121,17 +123,20 @@ def test_nothing_is_overwritten(original, tmp_path):
 @pytest.mark.parametrize("changes", [{"num_heads": None}, {"n_queries": "6"}, {"bert_config": None}])
 def test_configuration_that_does_not_tell_enough(refused, source, changes):
     change_json(source / "qformer/config.json", **changes)
-    refused(ValueError, r"does not tell \['n_queries', 'cross_every', 'num_heads', 'bert_config'\]")
+    refused(ValueError, "the integers n_queries, cross_every, num_heads and the dictionary bert_config")
 
 
 def test_other_layers_that_look_at_the_image(refused, source):
     change_json(source / "qformer/config.json", cross_every=3)
-    refused(ValueError, r"cross_every is 3 in .*; only checkpoints with 1 or 2 can be converted")
+    refused(ValueError, r"`cross_every` in .*config\.json must be 1 or 2, but got 3")
 
 
 def test_configuration_of_another_training(refused, source):
     change_json(source / "qformer/config.json", n_queries=8)
-    refused(ValueError, r"query_embeddings is \(1, 6, 48\) in .* needs \(1, 8, 48\); give qformer/config\.json and")
+    refused(
+        ValueError,
+        r"query_embeddings in .* the shape \(1, 8, 48\), but got \(1, 6, 48\)\. Pass qformer/config\.json and",
+    )
 
 
 @pytest.mark.parametrize(
@@ -139,20 +144,22 @@ def test_configuration_of_another_training(refused, source):
 )
 def test_missing_weights_are_named(refused, source, name):
     change(source / "qformer/pytorch_model.bin", **{name: None})
-    refused(ValueError, rf"no Q-Former of its config\.json: it lacks \['{name}'\] and has the unexpected \[\]")
+    refused(
+        ValueError, rf"must contain the Q-Former of qformer/config\.json, but lacks the weights \['{name}'\]\. Pass"
+    )
 
 
 def test_unexpected_weights_are_named(refused, source):
     further = {f"itm_head.{row}.weight": torch.ones(1) for row in range(8)}
     change(source / "qformer/pytorch_model.bin", **further)
-    refused(ValueError, r"lacks \[\] and has the unexpected \['itm_head\.0\.weight', .* and 3 more")
+    refused(ValueError, r"but has the unexpected weights \['itm_head\.0\.weight', .* and 3 more")
 
 
 @pytest.mark.parametrize(
     ("name", "shape", "match"),
     [
-        ("cross_blocks.3.cross_attn.in_proj_bias", (48,), r"in_proj_bias is \(48,\) .* needs \(144,\)"),
-        ("embeddings.word_embeddings.weight", (9, 48), r"word_embeddings\.weight is \(9, 48\) .* needs \(120, 48\)"),
+        ("cross_blocks.3.cross_attn.in_proj_bias", (48,), r"in_proj_bias in .* the shape \(144,\), but got \(48,\)"),
+        ("embeddings.word_embeddings.weight", (9, 48), r"word_embeddings\.weight in .* \(120, 48\), but got \(9, 48\)"),
     ],
 )
 def test_wrong_sizes_are_named(refused, source, name, shape, match):
@@ -163,7 +170,8 @@ def test_wrong_sizes_are_named(refused, source, name, shape, match):
 def test_foreign_layers_behind_the_qformer(refused, source):
     torch.save({"projection.weight": torch.ones(2)}, source / "adapter.pt")
     refused(
-        ValueError, r"adapter\.pt is no pair of layers .* lacks \['0\.bias', .* unexpected \['projection\.weight'\]"
+        ValueError,
+        r"adapter\.pt must contain the two layers .* \['0\.bias', .* unexpected weights \['projection\.weight'\]",
     )
 
 
@@ -177,7 +185,7 @@ def other_base(folder):
 
 def test_adapter_for_a_base_of_another_name(refused, source):
     change_json(source / "lora_adapter/adapter_config.json", base_model_name_or_path="them/SmolLM-135M-Instruct")
-    match = r"trained on them/SmolLM-135M-Instruct, not on them/SmolLM2-135M-Instruct; give that base"
+    match = r"must be them/SmolLM-135M-Instruct, .*, but got them/SmolLM2-135M-Instruct\. Pass that model"
     refused(ValueError, match, base_model="them/SmolLM2-135M-Instruct")
 
 
@@ -198,13 +206,13 @@ def test_adapter_for_a_deeper_base(refused, source, tmp_path):
 
 def test_without_an_adapter_the_layers_must_fit(refused, source, tmp_path):
     shutil.rmtree(source / "lora_adapter")
-    match = r"0\.weight is \(32, 48\) in .*adapter\.pt, but .* needs \(16, 48\); give the base_model"
+    match = r"0\.weight in .*adapter\.pt .* \(16, 48\), but got \(32, 48\)\. Pass the base_model"
     refused(ValueError, match, base_model=other_base(tmp_path / "other"))
 
 
 def test_adapter_of_another_kind(refused, source):
     save_file({"prompt_embeddings": torch.ones(2, 32)}, source / "lora_adapter/adapter_model.safetensors")
-    refused(ValueError, r"lora_adapter is no LoRA: .* unexpected \['prompt_embeddings'\]")
+    refused(ValueError, r"lora_adapter must contain a LoRA adapter, .* unexpected weights \['prompt_embeddings'\]")
 
 
 def test_missing_base(refused, tmp_path):
@@ -213,7 +221,7 @@ def test_missing_base(refused, tmp_path):
 
 def test_without_peft(refused, monkeypatch):
     monkeypatch.setitem(sys.modules, "vlmkit.training.adapters", None)
-    refused(ImportError, "merging a lora_adapter needs peft: pip install")
+    refused(ImportError, "Merging a LoRA adapter requires peft. Install it with `pip install")
 
 
 # The image model and the tokenizers
@@ -221,7 +229,7 @@ def test_without_peft(refused, monkeypatch):
 
 def test_image_model_of_another_width(refused, tmp_path):
     vision_model = qformer_vlm_original.write_vision_model(tmp_path / "vit", width=16)
-    match = r"the tokens of .*vit are 16 wide, but the Q-Former in .* of width 48; give the image model"
+    match = r"the width 48 for the Q-Former in .*, but the width of .*vit is 16\. Pass the image model"
     refused(ValueError, match, vision_model=vision_model)
 
 
@@ -239,7 +247,7 @@ def test_a_text_model_in_place_of_the_image_model(refused, tmp_path):
 
 def test_text_tokenizer_that_is_too_large(refused, tmp_path):
     qformer_vlm_original.tokenizer(num_words=200).save_pretrained(tmp_path / "large")
-    match = r"the tokenizer of .*large has 200 tokens, but the Q-Former knows 120; give the tokenizer"
+    match = r"must have at most 120 tokens .*, but .*large has 200\. Pass the tokenizer"
     refused(ValueError, match, text_tokenizer=tmp_path / "large")
 
 

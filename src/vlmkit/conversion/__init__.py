@@ -1,4 +1,4 @@
-"""Checkpoints of the published systems, turned into vlmkit folders."""
+"""Converters from checkpoints of the original systems to folders for `from_pretrained`."""
 
 from vlmkit.conversion.dual_encoder import convert_dual_encoder
 from vlmkit.conversion.multimodel import convert_multimodel

@@ -1,4 +1,4 @@
-"""The command line of the converters: `python -m vlmkit.conversion dual-encoder --help`."""
+"""Command line of the converters: `python -m vlmkit.conversion dual-encoder --help`."""
 
 from argparse import ArgumentParser
 from collections.abc import Callable, Sequence
@@ -14,39 +14,47 @@ from vlmkit.conversion import convert_dual_encoder, convert_multimodel, convert_
 class DualEncoderArguments:
     """Convert a checkpoint of "Which side should we scale?"."""
 
-    projection_file: str = field(metadata={"help": "checkpoints/{vision}_to_{language}.pt of the original code"})
-    destination: str = field(metadata={"help": "folder to write, new or empty"})
-    vision: str = field(metadata={"help": "folder or hub id of the image backbone"})
-    text: str = field(metadata={"help": "folder or hub id of the text backbone"})
+    projection_file: str = field(metadata={"help": "File checkpoints/{vision}_to_{language}.pt."})
+    destination: str = field(metadata={"help": "Output folder, which must be new or empty."})
+    vision: str = field(metadata={"help": "Folder or Hub id of the image backbone."})
+    text: str = field(metadata={"help": "Folder or Hub id of the text backbone."})
 
 
 @dataclass
 class MultiModelArguments:
     """Convert a checkpoint of MultiModel."""
 
-    source: str = field(metadata={"help": "checkpoint.pth of the original code, or a folder in its hub's layout"})
-    destination: str = field(metadata={"help": "folder to write, new or empty"})
-    vision_config: str | None = field(default=None, metadata={"help": "folder or hub id; default: CLIP ViT-B/32's"})
-    text_config: str | None = field(default=None, metadata={"help": "folder or hub id; default: GPT-Neo of 356M"})
-    tokenizer: str | None = field(default=None, metadata={"help": "folder or hub id; default: GPT-Neo's"})
+    source: str = field(metadata={"help": "File checkpoint.pth, or a folder with safetensors files."})
+    destination: str = field(metadata={"help": "Output folder, which must be new or empty."})
+    vision_config: str | None = field(
+        default=None, metadata={"help": "Folder or Hub id of the image backbone. Default: CLIP ViT-B/32."}
+    )
+    text_config: str | None = field(
+        default=None,
+        metadata={"help": "Folder or Hub id of the language model. Default: GPT-Neo with 356M parameters."},
+    )
+    tokenizer: str | None = field(
+        default=None, metadata={"help": "Folder or Hub id of the tokenizer. Default: EleutherAI/gpt-neo-125m."}
+    )
 
 
 @dataclass
 class QFormerVlmArguments:
     """Convert a checkpoint of vlm-training."""
 
-    source: str = field(metadata={"help": "folder with qformer, adapter.pt and lora_adapter, as the original saves it"})
-    destination: str = field(metadata={"help": "folder to write, new or empty"})
-    base_model: str = field(metadata={"help": "folder or hub id of the language model that the LoRA was trained on"})
+    source: str = field(metadata={"help": "Folder with qformer, adapter.pt and lora_adapter."})
+    destination: str = field(metadata={"help": "Output folder, which must be new or empty."})
+    base_model: str = field(metadata={"help": "Folder or Hub id of the language model that LoRA adapts."})
     vision_model: str | None = field(
-        default=None, metadata={"help": "folder or hub id; default: none, images are given as tokens"}
+        default=None, metadata={"help": "Folder or Hub id of the image model. Default: none, for cached features."}
     )
     text_tokenizer: str | None = field(
-        default=None, metadata={"help": "folder or hub id; default: none, the aligner has no processor"}
+        default=None,
+        metadata={"help": "Folder or Hub id of the Q-Former's tokenizer. Default: none, without an aligner processor."},
     )
 
 
-# Name, arguments and function of each command; the fields are the function's parameters.
+# Maps a command to its arguments and its function. The fields of the arguments are the parameters of the function.
 COMMANDS: dict[str, tuple[type, Callable[..., PreTrainedModel]]] = {
     "dual-encoder": (DualEncoderArguments, convert_dual_encoder),
     "multimodel": (MultiModelArguments, convert_multimodel),
@@ -55,16 +63,17 @@ COMMANDS: dict[str, tuple[type, Callable[..., PreTrainedModel]]] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Convert a checkpoint, and tell how to load the result.
+    """Convert a checkpoint, and print code that loads the result.
 
     Args:
-        arguments: of the command line; those of the process if not given.
+        arguments: Command-line arguments. Defaults to `sys.argv[1:]`.
 
     Raises:
-        SystemExit: the arguments are wrong, or the checkpoint cannot be converted; the reason is printed.
+        SystemExit: If the arguments are invalid or the checkpoint cannot be converted. The reason is printed.
     """
     parser = ArgumentParser(
-        "python -m vlmkit.conversion", description="Turn a published checkpoint into a vlmkit folder."
+        "python -m vlmkit.conversion",
+        description="Convert a checkpoint of an original system to a folder for from_pretrained.",
     )
     commands = parser.add_subparsers(dest="command", required=True, parser_class=HfArgumentParser)
     for name, (fields, _) in COMMANDS.items():
@@ -79,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _print_loading_code(name: str, folder: str) -> None:
-    """Print code for what was written, which is no processor where the checkpoint came without a tokenizer."""
+    """Print code that loads the saved model, and its processor if the checkpoint had a tokenizer."""
     parts = {"model": "AutoModel"}
     if Path(folder, "processor_config.json").exists():
         parts["processor"] = "AutoProcessor"

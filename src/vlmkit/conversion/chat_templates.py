@@ -1,6 +1,6 @@
-"""How the originals wrote conversations, where that differs from vlmkit's own templates."""
+"""Chat templates of original systems that differ from the chat templates of vlmkit."""
 
-# vlm-training's: turns in ChatML, as vlmkit's own, but images stand between the question and the answer.
+# ChatML as in vlm-training, with the images between the question and the answer.
 IMAGE_BEFORE_ANSWER = """
 {%- set images = namespace(waiting=0) -%}
 {%- for message in messages -%}

@@ -1,4 +1,4 @@
-"""The checkpoints of "Which side should we scale?"."""
+"""Converter for checkpoints of "Which side should we scale?"."""
 
 import os
 from pathlib import Path
@@ -11,10 +11,10 @@ from vlmkit.conversion.files import check_destination, check_weight_names, is_st
 from vlmkit.models.dual_encoder import DualEncoderModel, DualEncoderProcessor
 
 _PREFIX = "projection."
-_WANTED = "a checkpoints/{vision}_to_{language}.pt"
+_EXPECTED = "a file checkpoints/{vision}_to_{language}.pt of the original code"
 _CARD_DATA = (
-    "Converted from `{file}` of the original code, which does not record it; its training script uses the first "
-    "captions of 1,800 Flickr8k photographs."
+    "Converted from `{file}` of the original code, which does not record its training data. The original training "
+    "script uses the first captions of 1,800 Flickr8k photographs."
 )
 
 
@@ -25,29 +25,35 @@ def convert_dual_encoder(
     vision: str | os.PathLike,
     text: str | os.PathLike,
 ) -> DualEncoderModel:
-    """Join a trained projection with its two backbones, and save model and processor as one folder.
+    """Convert a trained projection, together with its two backbones, and save the model and its processor.
 
-    Texts are cut at 77 tokens, and padded with GPT-2's end-of-text token. Images are prepared as the original did:
-    shorter side to 256 pixels (bilinear), centre crop of 224, mean and standard deviation of ImageNet. timm's own
-    preprocessing of these backbones (bicubic, crop of 90 %, 0.5) is another, but the projection was trained on features
-    of the former. Pixels agree within one level of 255, except that every other odd margin is cropped one pixel off:
-    torchvision rounds its half to even, transformers down.
+    The processor prepares inputs as the original code does:
+
+    - Texts are truncated to 77 tokens, and padded with the end-of-text token of GPT-2.
+    - The shorter side of an image is resized to 256 pixels (bilinear). A center crop of 224 pixels is normalized with
+      the mean and standard deviation of ImageNet. The preprocessing that timm defines for these backbones differs
+      (bicubic, crop of 90%, mean and standard deviation 0.5), but the projection was not trained with it.
+
+    Pixel values differ from the original by at most one of 255 levels. The crop is shifted by one pixel for every other
+    odd margin, because torchvision rounds half of the margin to the nearest even integer, and transformers rounds it
+    down.
 
     Args:
-        projection_file: `checkpoints/{vision}_to_{language}.pt`, which holds `projection.weight (D_text, D_vision)` and
-            `projection.bias (D_text,)`. Read without unpickling anything but tensors.
-        destination: folder to write; new or empty.
-        vision: folder or hub id of the image backbone, such as `"timm/vit_small_patch16_224.augreg_in21k_ft_in1k"`.
-        text: folder or hub id of the text backbone, such as `"openai-community/gpt2"`.
+        projection_file: Path of `checkpoints/{vision}_to_{language}.pt`, with `projection.weight (D_text, D_vision)`
+            and `projection.bias (D_text,)`. Only tensors are unpickled.
+        destination: Output folder, which must be new or empty.
+        vision: Folder or Hub id of the image backbone, such as `"timm/vit_small_patch16_224.augreg_in21k_ft_in1k"`.
+        text: Folder or Hub id of the text backbone, such as `"openai-community/gpt2"`.
 
     Returns:
-        The model as it was saved, in evaluation mode, with both backbones frozen.
+        The saved model, in evaluation mode and with both backbones frozen.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        FileExistsError: the destination is a file, or a folder that holds something.
-        OSError: a backbone cannot be found.
-        ValueError: the file is truncated, damaged, or no such checkpoint; or its sizes are not those of the backbones.
+        FileNotFoundError: If the projection file does not exist.
+        FileExistsError: If `destination` is a file or a folder that is not empty.
+        OSError: If a backbone cannot be found.
+        ValueError: If the projection file is truncated, damaged or another kind of checkpoint, or its sizes do not
+            match the backbones.
 
     References:
         "Which side should we scale?" (see `docs/papers.md`).
@@ -79,27 +85,28 @@ def convert_dual_encoder(
 
 
 def _read_projection(file: Path) -> dict[str, Tensor]:
-    """`weight` and `bias` of the projection."""
-    state = read_torch_file(file, _WANTED)
-    expected = {f"{_PREFIX}weight", f"{_PREFIX}bias"}
+    """Load the weight and the bias of the projection."""
+    state = read_torch_file(file, _EXPECTED)
+    names = {f"{_PREFIX}weight", f"{_PREFIX}bias"}
     if not is_state_dict(state):
-        raise ValueError(f"{file} holds no dictionary of tensors; give one with {sorted(expected)}")
+        raise ValueError(f"{file} must contain a dictionary of tensors with the names {sorted(names)}.")
     check_weight_names(
         file,
-        kind="checkpoint of a projection",
-        missing=expected - state.keys(),
-        unexpected=state.keys() - expected,
-        advice=_WANTED,
+        kind="a projection",
+        missing=names - state.keys(),
+        unexpected=state.keys() - names,
+        expected=_EXPECTED,
     )
     return {name.removeprefix(_PREFIX): value for name, value in state.items()}
 
 
 def _load_projection(layer: nn.Linear, state: dict[str, Tensor], backbones: str) -> None:
-    """Copy the weights, after a check of their sizes."""
+    """Load the weights into a layer, and check their shapes."""
     for name, parameter in layer.named_parameters():
         if state[name].shape != parameter.shape:
             raise ValueError(
-                f"{_PREFIX}{name} is {tuple(state[name].shape)}, but {backbones} need {tuple(parameter.shape)} "
-                "(text width first); give the backbones that the file was trained with, which its name tells"
+                f"{_PREFIX}{name} must have the shape {tuple(parameter.shape)} for {backbones}, but got "
+                f"{tuple(state[name].shape)}. Pass the backbones that the projection was trained with. The name of "
+                "the projection file contains them."
             )
     layer.load_state_dict(state)

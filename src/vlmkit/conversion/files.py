@@ -1,8 +1,8 @@
-"""What all converters share: reading other systems' files safely, and writing over nothing."""
+"""Safe reading of checkpoint files, and checks of their content and of the output folder."""
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -15,94 +15,102 @@ _MAX_NAMES = 5
 
 
 def check_destination(destination: str | os.PathLike) -> Path:
-    """The folder to write.
+    """Return the path of the output folder, and check that nothing would be overwritten.
+
+    Args:
+        destination: Output folder, which may not exist yet.
 
     Raises:
-        FileExistsError: it is a file, or a folder that holds something.
+        FileExistsError: If `destination` is a file or a folder that is not empty.
     """
     folder = Path(destination)
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise FileExistsError(f"{folder} exists and is no empty folder; give a new one, or remove it first")
+        raise FileExistsError(
+            f"`destination` must be a new or empty folder, but {folder} already exists. Choose another folder or "
+            "remove this one."
+        )
     return folder
 
 
-def read_torch_file(file: Path, wanted: str) -> Any:
-    """What `torch.save` wrote, without unpickling anything but tensors and plain values.
+def read_torch_file(file: Path, expected: str) -> Any:
+    """Load a file that `torch.save` wrote. Only tensors and plain values are unpickled.
 
     Args:
-        file: to read.
-        wanted: which file is meant, for the message if there is none.
+        file: Path of the file.
+        expected: Description of the expected checkpoint, for the error message.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is truncated or damaged, or holds other objects.
+        FileNotFoundError: If the file does not exist.
+        ValueError: If the file is truncated or damaged, or contains other objects.
     """
-    _require(file, wanted)
+    _check_exists(file, expected)
     try:
         return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file raises almost anything
         raise ValueError(
-            f"{file} is truncated or damaged, or holds more than tensors ({type(error).__name__}); copy it again"
+            f"{file} is truncated or damaged, or contains objects other than tensors ({type(error).__name__}). "
+            "Download or copy it again."
         ) from error
 
 
-def read_safetensors_file(file: Path, wanted: str) -> dict[str, Tensor]:
-    """The tensors of a safetensors file; arguments and errors are those of [`read_torch_file`]."""
-    _require(file, wanted)
+def read_safetensors_file(file: Path, expected: str) -> dict[str, Tensor]:
+    """Load the tensors of a safetensors file. See [`read_torch_file`] for arguments and errors."""
+    _check_exists(file, expected)
     try:
         return load_file(file)
     except SafetensorError as error:
-        raise ValueError(f"{file} is truncated or damaged ({error}); copy it again") from error
+        raise ValueError(f"{file} is truncated or damaged ({error}). Download or copy it again.") from error
 
 
-def read_json_file(file: Path, wanted: str) -> dict[str, Any]:
-    """The dictionary in a JSON file; arguments and errors are those of [`read_torch_file`]."""
-    _require(file, wanted)
+def read_json_file(file: Path, expected: str) -> dict[str, Any]:
+    """Load the dictionary in a JSON file. See [`read_torch_file`] for arguments and errors."""
+    _check_exists(file, expected)
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{file} is truncated or damaged ({error}); copy it again") from error
+        raise ValueError(f"{file} is truncated or damaged ({error}). Download or copy it again.") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{file} holds no dictionary; give {wanted}")
+        raise ValueError(f"{file} must contain a dictionary, but got {type(content).__name__}. Pass {expected}.")
     return content
 
 
 def is_state_dict(state: object) -> bool:
-    """Whether something is a dictionary of tensors by their names."""
+    """Return whether an object is a dictionary from names to tensors."""
     return isinstance(state, dict) and all(
         isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
     )
 
 
 def check_weight_names(
-    source: Path, *, kind: str, missing: Iterable[str], unexpected: Iterable[str], advice: str
+    source: Path, *, kind: str, missing: Collection[str], unexpected: Collection[str], expected: str
 ) -> None:
     """Check that a checkpoint has the expected weights.
 
     Args:
         source: File of the checkpoint, for the message.
-        kind: Expected kind of checkpoint, for the message.
+        kind: Expected kind of weights, for the message, such as `"a LoRA adapter"`.
         missing: Names of the expected weights that are missing.
         unexpected: Names of the weights that are not expected.
-        advice: Description of the expected checkpoint, for the message.
+        expected: Description of the expected checkpoint, for the message.
 
     Raises:
         ValueError: If there is a missing or unexpected weight.
     """
-    missing, unexpected = sorted(missing), sorted(unexpected)
-    if missing or unexpected:
-        raise ValueError(
-            f"{source} is no {kind}: it lacks {_shortened(missing)} and has the unexpected {_shortened(unexpected)}; "
-            f"give {advice}"
-        )
+    differences = [
+        f"{verb} {_shorten(sorted(names))}"
+        for verb, names in (("lacks the weights", missing), ("has the unexpected weights", unexpected))
+        if names
+    ]
+    if differences:
+        raise ValueError(f"{source} must contain {kind}, but {' and '.join(differences)}. Pass {expected}.")
 
 
-def _require(file: Path, wanted: str) -> None:
+def _check_exists(file: Path, expected: str) -> None:
     if not file.is_file():
-        raise FileNotFoundError(f"there is no file {file}; give {wanted}")
+        raise FileNotFoundError(f"The file {file} does not exist. Pass {expected}.")
 
 
-def _shortened(names: list[str]) -> str:
-    """The first few of many names."""
+def _shorten(names: list[str]) -> str:
+    """Format a list of names, of which only the first few are shown."""
     more = len(names) - _MAX_NAMES
     return f"{names[:_MAX_NAMES]}" + (f" and {more} more" if more > 0 else "")

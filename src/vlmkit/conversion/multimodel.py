@@ -1,4 +1,4 @@
-"""The checkpoints of MultiModel."""
+"""Converter for checkpoints of MultiModel."""
 
 import copy
 import math
@@ -31,12 +31,12 @@ from vlmkit.models.qformer_captioner import QFormerCaptioner, QFormerCaptionerCo
 from vlmkit.modules.towers import get_text_config, get_vision_config
 
 _PARTS = ("encoder", "decoder", "gpt_decoder")
-_WANTED = "a checkpoint.pth, or a folder with encoder, decoder and gpt_decoder.safetensors"
-_SIZES = "give vision_config and text_config of the backbones that it was trained with"
-_TOKENIZER = "EleutherAI/gpt-neo-125m"  # all models of this family have the same
+_EXPECTED = "a checkpoint.pth, or a folder with encoder.safetensors, decoder.safetensors and gpt_decoder.safetensors"
+_SIZE_ADVICE = "Pass the vision_config and text_config of the backbones that the checkpoint was trained with."
+_TOKENIZER = "EleutherAI/gpt-neo-125m"  # the tokenizer of all GPT-Neo models
 _START, _END = "<START>", "<END>"
-# What the original saves but does not use: CLIP's text side and a projection of its own; and what older versions of
-# transformers saved of what they compute.
+# Weights that the original saves but does not use (the text tower and the projections of CLIP, `query_proj`), and
+# buffers that older versions of transformers saved.
 _UNUSED = re.compile(
     r"clip\.(text_model\..+|text_projection\..+|visual_projection\..+|logit_scale)|query_proj\..+"
     r"|.+\.position_ids|.+\.attn\.attention\.(bias|masked_bias)"
@@ -44,8 +44,8 @@ _UNUSED = re.compile(
 _PACKED = re.compile(r"((?:self|cross)_attention_layers\.\d+|decoder_cross_attn)\.([qkv])_proj\.(weight|bias)")
 _SUBLAYERS = ("self_attention", "self_feed_forward", "cross_attention", "cross_feed_forward")
 _CARD_DATA = (
-    "Converted from `{file}` of the original code, which does not record it; its training script uses the first "
-    "captions of 64,000 photographs of COCO's train2017."
+    "Converted from `{file}` of the original code, which does not record its training data. The original training "
+    "script uses the first captions of 64,000 photographs of COCO train2017."
 )
 
 
@@ -57,33 +57,37 @@ def convert_multimodel(
     text_config: PreTrainedConfig | str | os.PathLike | None = None,
     tokenizer: PreTrainedTokenizerBase | str | os.PathLike | None = None,
 ) -> QFormerCaptioner:
-    """Turn a trained captioner into a folder with model and processor.
+    """Convert a trained captioner, and save the model and its processor.
 
-    Layers and queries of the Q-Former and the vocabulary have the sizes that they have in the checkpoint. It does not
-    tell how many heads there are: the Q-Former has 8, as in the original, and the backbones those of their
-    configurations. Weights become float32. Images are squashed to a square (bilinear) and normalised as CLIP's.
-    Captions are sampled as the original's were, unless `generate` is told otherwise.
+    - The number of layers and queries of the Q-Former and the size of the vocabulary are taken from the checkpoint.
+    - The checkpoint does not contain the numbers of heads. The Q-Former gets 8 heads as in the original, and the
+      backbones get the numbers in their configurations.
+    - Weights are converted to float32.
+    - The processor resizes images to a square (bilinear, aspect ratio not kept) and normalizes them as for CLIP.
+    - `generate` samples captions with the settings of the original by default.
 
     Args:
-        source: `checkpoint.pth` of the original code, or a folder in the layout of its hub repository
-            (`encoder.safetensors`, `decoder.safetensors`, `gpt_decoder.safetensors`). Read without unpickling anything
-            but tensors and plain values.
-        destination: folder to write; new or empty.
-        vision_config: configuration of the image backbone, or a folder or hub id that holds it, of which no weight is
-            read. Default: the original's CLIP ViT-B/32.
-        text_config: the same of the language model. Default: the original's GPT-Neo of 24 layers and width 1024.
-        tokenizer: with which it was trained, or a folder or hub id that holds it. `<START>` and `<END>` are added if it
-            lacks them, in this order. It pads with its end-of-text token if it has no other. Default: GPT-Neo's, from
-            the hub (`EleutherAI/gpt-neo-125m`).
+        source: Path of `checkpoint.pth` of the original code, or of a folder with `encoder.safetensors`,
+            `decoder.safetensors` and `gpt_decoder.safetensors`, as in its Hub repository. Only tensors and plain values
+            are unpickled.
+        destination: Output folder, which must be new or empty.
+        vision_config: Configuration of the image backbone, or a folder or Hub id to load it from, without weights.
+            Defaults to the ViT-B/32 of CLIP, as in the original.
+        text_config: Configuration of the language model, or a folder or Hub id to load it from, without weights.
+            Defaults to a GPT-Neo with 24 layers and width 1024, as in the original.
+        tokenizer: Tokenizer that the checkpoint was trained with, or a folder or Hub id to load it from. Missing
+            `<START>` and `<END>` tokens are added in this order. Without a padding token, it pads with its end-of-text
+            token. Defaults to the tokenizer of GPT-Neo (`EleutherAI/gpt-neo-125m`).
 
     Returns:
-        The model as it was saved, in evaluation mode, with the image backbone frozen.
+        The saved model, in evaluation mode and with a frozen image backbone.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        FileExistsError: the destination is a file, or a folder that holds something.
-        OSError: a configuration or the tokenizer cannot be found.
-        ValueError: a file is truncated, damaged or no such checkpoint; or configurations or tokenizer have other sizes.
+        FileNotFoundError: If `source` does not exist or lacks a file.
+        FileExistsError: If `destination` is a file or a folder that is not empty.
+        OSError: If a configuration or the tokenizer cannot be found.
+        ValueError: If a file is truncated, damaged or another kind of checkpoint, or its sizes do not match the
+            configurations or the tokenizer.
 
     References:
         MultiModel (see `docs/papers.md`).
@@ -93,44 +97,49 @@ def convert_multimodel(
     """
     source, destination = Path(source), check_destination(destination)
     weights = _read_weights(source)
-    config = _configuration(weights, vision_config=vision_config, text_config=text_config)
+    config = _build_config(weights, vision_config=vision_config, text_config=text_config)
     model = QFormerCaptioner(config).eval()
-    model.load_state_dict(_translate(source, weights, model))
-    tokenizer = _tokenizer(_TOKENIZER if tokenizer is None else tokenizer, model.get_input_embeddings().num_embeddings)
-    _set_tokens(model, tokenizer)
+    model.load_state_dict(_convert_weights(source, weights, model))
+    num_embeddings = model.get_input_embeddings().num_embeddings
+    tokenizer = _prepare_tokenizer(_TOKENIZER if tokenizer is None else tokenizer, num_embeddings)
+    _set_generation_config(model, tokenizer)
     model.describe(data=_CARD_DATA.format(file=source.name))
     model.save_pretrained(destination)
-    QFormerCaptionerProcessor(_image_processor(model.config.vision_config), tokenizer).save_pretrained(destination)
+    image_processor = _build_image_processor(model.config.vision_config)
+    QFormerCaptionerProcessor(image_processor, tokenizer).save_pretrained(destination)
     return model
 
 
 def _read_weights(source: Path) -> dict[str, Tensor]:
-    """All weights under one name each: the original saves its image encoder twice, and its language model, too."""
+    """Load the weights without duplicates. The original saves its image encoder and its language model twice."""
     if source.is_dir():
-        parts = {part: read_safetensors_file(source / f"{part}.safetensors", _WANTED) for part in _PARTS}
+        parts = {part: read_safetensors_file(source / f"{part}.safetensors", _EXPECTED) for part in _PARTS}
     else:
-        checkpoint = read_torch_file(source, _WANTED)
+        checkpoint = read_torch_file(source, _EXPECTED)
         keys = [f"{part}_state_dict" for part in _PARTS]
         if not isinstance(checkpoint, dict) or not all(is_state_dict(checkpoint.get(key)) for key in keys):
-            raise ValueError(f"{source} does not hold the dictionaries of tensors {keys}; give {_WANTED}")
+            raise ValueError(f"{source} must contain the dictionaries of tensors {keys}. Pass {_EXPECTED}.")
         parts = {part: checkpoint[key] for part, key in zip(_PARTS, keys, strict=True)}
     weights: dict[str, Tensor] = {}
     for part, tensors in parts.items():
-        for own_name, value in tensors.items():
-            name = f"gpt_decoder.{own_name}" if part == "gpt_decoder" else own_name
+        for part_name, value in tensors.items():
+            name = f"gpt_decoder.{part_name}" if part == "gpt_decoder" else part_name
             name = re.sub(r"^vision\.", "clip.vision_model.", name)
             if not torch.equal(weights.setdefault(name, value), value):
-                raise ValueError(f"{source} holds two different {name}; give one as the original code saves it")
+                raise ValueError(
+                    f"{source} must contain two equal copies of {name}, but they differ. Pass a checkpoint that the "
+                    "original code has saved."
+                )
     return weights
 
 
-def _configuration(
+def _build_config(
     weights: dict[str, Tensor],
     *,
     vision_config: PreTrainedConfig | str | os.PathLike | None,
     text_config: PreTrainedConfig | str | os.PathLike | None,
 ) -> QFormerCaptionerConfig:
-    """The sizes of a checkpoint. If a weight that tells one is missing, this is found with all that is missing."""
+    """Build the configuration with the sizes of the checkpoint. Missing weights are reported later, all at once."""
     parts: list[PreTrainedConfig | None] = []
     for part, side in ((vision_config, get_vision_config), (text_config, get_text_config)):
         if isinstance(part, (str, os.PathLike)):
@@ -146,7 +155,7 @@ def _configuration(
     backbones: tuple[Any, Any] = (config.vision_config, config.text_config)
     backbones[1].vocab_size = _num_rows(weights, "gpt_decoder.transformer.wte.weight")
     for backbone in backbones:
-        backbone._name_or_path = ""  # the weights are not from there
+        backbone._name_or_path = ""  # the weights come from the checkpoint
     return config
 
 
@@ -154,8 +163,8 @@ def _num_rows(weights: dict[str, Tensor], name: str) -> int:
     return math.prod(weights[name].shape[:-1]) if name in weights else 1
 
 
-def _translate(source: Path, weights: dict[str, Tensor], model: QFormerCaptioner) -> dict[str, Tensor]:
-    """The checkpoint under the model's names, after a check of names and sizes."""
+def _convert_weights(source: Path, weights: dict[str, Tensor], model: QFormerCaptioner) -> dict[str, Tensor]:
+    """Check the names and sizes of the weights, and rename them to the names of the model."""
     state = model.state_dict()
     modules = _original_modules(model.config.num_qformer_layers)
     origins = original_names(state, modules=modules, packed=_PACKED)
@@ -163,16 +172,16 @@ def _translate(source: Path, weights: dict[str, Tensor], model: QFormerCaptioner
     unexpected = {name for name in weights.keys() - needed if not _UNUSED.fullmatch(name)}
     check_weight_names(
         source,
-        kind="checkpoint of this captioner",
+        kind="a captioner with these backbones",
         missing=needed - weights.keys(),
         unexpected=unexpected,
-        advice=_WANTED,
+        expected=_EXPECTED,
     )
-    return renamed_weights(source, weights=weights, model=state, origins=origins, advice=_SIZES)
+    return renamed_weights(source, weights=weights, model=state, origins=origins, advice=_SIZE_ADVICE)
 
 
 def _original_modules(num_layers: int) -> dict[str, str]:
-    """Beginnings of the model's names, and what the original has in their place."""
+    """Map prefixes of the weight names of the model to prefixes of the original."""
     modules = {
         "model.vision_tower.backbone.": "clip.vision_model.",
         "model.connector.vision_projection.layers.0.": "proj.",
@@ -199,30 +208,33 @@ def _original_modules(num_layers: int) -> dict[str, str]:
     return modules
 
 
-def _image_processor(vision_config: Any) -> CLIPImageProcessor:
-    """The original's: squash, then normalise."""
+def _build_image_processor(vision_config: Any) -> CLIPImageProcessor:
+    """Build the image processor, which resizes to a square and normalizes as the original does."""
     side = vision_config.image_size
     return CLIPImageProcessor(
         size={"height": side, "width": side}, resample=PILImageResampling.BILINEAR, do_center_crop=False
     )
 
 
-def _tokenizer(given: PreTrainedTokenizerBase | str | os.PathLike, num_embeddings: int) -> PreTrainedTokenizerBase:
-    """The tokenizer with the original's special tokens, after a check of its size."""
-    tokenizer = AutoTokenizer.from_pretrained(given) if isinstance(given, (str, os.PathLike)) else copy.deepcopy(given)
+def _prepare_tokenizer(
+    source: PreTrainedTokenizerBase | str | os.PathLike, num_embeddings: int
+) -> PreTrainedTokenizerBase:
+    """Load or copy the tokenizer, add the special tokens of the original, and check the size of the vocabulary."""
+    is_path = isinstance(source, (str, os.PathLike))
+    tokenizer = AutoTokenizer.from_pretrained(source) if is_path else copy.deepcopy(source)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.add_special_tokens({"bos_token": _START, "eos_token": _END})
     if len(tokenizer) != num_embeddings:
         raise ValueError(
-            f"the tokenizer has {len(tokenizer)} tokens, {_START} and {_END} among them, but the checkpoint "
-            f"{num_embeddings}; give the tokenizer that it was trained with"
+            f"`tokenizer` must have {num_embeddings} tokens, including {_START} and {_END}, but got {len(tokenizer)}. "
+            "Pass the tokenizer that the checkpoint was trained with."
         )
     return tokenizer
 
 
-def _set_tokens(model: QFormerCaptioner, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Tell the model its special tokens, and how the original samples captions."""
+def _set_generation_config(model: QFormerCaptioner, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Set the special tokens of the model, and the sampling settings of the original."""
     tokens = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
     for name, token_id in tokens.items():
         setattr(model.config.text_config, name, token_id)
@@ -233,6 +245,6 @@ def _set_tokens(model: QFormerCaptioner, tokenizer: PreTrainedTokenizerBase) -> 
         top_k=40,
         top_p=0.9,
         repetition_penalty=1.8,
-        min_length=5,  # with the start token
+        min_length=5,  # including the start token
         max_new_tokens=30,
     )

@@ -1,4 +1,4 @@
-"""The weights of a checkpoint under the names that they have in a model."""
+"""Conversion of weights from the names in an original checkpoint to the names in a model."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -10,7 +10,7 @@ from torch import Tensor
 def original_names(
     names: Iterable[str], *, modules: Mapping[str, str], packed: re.Pattern
 ) -> dict[str, tuple[str, int | None]]:
-    r"""Map the weight names of a model to those of the original checkpoint.
+    r"""Map the weight names of a model to the names in the original checkpoint.
 
     `torch.nn.MultiheadAttention` packs the projections of queries, keys and values in one weight.
 
@@ -52,7 +52,7 @@ def renamed_weights(
         weights: Weights of the checkpoint. They may include weights that the model does not need.
         model: State dict of the model, for the sizes.
         origins: Result of [`original_names`].
-        advice: Advice for the message if the sizes differ.
+        advice: Advice for the message if the sizes differ, as a sentence.
 
     Returns:
         The weights under the names of the model.
@@ -67,7 +67,7 @@ def renamed_weights(
             shape[0] *= 3
         if list(value.shape) != shape:
             raise ValueError(
-                f"{original} is {tuple(value.shape)} in {source}, but the configuration needs {tuple(shape)}; {advice}"
+                f"{original} in {source} must have the shape {tuple(shape)}, but got {tuple(value.shape)}. {advice}"
             )
         renamed[name] = value if third is None else value.chunk(3)[third]
     return renamed
