@@ -220,8 +220,10 @@ def _prepare_tokenizer(
     source: PreTrainedTokenizerBase | str | os.PathLike, num_embeddings: int
 ) -> PreTrainedTokenizerBase:
     """Load or copy the tokenizer, add the special tokens of the original, and check the size of the vocabulary."""
-    is_path = isinstance(source, (str, os.PathLike))
-    tokenizer = AutoTokenizer.from_pretrained(source) if is_path else copy.deepcopy(source)
+    if isinstance(source, (str, os.PathLike)):
+        tokenizer = AutoTokenizer.from_pretrained(source)
+    else:
+        tokenizer = copy.deepcopy(source)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.add_special_tokens({"bos_token": _START, "eos_token": _END})
