@@ -10,13 +10,19 @@ CONSTRAINTS ?= constraints.txt
 TESTS ?= tests
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-.PHONY: demo test test-oldest lint types docs format clean
+.PHONY: help demo test quick test-oldest lint types docs format clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */\1\t/' | expand -t 14
 
 demo: $(VENV)/.installed  ## train a small model from scratch on drawn scenes
 	$(BIN)/python examples/dual_encoder/demo.py
 
 test: $(VENV)/.installed .cache/.transformers-tests  ## the whole suite
 	$(BIN)/python -m pytest -n auto --dist loadfile $(TESTS)
+
+quick: $(VENV)/.installed  ## a selection of the suite for every commit
+	$(BIN)/python -m pytest -n auto --dist loadfile -m quick tests
 
 test-oldest: $(OLDEST)/.installed  ## the suite on the oldest supported versions
 	$(OLDEST)/bin/python tests/fetch_transformers_tests.py
