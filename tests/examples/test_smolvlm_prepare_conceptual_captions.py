@@ -155,7 +155,7 @@ def test_refusals(tmp_path):
         ),
         (["--source", "list.tsv", "--output", "list.tsv"], r"The output file list\.tsv already exists\. Delete it"),
         (["--source", "list.tsv", "--output", "kept.tsv"], r"kept\.tsv contains no valid rows"),
-        (["--check", "nowhere"], "the shard nowhere is absent"),
+        (["--check", "nowhere"], "The shard nowhere does not exist"),
     ]:
         with pytest.raises(SystemExit, match=message):
             run(tmp_path, SCRIPT, *flags)

@@ -69,7 +69,7 @@ def test_2017_comes_before_2014(coco):
 def test_a_split_without_images_is_left_out_with_a_warning(coco, caplog):
     (coco / "train2017").rename(coco / "elsewhere")
     assert contents(load_coco_captions(coco)) == {"validation": CAPTIONS["val"]}
-    assert "no split 'train': it needs both" in caplog.text
+    assert "Left out the split 'train', which requires both" in caplog.text
     (coco / "annotations/captions_train2017.json").unlink()
     caplog.clear()
     assert contents(load_coco_captions(coco)) == {"validation": CAPTIONS["val"]}
@@ -120,7 +120,7 @@ def test_max_images_takes_the_first_of_each_split(coco):
         "validation": CAPTIONS["val"],
     }
     (coco / "train2017" / "a.jpg").write_bytes(b"")
-    with pytest.warns(UserWarning, match=r"undecodable image \(1\)$"):
+    with pytest.warns(UserWarning, match=r"undecodable image \(1\)\.$"):
         tables = load_coco_captions(coco, max_images=2, on_error="skip")
     assert tables["train"]["image_id"][:] == ["b.jpg"]
 
@@ -168,49 +168,49 @@ WITHOUT_A = {name: texts for name, texts in LEFT.items() if name != FIRST}
 FAULTS: dict[str, tuple[Callable, str, str, dict]] = {
     "malformed image": (
         lambda c, f: c["images"].append({"id": 7}),
-        r"captions_train2017\.json, image 5: expected id and file_name, found \{'id': 7\}",
+        r"captions_train2017\.json, image 5: the entry must have id and file_name, but got \{'id': 7\}",
         r"malformed row \(1\)",
         LEFT,
     ),
     "image id listed twice": (
         lambda c, f: c["images"].append({"id": 100, "file_name": "z.jpg"}),
-        r"image 5: id 100 or file z\.jpg is listed already",
+        r"image 5: id 100 or file z\.jpg is already listed",
         r"image listed twice \(1\)",
         LEFT,
     ),
     "file listed twice": (
         lambda c, f: c["images"].append({"id": 7, "file_name": FIRST}),
-        r"image 5: id 7 or file a\.jpg is listed already",
+        r"image 5: id 7 or file a\.jpg is already listed",
         r"image listed twice \(1\)",
         LEFT,
     ),
     "malformed annotation": (
         lambda c, f: c["annotations"].append({"id": 9, "image_id": 100}),
-        r"annotation 9: expected id, image_id and caption, found \{'id': 9",
+        r"annotation 9: the entry must have id, image_id and caption, but got \{'id': 9",
         r"malformed row \(1\)",
         LEFT,
     ),
     "no annotation at all": (
         lambda c, f: c["annotations"].append("A dog."),
-        r"annotation 9: expected id, image_id and caption, found A dog\.",
+        r"annotation 9: the entry must have id, image_id and caption, but got A dog\.",
         r"malformed row \(1\)",
         LEFT,
     ),
     "caption is no string": (
         lambda c, f: c["annotations"].append({"id": 9, "image_id": 100, "caption": None}),
-        r"annotation 9: expected id, image_id and caption",
+        r"annotation 9: the entry must have id, image_id and caption",
         r"malformed row \(1\)",
         LEFT,
     ),
     "annotation listed twice": (
         lambda c, f: c["annotations"].append({"id": 1, "image_id": 100, "caption": "again"}),
-        r"captions_train2017\.json, annotation with id 1: it is listed already",
+        r"captions_train2017\.json, annotation with id 1: the annotation is already listed",
         r"annotation listed twice \(1\)",
         LEFT,
     ),
     "unknown image": (
         lambda c, f: c["annotations"].append({"id": 9, "image_id": 5, "caption": "Who?"}),
-        r"annotation with id 9: no image has the id 5",
+        r"annotation with id 9: the image id 5 does not exist",
         r"annotation of an unknown image \(1\)",
         LEFT,
     ),
@@ -222,14 +222,14 @@ FAULTS: dict[str, tuple[Callable, str, str, dict]] = {
     ),
     "image without caption": (
         lambda c, f: c["images"].append({"id": 5, "file_name": "../val2017/e.jpg"}),
-        r"image \.\./val2017/e\.jpg has no caption",
+        r"image \.\./val2017/e\.jpg does not have a caption",
         r"image without caption \(1\)",
         LEFT,
     ),
     "absent image": (
         lambda c, f: (f / FIRST).unlink(),
-        r"image .*train2017.a\.jpg is absent",
-        r"absent image \(1\)",
+        r"image .*train2017.a\.jpg does not exist",
+        r"missing image \(1\)",
         WITHOUT_A,
     ),
     "truncated image": (
@@ -258,7 +258,7 @@ def test_fault_stops_the_loading(coco, name):
 def test_fault_is_dropped_and_counted(coco, name):
     damage(coco, name)
     _, _, counted, left = FAULTS[name]
-    with pytest.warns(UserWarning, match=rf"dropped what is faulty: {counted}$") as caught:
+    with pytest.warns(UserWarning, match=rf"Dropped invalid data of .*: {counted}\.$") as caught:
         tables = load_coco_captions(coco, on_error="skip")
     assert len(caught) == 1
     assert caught[0].filename == __file__
@@ -270,9 +270,12 @@ def test_fault_is_dropped_and_counted(coco, name):
     [
         (
             {"filename": "z.jpg", "split": "train", "sentences": []},
-            "expected filename, filepath, split and raw sentences",
+            "the entry must have filename, filepath, split and raw sentences",
         ),
-        ({"filepath": "val2014", "filename": "a.jpg", "split": "test", "sentences": []}, r"a\.jpg is listed for train"),
+        (
+            {"filepath": "val2014", "filename": "a.jpg", "split": "test", "sentences": []},
+            r"a\.jpg is already listed for train",
+        ),
     ],
 )
 def test_faults_of_karpathys_file(karpathy, entry, message):
@@ -280,31 +283,35 @@ def test_faults_of_karpathys_file(karpathy, entry, message):
     path.write_text(json.dumps({"images": [*json.loads(path.read_text())["images"], entry]}))
     with pytest.raises(ValueError, match=rf"dataset_coco\.json, image 7: {message}"):
         load_coco_captions(karpathy)
-    with pytest.warns(UserWarning, match=r"(malformed row|image listed twice) \(1\)$"):
+    with pytest.warns(UserWarning, match=r"(malformed row|image listed twice) \(1\)\.$"):
         assert load_coco_captions(karpathy, on_error="skip").num_rows == {"train": 5, "test": 1}
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"images": []}', '{"images": [], "annotations": {}}'])
 def test_json_of_another_kind(coco, text):
     (coco / TRAIN).write_text(text)
-    with pytest.raises(ValueError, match=r"captions_train2017\.json is not COCO's captions JSON"):
+    with pytest.raises(ValueError, match=r"captions_train2017\.json must be in COCO's captions format"):
         load_coco_captions(coco)
 
 
 def test_a_folder_without_captions_files(tmp_path):
     write_images(tmp_path / "val2014", ["a.jpg"])
-    with pytest.raises(FileNotFoundError, match=r"has no split of COCO; it needs dataset_coco\.json, or annotations/"):
+    with pytest.raises(
+        FileNotFoundError, match=r"has no complete split of COCO\. Expected dataset_coco\.json, or annotations/"
+    ):
         load_coco_captions(tmp_path)
 
 
 def test_a_captions_file_needs_its_images(coco):
-    with pytest.raises(ValueError, match=r"captions_train2017\.json is a captions file; tell where its images are"):
+    with pytest.raises(
+        ValueError, match=r"`image_folder` is required for the captions file .*captions_train2017\.json"
+    ):
         load_coco_captions(coco / TRAIN)
-    with pytest.raises(FileNotFoundError, match="nowhere is absent"):
+    with pytest.raises(FileNotFoundError, match="nowhere does not exist"):
         load_coco_captions(coco / TRAIN, image_folder=coco / "nowhere")
-    with pytest.raises(FileNotFoundError, match=r"none\.json is absent"):
+    with pytest.raises(FileNotFoundError, match=r"none\.json does not exist"):
         load_coco_captions(coco / "none.json", image_folder=coco)
-    with pytest.raises(ValueError, match=r"image_folder goes with a captions file, and .* is no \.json; leave it out"):
+    with pytest.raises(ValueError, match=r"`image_folder` must be `None`, because .* is not a captions file"):
         load_coco_captions(coco, image_folder=coco / "train2017")
 
 
@@ -319,7 +326,7 @@ def test_no_image_left(coco):
     for path in (coco / "val2017").iterdir():
         path.write_bytes(b"")
     with (
-        pytest.raises(ValueError, match="has no usable image for validation"),
+        pytest.raises(ValueError, match="must have at least one valid image, but got none for validation"),
         pytest.warns(UserWarning, match=r"undecodable image \(2\)"),
     ):
         load_coco_captions(coco, on_error="skip")

@@ -96,7 +96,7 @@ def test_the_installed_package_is_found_and_not_run(folder, tmp_path, monkeypatc
 
 def test_without_the_package(monkeypatch):
     monkeypatch.setitem(sys.modules, "easy_vqa", None)
-    with pytest.raises(ImportError, match="pip install easy-vqa, or give the folder"):
+    with pytest.raises(ImportError, match=r"Run `pip install easy-vqa`, or pass the `folder`"):
         load_easy_vqa()
 
 
@@ -111,18 +111,20 @@ def test_a_folder_of_that_name_is_no_package(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["train/questions.json", "test/questions.json"])
 def test_a_questions_file_is_absent(folder, name):
     (folder / name).unlink()
-    with pytest.raises(FileNotFoundError, match=rf"there is no .*{name}; give the folder that holds train and test"):
+    with pytest.raises(
+        FileNotFoundError, match=rf"{name} does not exist\. Pass the folder that contains train and test"
+    ):
         load_easy_vqa(folder)
 
 
 def test_nothing_at_that_path(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"elsewhere.train.questions\.json; give the folder"):
+    with pytest.raises(FileNotFoundError, match=r"elsewhere.train.questions\.json does not exist\. Pass the folder"):
         load_easy_vqa(tmp_path / "elsewhere")
 
 
 def test_an_image_is_absent(folder):
     (folder / "test/images/0.png").unlink()
-    with pytest.raises(FileNotFoundError, match=r"image .*test.images.0\.png is absent"):
+    with pytest.raises(FileNotFoundError, match=r"image .*test.images.0\.png of a question does not exist"):
         load_easy_vqa(folder)
 
 
@@ -130,23 +132,26 @@ def test_an_image_is_absent(folder):
 def test_an_image_cannot_be_decoded(folder, content):
     path = folder / "train/images/3.png"
     path.write_bytes(b"no image" if content == "text" else path.read_bytes()[:-40])
-    with pytest.raises(ValueError, match=r"image .*train.images.3\.png cannot be decoded: \w+: .*; copy the data set"):
+    with pytest.raises(ValueError, match=r"image .*train.images.3\.png cannot be decoded: \w+: .*\. Copy the data set"):
         load_easy_vqa(folder)
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("[", "is not JSON"),
-        ("\xff", "is not JSON"),
-        ("{}", "is no list of questions, or an empty one"),
-        ("[]", "is no list of questions, or an empty one"),
-        ('["is it?"]', r"entry 1: expected \[question, answer, number of the image\], found 'is it\?'; correct it"),
-        ('[["is it?", "yes", 0], ["is it?", "no"]]', "entry 2: expected"),
-        ('[["is it?", "yes", "0"]]', "entry 1: expected .* found .*'0'"),
-        ('[["is it?", "yes", true]]', "entry 1: expected .* found .*True"),
-        ('[["is it?", null, 0]]', "entry 1: expected .* found .*None"),
-        ('[["is it?", " ", 0]]', "entry 1: expected .* found .*' '"),
+        ("[", "is not valid JSON"),
+        ("\xff", "is not valid JSON"),
+        ("{}", "must contain a list of at least one question"),
+        ("[]", "must contain a list of at least one question"),
+        (
+            '["is it?"]',
+            r"entry 1: the entry must be \[question, answer, image number\], but got 'is it\?'\. Correct it",
+        ),
+        ('[["is it?", "yes", 0], ["is it?", "no"]]', "entry 2: the entry must be"),
+        ('[["is it?", "yes", "0"]]', "entry 1: the entry must be .* but got .*'0'"),
+        ('[["is it?", "yes", true]]', "entry 1: the entry must be .* but got .*True"),
+        ('[["is it?", null, 0]]', "entry 1: the entry must be .* but got .*None"),
+        ('[["is it?", " ", 0]]', "entry 1: the entry must be .* but got .*' '"),
     ],
 )
 def test_a_questions_file_is_malformed(folder, content, message):

@@ -22,8 +22,8 @@ def rows(*captions: str, image_id: str = "a.jpg") -> list[CaptionRow]:
 
 
 def test_raise_uses_the_given_exception():
-    with pytest.raises(FileNotFoundError, match=r'a\.jpg is absent.*on_error="skip"'):
-        Faults("raise").add("absent image", "a.jpg is absent", error=FileNotFoundError)
+    with pytest.raises(FileNotFoundError, match=r'a\.jpg is missing.*on_error="skip"'):
+        Faults("raise").add("missing image", "a.jpg is missing.", error=FileNotFoundError)
 
 
 def test_skip_counts_each_fault_once_and_reports_once():
@@ -31,12 +31,12 @@ def test_skip_counts_each_fault_once_and_reports_once():
     for kind, message in [
         ("empty caption", "row 1"),
         ("empty caption", "row 2"),
-        ("absent image", "a"),
-        ("absent image", "a"),
+        ("missing image", "a"),
+        ("missing image", "a"),
     ]:
         faults.add(kind, message)
     with pytest.warns(
-        UserWarning, match=r"^Flickr8k: dropped what is faulty: empty caption \(2\), absent image \(1\)$"
+        UserWarning, match=r"^Dropped invalid data of Flickr8k: empty caption \(2\), missing image \(1\)\.$"
     ):
         faults.report("Flickr8k")
 
@@ -66,7 +66,7 @@ def test_empty_caption(caption):
 
 @pytest.mark.parametrize("captions", [["A dog.", "A dog. "], ["1", "2", "3", "4", "5", "1"]])
 def test_duplicate_row(captions):
-    with pytest.raises(ValueError, match=rf"row {len(captions)}: a\.jpg has the caption '.+' already"):
+    with pytest.raises(ValueError, match=rf"row {len(captions)}: a\.jpg already has the caption '.+'"):
         group_captions(rows(*captions), faults=Faults())
     assert group_captions(rows(*captions), faults=Faults("skip")) == {"a.jpg": captions[:-1]}
 

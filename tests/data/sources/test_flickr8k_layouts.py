@@ -74,29 +74,34 @@ FAULTS = {
     ),
     "duplicate row": (
         lambda f: add_row(f, 'a.jpg,"A a, seen from afar."'),
-        r"captions\.txt, row 18: a\.jpg has the caption 'A a, seen from afar\.' already",
+        r"captions\.txt, row 18: a\.jpg already has the caption 'A a, seen from afar\.'",
         "duplicate row",
         LEFT,
     ),
     "too many fields": (
         lambda f: add_row(f, "a.jpg,one,two"),
-        r"captions\.txt, row 18: expected",
+        r"captions\.txt, row 18: the row must be",
         "malformed row",
         LEFT,
     ),
-    "too few fields": (lambda f: add_row(f, "a.jpg"), r"captions\.txt, row 18: expected", "malformed row", LEFT),
-    "open quote": (lambda f: add_row(f, 'a.jpg,"one'), r"captions\.txt, row 18: expected", "malformed row", LEFT),
-    "no name": (lambda f: add_row(f, ",one"), r"captions\.txt, row 18: expected", "malformed row", LEFT),
+    "too few fields": (lambda f: add_row(f, "a.jpg"), r"captions\.txt, row 18: the row must be", "malformed row", LEFT),
+    "open quote": (
+        lambda f: add_row(f, 'a.jpg,"one'),
+        r"captions\.txt, row 18: the row must be",
+        "malformed row",
+        LEFT,
+    ),
+    "no name": (lambda f: add_row(f, ",one"), r"captions\.txt, row 18: the row must be", "malformed row", LEFT),
     "not UTF-8": (
         lambda f: (f / "captions.txt").write_bytes((f / "captions.txt").read_bytes() + b"a.jpg,caf\xe9\n"),
-        r"captions\.txt, row 18: not UTF-8",
+        r"captions\.txt, row 18: the row is not UTF-8",
         "malformed row",
         LEFT,
     ),
-    "absent image": (
+    "missing image": (
         lambda f: (f / "Images" / "a.jpg").unlink(),
-        r"Images.a\.jpg is absent",
-        "absent image",
+        r"Images.a\.jpg does not exist",
+        "missing image",
         WITHOUT_A,
     ),
     "truncated image": (
@@ -113,13 +118,13 @@ FAULTS = {
     ),
     "image without caption": (
         lambda f: write_csv(f / "captions.txt", {name: texts for name, texts in CAPTIONS.items() if name != "a.jpg"}),
-        r"image a\.jpg has no caption",
+        r"image a\.jpg does not have a caption",
         "image without caption",
         WITHOUT_A,
     ),
     "listed twice": (
         lambda f: write_lists(f / "official_splits", SPLITS | {"test": ["e.jpg", "a.jpg"]}),
-        r"testImages\.txt, row 2: a\.jpg is listed for train already",
+        r"testImages\.txt, row 2: a\.jpg is already listed for train",
         "image listed twice",
         LEFT,
     ),
@@ -130,7 +135,7 @@ FAULTS = {
 def test_fault_stops_the_loading(folder, name):
     damage, message, kind, _ = FAULTS[name]
     damage(folder)
-    with pytest.raises(FileNotFoundError if kind == "absent image" else ValueError, match=message):
+    with pytest.raises(FileNotFoundError if kind == "missing image" else ValueError, match=message):
         load_flickr8k(folder)
 
 
@@ -138,7 +143,7 @@ def test_fault_stops_the_loading(folder, name):
 def test_fault_is_dropped_and_counted(folder, name):
     damage, _, kind, left = FAULTS[name]
     damage(folder)
-    with pytest.warns(UserWarning, match=rf"dropped what is faulty: {kind} \(1\)$") as caught:
+    with pytest.warns(UserWarning, match=rf"Dropped invalid data of .*: {kind} \(1\)\.$") as caught:
         tables = load_flickr8k(folder, on_error="skip")
     assert len(caught) == 1
     assert caught[0].filename == __file__
@@ -155,7 +160,7 @@ def test_malformed_tokens(bare):
     write_tokens(bare / "Flickr8k.token.txt", {"a.jpg": ["one"]})
     for row in ("a.jpg#1 no tab", "a.jpg\tno number", "#1\tno name"):
         (bare / "Flickr8k.token.txt").write_text(f"a.jpg#0\tone\n\n{row}\n")
-        with pytest.raises(ValueError, match=r"Flickr8k\.token\.txt, row 3: expected image#number<TAB>caption"):
+        with pytest.raises(ValueError, match=r"Flickr8k\.token\.txt, row 3: the row must be image#number<TAB>caption"):
             load_flickr8k(bare)
 
 
@@ -173,40 +178,40 @@ def test_malformed_karpathy_entry(bare, entry):
     write_karpathy(path, CAPTIONS)
     content = json.loads(path.read_text())
     path.write_text(json.dumps({"images": [*content["images"], entry]}))
-    with pytest.raises(ValueError, match=r"dataset_flickr8k\.json, image 9: expected filename"):
+    with pytest.raises(ValueError, match=r"dataset_flickr8k\.json, image 9: the entry must have filename"):
         load_flickr8k(bare)
-    with pytest.warns(UserWarning, match=r"malformed row \(1\)$"):
+    with pytest.warns(UserWarning, match=r"malformed row \(1\)\.$"):
         assert sum(load_flickr8k(bare, on_error="skip").num_rows.values()) == 8
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"annotations": []}'])
 def test_json_that_is_not_karpathys(bare, content):
     (bare / "dataset_flickr8k.json").write_text(content)
-    with pytest.raises(ValueError, match=r"dataset_flickr8k\.json is not Karpathy's JSON"):
+    with pytest.raises(ValueError, match=r"dataset_flickr8k\.json must be in Karpathy's format"):
         load_flickr8k(bare)
 
 
 @pytest.mark.parametrize("content", ["", "a.jpg,A dog.\n"])
 def test_missing_header(bare, content):
     (bare / "captions.txt").write_text(content)
-    with pytest.raises(ValueError, match=r"captions\.txt, row 1: expected the header 'image,caption'"):
+    with pytest.raises(ValueError, match=r"captions\.txt, row 1: the header must be 'image,caption'"):
         load_flickr8k(bare)
 
 
 def test_captions_file_missing(bare):
     with pytest.raises(
-        FileNotFoundError, match=r"no captions file; it needs one of captions\.txt, Flickr8k\.token\.txt"
+        FileNotFoundError, match=r"no captions file\. Expected one of captions\.txt, Flickr8k\.token\.txt"
     ):
         load_flickr8k(bare)
 
 
 def test_image_folder_missing(tmp_path):
     write_csv(tmp_path / "captions.txt", CAPTIONS)
-    with pytest.raises(FileNotFoundError, match=r"has no image folder; put the images into .*Images"):
+    with pytest.raises(FileNotFoundError, match=r"has no image folder\. Put the images into .*Images"):
         load_flickr8k(tmp_path)
 
 
 def test_one_of_three_lists_missing(folder):
     (folder / "official_splits" / "Flickr_8k.devImages.txt").unlink()
-    with pytest.raises(FileNotFoundError, match=r"has no Flickr_8k\.devImages\.txt; give all three lists or none"):
+    with pytest.raises(FileNotFoundError, match=r"lacks Flickr_8k\.devImages\.txt\. Add the missing lists"):
         load_flickr8k(folder)

@@ -20,12 +20,14 @@ def test_files_and_the_image_files_of_folders_in_order(folder):
 
 
 def test_places_without_images_are_refused(folder, tmp_path):
-    with pytest.raises(FileNotFoundError, match="nowhere does not exist; give image files or folders of them"):
+    with pytest.raises(FileNotFoundError, match=r"nowhere does not exist\. Pass image files or folders"):
         find_image_files([folder, tmp_path / "nowhere"])
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match=r"no image in .*empty; files must end in one of \.bmp, "):
+    with pytest.raises(
+        ValueError, match=r"at least one image, but got .*empty\. Files in folders must end in one of \.bmp, "
+    ):
         find_image_files([tmp_path / "empty"])
-    with pytest.raises(ValueError, match="no image in an empty list"):
+    with pytest.raises(ValueError, match="but got an empty list"):
         find_image_files([])
 
 
@@ -34,7 +36,7 @@ def test_what_cannot_be_decoded_is_told(folder):
     assert good == [folder / "a.PNG"]
     assert broken.keys() == {folder / "broken.jpg"}
     assert broken[folder / "broken.jpg"].startswith("UnidentifiedImageError: cannot identify image file")
-    with pytest.raises(ValueError, match=r"none of the 1 images can be read \(.*broken.jpg: UnidentifiedImageError"):
+    with pytest.raises(ValueError, match=r"None of the 1 images can be decoded \(.*broken.jpg: UnidentifiedImageError"):
         decodable_image_files([folder / "broken.jpg"])
 
 

@@ -30,15 +30,19 @@ SECOND = key(0, 1)
 FAULTS = {
     "image": ({"jpg": b"no image"}, "the image cannot be decoded: UnidentifiedImageError", "undecodable image"),
     "truncated image": ({"jpg": jpeg()[:-100]}, "the image cannot be decoded: OSError", "undecodable image"),
-    "no image": ({"jpg": None}, "it has no image", "caption without image"),
-    "two images": ({"png": encoded("PNG")}, r"it has several images, \.jpg and \.png", "several images"),
-    "no caption": ({"txt": None, "json": None}, r"it has neither a \.txt nor a \.json", "image without caption"),
-    "no caption in the JSON": (
-        {"txt": None, "json": b'{"caption": null}'},
-        "no string 'caption'",
+    "no image": ({"jpg": None}, "the sample does not have an image", "caption without image"),
+    "two images": ({"png": encoded("PNG")}, r"the sample has several images, \.jpg and \.png", "several images"),
+    "no caption": (
+        {"txt": None, "json": None},
+        r"the sample has neither a \.txt nor a \.json",
         "image without caption",
     ),
-    "JSON is a list": ({"txt": None, "json": b"[1]"}, "no string 'caption'", "image without caption"),
+    "no caption in the JSON": (
+        {"txt": None, "json": b'{"caption": null}'},
+        "a string 'caption'",
+        "image without caption",
+    ),
+    "JSON is a list": ({"txt": None, "json": b"[1]"}, "a string 'caption'", "image without caption"),
     "empty caption": ({"txt": b" \n"}, "the caption is empty", "empty caption"),
     "not UTF-8": ({"txt": b"caf\xe9"}, r"the \.txt is not UTF-8", "text not in UTF-8"),
     "JSON not UTF-8": ({"txt": None, "json": b"\xe9"}, r"the \.json is not UTF-8", "text not in UTF-8"),
@@ -64,11 +68,11 @@ def test_a_broken_sample(tmp_path, caplog, layout, name):
         write_tar(shard, damaged(changes))
     else:
         write_folder(shard, damaged(changes))
-    with pytest.raises(ValueError, match=rf"{shard}, sample {SECOND}: .*{message}.*on_error=.skip.$"):
+    with pytest.raises(ValueError, match=rf"{shard}, sample {SECOND}: .*{message}.*on_error=.skip.`\.$"):
         ids(stream_image_text(shard))
     with (
         caplog.at_level(logging.INFO, "vlmkit"),
-        pytest.warns(UserWarning, match=rf"{shard}: dropped what is faulty: {kind} \(1\)$") as caught,
+        pytest.warns(UserWarning, match=rf"Dropped invalid data of {shard}: {kind} \(1\)\.$") as caught,
     ):
         assert ids(stream_image_text(shard, on_error="skip")) == [IDS[0], *IDS[2:ROWS]]
     assert len(caught) == 1
@@ -78,11 +82,11 @@ def test_a_broken_sample(tmp_path, caplog, layout, name):
 def test_each_shard_is_counted_by_itself(tars):
     for shard in (0, 2):
         write_tar(tars / f"{shard:05}.tar", shard_files(shard) | {f"{key(shard, 0)}.txt": b""})
-    with pytest.warns(UserWarning, match=r"empty caption \(1\)$") as caught:
+    with pytest.warns(UserWarning, match=r"empty caption \(1\)\.$") as caught:
         assert len(ids(stream_image_text(tars, on_error="skip"))) == NUM_SHARDS * ROWS - 2
-    assert [str(warning.message).partition(":")[0] for warning in caught] == [
-        str(tars / "00000.tar"),
-        str(tars / "00002.tar"),
+    assert [str(warning.message).partition(": ")[0] for warning in caught] == [
+        f"Dropped invalid data of {tars / '00000.tar'}",
+        f"Dropped invalid data of {tars / '00002.tar'}",
     ]
 
 
@@ -97,7 +101,7 @@ def test_an_unreadable_file(tmp_path):
     (tmp_path / "00000" / "a.txt").mkdir()
     with pytest.raises(ValueError, match=r"a\.txt cannot be read"):
         ids(stream_image_text(tmp_path / "00000"))
-    with pytest.warns(UserWarning, match=r"unreadable file \(1\), image without caption \(1\)$"):
+    with pytest.warns(UserWarning, match=r"unreadable file \(1\), image without caption \(1\)\.$"):
         assert len(ids(stream_image_text(tmp_path / "00000", on_error="skip"))) == 1
 
 
@@ -112,20 +116,20 @@ def test_a_broken_header_costs_its_file_only(tars, row):
     content = bytearray(path.read_bytes())
     content[header_of(path, f"{key(0, row)}.jpg") + 20] ^= 0xFF
     path.write_bytes(content)
-    after = f"{key(0, row - 1)}.json" if row else "its beginning"
-    with pytest.raises(ValueError, match=rf"00000\.tar, after {after}: the header of the next file is broken"):
+    after = f"{key(0, row - 1)}.json" if row else "the start"
+    with pytest.raises(ValueError, match=rf"00000\.tar, after {after}: the header of the next file is corrupt"):
         ids(stream_image_text(path))
-    with pytest.warns(UserWarning, match=r"broken tar header \(1\), caption without image \(1\)$"):
+    with pytest.warns(UserWarning, match=r"corrupt tar header \(1\), caption without image \(1\)\.$"):
         assert ids(stream_image_text(path, on_error="skip")) == [*IDS[:row], *IDS[row + 1 : ROWS]]
 
 
 @pytest.mark.parametrize(
     ("place", "rows", "counted"),
     [
-        ("within the image", 2, r"truncated tar \(1\)$"),
-        ("within the header", 2, r"truncated tar \(1\)$"),
-        ("before the header", 2, r"truncated tar \(1\)$"),
-        ("before the text", 2, r"truncated tar \(1\), image without caption \(1\)$"),
+        ("within the image", 2, r"truncated tar \(1\)\.$"),
+        ("within the header", 2, r"truncated tar \(1\)\.$"),
+        ("before the header", 2, r"truncated tar \(1\)\.$"),
+        ("before the text", 2, r"truncated tar \(1\), image without caption \(1\)\.$"),
     ],
 )
 def test_a_truncated_tar(tars, place, rows, counted):
@@ -138,7 +142,7 @@ def test_a_truncated_tar(tars, place, rows, counted):
         "before the text": text,
     }
     path.write_bytes(path.read_bytes()[: ends[place]])
-    with pytest.raises(ValueError, match=r"00000\.tar(, after| is broken at or after) .*; correct it"):
+    with pytest.raises(ValueError, match=r"00000\.tar(, after| is corrupt at or after) .*\. Correct it"):
         ids(stream_image_text(path))
     with pytest.warns(UserWarning, match=counted):
         assert ids(stream_image_text(path, on_error="skip")) == IDS[:rows]
@@ -160,7 +164,7 @@ def test_a_damaged_compressed_tar(tmp_path, compression, kind):
 @pytest.mark.parametrize("content", [b"", b"no tar", b"x" * 5000, b"\x1f\x8b" + b"x" * 600])
 def test_a_file_that_is_no_tar(tmp_path, content):
     (tmp_path / "a.tar").write_bytes(content)
-    with pytest.warns(UserWarning, match=r"(unreadable tar|broken tar header|truncated tar) \(1\)"):
+    with pytest.warns(UserWarning, match=r"(unreadable tar|corrupt tar header|truncated tar) \(1\)"):
         assert ids(stream_image_text(tmp_path / "a.tar", on_error="skip")) == []
 
 

@@ -1,1 +1,1 @@
-"""Loaders, one module per data set or layout. Each returns tables of one row per image."""
+"""Loaders of data sets, which return tables with one row per image."""

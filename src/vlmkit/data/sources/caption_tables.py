@@ -1,4 +1,4 @@
-"""What the loaders of captioned images share: from image files, or from what `datasets` reads, to checked tables."""
+"""Common steps of the loaders of captioned images, which build validated tables from files or `datasets` tables."""
 
 import os
 import re
@@ -15,7 +15,7 @@ _ID_COLUMNS = ("image_id", "filename", "file_name", "image_name")
 
 
 class ListedImage(NamedTuple):
-    """An image that a data set's files speak of, and where it should lie."""
+    """Image that the files of a data set list, and its expected path, which may not exist."""
 
     image_id: str
     path: Path
@@ -23,7 +23,7 @@ class ListedImage(NamedTuple):
 
 
 class Photo(NamedTuple):
-    """What is known of an image; `row` is its place in the table of all images."""
+    """Captions of an image, and the index of its row in the table of all images."""
 
     image_id: str
     row: int
@@ -33,11 +33,14 @@ class Photo(NamedTuple):
 def build_image_table(
     listed: Mapping[str, Sequence[ListedImage]], faults: Faults
 ) -> tuple[Dataset, dict[str, list[Photo]]]:
-    """The table of the images that exist, as paths, and the photos of each split.
+    """Build a table of the listed images that exist.
 
     Args:
-        listed: the images of each split.
-        faults: gets the images that are absent.
+        listed: Images of each split.
+        faults: Handler of missing images.
+
+    Returns:
+        The table of all images, which are stored as paths, and the photos of each split.
     """
     paths: list[str] = []
     states: list[str] = []
@@ -48,34 +51,39 @@ def build_image_table(
             try:
                 state = get_file_state(path)
             except FileNotFoundError:
-                faults.add("absent image", f"image {path} is absent", error=FileNotFoundError)
+                faults.add("missing image", f"The image {path} does not exist.", error=FileNotFoundError)
                 continue
             splits[split].append(Photo(image_id, len(paths), captions))
             paths.append(str(path))
             states.append(state)
     table = Dataset.from_dict({"image": paths, "state": states}, Features({"image": Image(), "state": Value("string")}))
-    return table.remove_columns("state"), splits  # having been a column, the state stays in the fingerprint
+    return table.remove_columns("state"), splits  # the removed column still changes the fingerprint
 
 
 def load_image_table(source: str, *, faults: Faults, repeats: bool = False) -> tuple[Dataset, dict[str, list[Photo]]]:
-    """The table of the images of anything that `datasets.load_dataset` reads, and the photos of each split.
+    """Load captioned images with `datasets.load_dataset`.
+
+    The tables need a column `image`, and the captions in `caption_0`, `caption_1`, ..., `captions`, `caption` or
+    `text`. They may have one row per caption if a column `image_id`, `filename`, `file_name` or `image_name` identifies
+    the image.
 
     Args:
-        source: a hub id, or a folder, where "~" stands for the home folder. It needs a column `image` and the captions
-            in `caption_0`, `caption_1`, ..., `captions`, `caption` or `text`, and may hold one row per caption if a
-            column tells the image.
-        faults: gets the empty captions and the duplicate rows.
-        repeats: see [`group_captions`].
+        source: Hub id or folder. "~" is expanded to the home folder.
+        faults: Handler of empty captions and duplicate rows.
+        repeats: Accept repeated captions, see [`group_captions`].
+
+    Returns:
+        The table of all images, and the photos of each split.
 
     Raises:
-        FileNotFoundError: there is no data set.
-        ValueError: a column is missing.
+        FileNotFoundError: If the data set does not exist.
+        ValueError: If a column is missing.
     """
     try:
         tables = load_dataset(os.path.expanduser(source))
     except (FileNotFoundError, ConnectionError) as error:
         raise FileNotFoundError(
-            f"there are no captioned images at {source}, neither in a folder on this machine nor on the hub: {error}"
+            f"{source} is neither a local folder of captioned images nor a data set on the Hub: {error}"
         ) from error
     splits: dict[str, list[Photo]] = {}
     offset = 0
@@ -87,7 +95,7 @@ def load_image_table(source: str, *, faults: Faults, repeats: bool = False) -> t
 
 
 def _read_table(table: Dataset, source: str, split: str, offset: int, faults: Faults, repeats: bool) -> list[Photo]:
-    """The photos of one split, whose first row is row `offset` of all images."""
+    """Return the photos of one split, whose first row has the index `offset` in the table of all images."""
     texts = _texts(table, source)
     id_column = next((name for name in _ID_COLUMNS if name in table.column_names), None)
     ids = [str(value) for value in table[id_column]] if id_column else [f"{split}-{row}" for row in range(len(table))]
@@ -107,14 +115,14 @@ def _read_table(table: Dataset, source: str, split: str, offset: int, faults: Fa
 
 
 def _texts(table: Dataset, source: str) -> list[list[str]]:
-    """The captions of each row, "" for a missing one."""
+    """Return the captions of each row, with an empty string for `None`."""
     columns = table.column_names
     numbered = sorted((name for name in columns if re.fullmatch(r"caption_\d+", name)), key=lambda name: int(name[8:]))
     found = numbered or [name for name in ("captions", "caption", "text") if name in columns][:1]
     if "image" not in columns or not found:
         raise ValueError(
-            f"{source} has the columns {', '.join(columns)}; it needs image and one of captions, caption, text or "
-            "caption_0, caption_1, ..."
+            f"{source}: the table must have the column image and one of captions, caption, text or caption_0, "
+            f"caption_1, ..., but got {', '.join(columns)}. Rename the columns."
         )
     return [
         [text or "" for value in record.values() for text in (value if isinstance(value, list) else [value])]
@@ -125,12 +133,12 @@ def _texts(table: Dataset, source: str) -> list[list[str]]:
 def select_usable_photos(
     images: Dataset, *, splits: Mapping[str, Sequence[Photo]], faults: Faults
 ) -> dict[str, list[Photo]]:
-    """The photos of each split that have a caption and can be decoded.
+    """Select the photos of each split that have a caption and can be decoded.
 
     Args:
-        images: the table of all images.
-        splits: the photos of each split.
-        faults: gets the others.
+        images: Table of all images.
+        splits: Photos of each split.
+        faults: Handler of photos without captions and of undecodable images.
     """
     encoded = images.cast_column("image", Image(decode=False))["image"]
     kept: dict[str, list[Photo]] = {}
@@ -139,32 +147,34 @@ def select_usable_photos(
         kept[split] = []
         for photo in photos:
             if not photo.captions:
-                faults.add("image without caption", f"image {photo.image_id} has no caption")
+                faults.add("image without caption", f"The image {photo.image_id} does not have a caption.")
             elif photo.row in reasons:
-                faults.add("undecodable image", f"image {photo.image_id} cannot be decoded: {reasons[photo.row]}")
+                faults.add("undecodable image", f"The image {photo.image_id} cannot be decoded: {reasons[photo.row]}.")
             else:
                 kept[split].append(photo)
     return kept
 
 
 def build_caption_tables(images: Dataset, *, splits: Mapping[str, Sequence[Photo]], source: str) -> DatasetDict:
-    """Attach captions and ids to the images and divide them, without copying pixels.
+    """Build the table of each split from the images, captions and image ids, without copying pixels.
 
     Args:
-        images: the table of all images.
-        splits: the photos of each split.
-        source: the data set's name, for the error.
+        images: Table of all images.
+        splits: Photos of each split.
+        source: Name of the data set for the error message.
 
     Raises:
-        ValueError: a split is empty.
+        ValueError: If a split is empty.
     """
     empty = [name for name, photos in splits.items() if not photos]
     if empty:
-        raise ValueError(f"{source} has no usable image for {' and '.join(empty)}")
+        raise ValueError(
+            f"Each split of {source} must have at least one valid image, but got none for {', '.join(empty)}."
+        )
     captions, ids = [[""]] * len(images), [""] * len(images)
     for photo in chain.from_iterable(splits.values()):
         captions[photo.row], ids[photo.row] = photo.captions, photo.image_id
-    # Columns first: a table of selected rows would be copied to take another column.
+    # Columns are added before the selection, because adding a column to selected rows copies the table.
     table = images.add_column("captions", captions, feature=List(Value("string")))
     table = table.add_column("image_id", ids, feature=Value("string"))
     return DatasetDict({name: table.select([photo.row for photo in photos]) for name, photos in splits.items()})

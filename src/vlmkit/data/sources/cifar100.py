@@ -1,4 +1,4 @@
-"""CIFAR-100, from the hub, a folder or the original archive, as tables of one row per image."""
+"""Loader of CIFAR-100 from the original archive, a folder or the Hugging Face Hub."""
 
 import hashlib
 import tempfile
@@ -22,29 +22,34 @@ _FEATURES = Features({"image": Image(), "label": ClassLabel(names=list(CIFAR100_
 def load_cifar100(
     path_or_hub_id: str | Path = "uoft-cs/cifar100", *, num_validation: int = 5000, seed: int = 0
 ) -> DatasetDict:
-    """Load CIFAR-100 as one row per image: `image`, `label` (one of 100 classes) and `image_id`, a string.
+    """Load CIFAR-100 with one row per image.
 
-    What is loaded is one of
+    The source is one of
 
-    - the original archive `cifar-100-python.tar.gz`, the folder `cifar-100-python` that it holds, or that folder's
-      parent. They hold pickles, which can run any code: only files whose MD5 sums are those of the original are opened;
-    - a hub id or a folder that `datasets.load_dataset` reads, with the columns `img` or `image`, and `fine_label` or
-      `label`. Of its splits, train, validation and test are taken.
+    - the original archive `cifar-100-python.tar.gz`, the extracted folder `cifar-100-python`, or the parent of this
+      folder. The files are pickles, which can execute arbitrary code, so they are opened only if their MD5 checksums
+      are those of the original.
+    - another folder or a Hub id, loaded by `datasets.load_dataset`. Its tables need a column `img` or `image`, and a
+      column `fine_label` or `label`. The splits train, validation and test are used.
 
-    If there is no split "validation", images of "train" become it, as many of each class as their share allows. Images
-    that occur more than once in "train", as some twenty do, stay there. A training image that is in another split, too,
-    is dropped, and a warning counts them: the splits share no image.
+    Without a split "validation", a stratified random sample of the training images becomes the validation split.
+    Duplicate training images (about twenty) stay in "train". Training images that also occur in another split are
+    dropped with a warning, so the splits are disjoint.
 
     Args:
-        path_or_hub_id: where the data are.
-        num_validation: images to take from "train" if there is no split "validation"; none with 0. Not used otherwise.
-        seed: of that draw; the same images and seed give the same splits.
+        path_or_hub_id: Archive, folder or Hub id.
+        num_validation: Number of validation images to take from "train", or 0 for no validation split. Ignored if the
+            source has a split "validation".
+        seed: Seed of the validation sample. The same images and seed give the same splits.
+
+    Returns:
+        A `DatasetDict` whose tables have the columns `image`, `label` (one of 100 classes) and `image_id` (a string).
 
     Raises:
-        FileNotFoundError: there is no data set, or a folder `cifar-100-python` lacks a file.
-        ValueError: the archive or a file of the folder is not the original (truncated, damaged or changed); a table
-            lacks a column or an image, or has other classes; there is no split "train"; or `num_validation` is negative
-            or leaves nothing to train on.
+        FileNotFoundError: If the data set does not exist, or the folder `cifar-100-python` lacks a file.
+        ValueError: If the archive or a file of the folder differs from the original, a table lacks a column or an
+            image, a table has other classes, there is no split "train", or `num_validation` is negative or does not
+            leave any training images.
 
     References:
         Krizhevsky, "Learning Multiple Layers of Features from Tiny Images" (2009), chapter 3.
@@ -75,7 +80,7 @@ def load_cifar100(
 
 
 def _original_folder(path: Path) -> Path | None:
-    """The folder `cifar-100-python`, if that is what the path names or contains."""
+    """Return the folder `cifar-100-python` if the path is this folder or its parent, or `None` otherwise."""
     candidates = (path.absolute(), path / CIFAR100.base_folder)
     return next((folder for folder in candidates if folder.name == CIFAR100.base_folder and folder.is_dir()), None)
 
@@ -83,8 +88,8 @@ def _original_folder(path: Path) -> Path | None:
 def _from_archive(path: Path) -> dict[str, Dataset]:
     if not check_integrity(path, CIFAR100.tgz_md5):
         raise ValueError(
-            f"{path} is not the original {CIFAR100.filename} (its MD5 sum is another), so it was not opened; "
-            f"download it again from {CIFAR100.url}"
+            f"{path} was not opened, because its MD5 checksum differs from the original {CIFAR100.filename}. "
+            f"Download it again from {CIFAR100.url}."
         )
     with tempfile.TemporaryDirectory() as folder:
         extract_archive(str(path), folder)
@@ -92,11 +97,11 @@ def _from_archive(path: Path) -> dict[str, Dataset]:
 
 
 def _from_folder(folder: Path) -> dict[str, Dataset]:
-    """The two splits of a folder `cifar-100-python`."""
+    """Load the splits "train" and "test" from a folder `cifar-100-python`."""
     tables = {}
     for split, is_train in (("train", True), ("test", False)):
         try:
-            original = CIFAR100(folder.parent, train=is_train)  # compares the MD5 sums before it reads
+            original = CIFAR100(folder.parent, train=is_train)  # verifies the MD5 checksums before reading
         except RuntimeError as error:
             raise _explain_integrity_error(folder) from error
         columns = {
@@ -110,27 +115,28 @@ def _from_folder(folder: Path) -> dict[str, Dataset]:
 
 def _explain_integrity_error(folder: Path) -> Exception:
     """Return the error that explains why torchvision cannot load a folder."""
-    sums = dict([*CIFAR100.train_list, *CIFAR100.test_list, (CIFAR100.meta["filename"], CIFAR100.meta["md5"])])
-    advice = f"download {CIFAR100.url} again and extract it"
-    missing = [name for name in sums if not (folder / name).is_file()]
+    checksums = dict([*CIFAR100.train_list, *CIFAR100.test_list, (CIFAR100.meta["filename"], CIFAR100.meta["md5"])])
+    advice = f"Download {CIFAR100.url} again and extract it."
+    missing = [name for name in checksums if not (folder / name).is_file()]
     if missing:
-        return FileNotFoundError(f"{folder} lacks {' and '.join(missing)}; {advice}")
-    damaged = [name for name, md5 in sums.items() if not check_integrity(folder / name, md5)]
+        return FileNotFoundError(f"{folder} lacks {' and '.join(missing)}. {advice}")
+    damaged = [name for name, md5 in checksums.items() if not check_integrity(folder / name, md5)]
     return ValueError(
-        f"{folder}: {' and '.join(damaged)} not as in the original (another MD5 sum), so it was not opened; {advice}"
+        f"{folder} was not opened, because the MD5 checksum of {' and '.join(damaged)} differs from the original. "
+        f"{advice}"
     )
 
 
 def _from_datasets(source: str) -> dict[str, Dataset]:
-    """The splits of anything that `datasets.load_dataset` reads."""
+    """Load the splits with `datasets.load_dataset`."""
     try:
         tables = load_dataset(source)
     except (FileNotFoundError, ConnectionError) as error:
         raise FileNotFoundError(
-            f"there is no CIFAR-100 at {source}, neither as a folder or archive on this machine nor on the hub: {error}"
+            f"{source} is neither a local folder or archive of CIFAR-100 nor a data set on the Hub: {error}"
         ) from error
     if "train" not in tables:
-        raise ValueError(f"{source} has the splits {', '.join(tables)}; it needs train")
+        raise ValueError(f"{source} must have the split train, but got {', '.join(tables)}.")
     return {split: _unify_columns(tables[split], split, source) for split in _SPLITS if split in tables}
 
 
@@ -142,16 +148,16 @@ def _unify_columns(table: Dataset, split: str, source: str) -> Dataset:
     }
     if None in found.values():
         raise ValueError(
-            f"{source}, split {split} has the columns {', '.join(table.column_names)}; it needs img or image, and "
-            "fine_label or label"
+            f"{source}, split {split}: the table must have a column img or image, and a column fine_label or label, "
+            f"but got {', '.join(table.column_names)}. Rename the columns."
         )
     table = table.select_columns(list(found.values()))
     table = table.rename_columns({name: new for new, name in found.items() if name != new})
     label = table.features["label"]
     if isinstance(label, ClassLabel) and tuple(label.names) != CIFAR100_CLASSES:
         raise ValueError(
-            f"{source}, split {split}: the classes {', '.join(label.names[:3])}, ... ({label.num_classes}) are not the "
-            "100 of CIFAR-100; they are read from fine_label or label"
+            f"{source}, split {split}: the column fine_label or label must have the 100 classes of CIFAR-100, but got "
+            f"{', '.join(label.names[:3])}, ... ({label.num_classes})."
         )
     for name in ("image", "label"):
         if table.features[name] != _FEATURES[name]:
@@ -170,8 +176,8 @@ def _split_off_validation(table: Dataset, num_validation: int, seed: int) -> dic
     once = [row for row, image_hash in enumerate(hashes) if counts[image_hash] == 1]
     if not 0 < num_validation <= len(once) or num_validation == len(table):
         raise ValueError(
-            f"num_validation is {num_validation}; it must be at least 0 and leave images to train on, of "
-            f"{len(table)} ({len(once)} of which occur once)"
+            f"`num_validation` must be from 0 to {min(len(once), len(table) - 1)}, but got {num_validation}. The split "
+            f"train has {len(table)} images, {len(once)} of them without duplicates."
         )
     rows = _stratified(table["label"][:], once, num_validation, seed)
     others = np.setdiff1d(np.arange(len(table)), rows)
@@ -179,7 +185,7 @@ def _split_off_validation(table: Dataset, num_validation: int, seed: int) -> dic
 
 
 def _drop_held_out(tables: Mapping[str, Dataset], source: str) -> Dataset:
-    """Return the training images without those that are in another split."""
+    """Drop training images that also occur in another split."""
     splits = [split for split in tables if split != "train"]
     held_out = {image_hash for split in splits for image_hash in _pixel_hashes(tables[split], split)}
     hashes = _pixel_hashes(tables["train"], "train")
@@ -187,29 +193,30 @@ def _drop_held_out(tables: Mapping[str, Dataset], source: str) -> Dataset:
     shared = len(tables["train"]) - len(rows)
     if not shared:
         return tables["train"]
-    warnings.warn(f"{source}: dropped {shared} training images that are in another split, too", stacklevel=3)
+    warnings.warn(f"Dropped {shared} training images of {source} that also occur in another split.", stacklevel=3)
     return tables["train"].select(rows)
 
 
 def _pixel_hashes(table: Dataset, split: str) -> list[bytes]:
-    """Return a hash of each image as it is stored; equal images of one source are stored alike."""
+    """Return a hash of the encoded bytes of each image. Equal images of one source have equal bytes."""
     hashes = []
     for row, encoded in enumerate(table.cast_column("image", Image(decode=False))["image"]):
         if encoded is None:
-            raise ValueError(f"split {split}, row {row} has no image; drop such rows")
+            raise ValueError(f"Split {split}, row {row}: the image is missing. Drop rows without images.")
         content = Path(encoded["path"]).read_bytes() if encoded["bytes"] is None else encoded["bytes"]
         hashes.append(hashlib.blake2b(content).digest())
     return hashes
 
 
 def _stratified(labels: Sequence[int], rows: Sequence[int], num_drawn: int, seed: int) -> np.ndarray:
-    """Draw rows at random such that each class has its share of them, up to rounding; in ascending order."""
+    """Draw a stratified random sample of the rows, and return it in ascending order."""
     rng = np.random.default_rng(seed)
     shuffled = rng.permutation(rows)
     classes = np.asarray(labels)[shuffled]
     by_class = np.argsort(classes, kind="stable")
     _, first, counts = np.unique(classes[by_class], return_index=True, return_counts=True)
-    # The k-th row drawn of a class of n stands at (k + 1/2) / n; drawing from below treats all classes alike.
+    # The k-th of n rows of a class has the position (k + 1/2) / n. Taking the lowest positions of all classes gives
+    # each class its share, up to rounding.
     rank = np.arange(len(rows)) - np.repeat(first, counts)
     positions = (rank + 0.5) / np.bincount(labels)[classes[by_class]]
     drawn = np.lexsort((rng.random(len(rows)), positions))[:num_drawn]

@@ -1,4 +1,4 @@
-"""COCO's captions, from local files or the hub, as tables of one row per image."""
+"""Loader of captions in the formats of COCO."""
 
 from pathlib import Path
 from typing import Literal
@@ -24,37 +24,41 @@ def load_coco_captions(
     max_images: int | None = None,
     on_error: Literal["raise", "skip"] = "raise",
 ) -> DatasetDict:
-    """Load captions in COCO's formats as one row per image: `image`, `captions` (a list) and `image_id`, a string.
+    """Load captions in the formats of COCO, with one row per image.
 
-    What is loaded is one of
+    The source is one of
 
-    - a folder with Karpathy's `dataset_coco.json` and the image folders `train2014` and `val2014`: his splits train
-      (with what he calls restval), validation and test;
-    - a folder with `annotations/captions_train2017.json`, `annotations/captions_val2017.json` and the image folders
-      `train2017` and `val2017`, else the same of 2014: the splits train and validation, or the one that is there;
-    - any captions file in COCO's format, a `.json`, with the `image_folder` that each `file_name` in it refers to: one
-      split, train. Karpathy's file has his splits in this way, too;
-    - a hub id or a folder that `datasets.load_dataset` reads, with a column `image` and the captions in `captions`,
-      `caption`, `text`, or `caption_0`, `caption_1`, ...; it may hold one row per caption if a column `image_id` or
-      `filename` tells the image.
+    - a folder with Karpathy's `dataset_coco.json` and the image folders `train2014` and `val2014`. It has Karpathy's
+      splits train (including "restval"), validation and test.
+    - a folder with `annotations/captions_train2017.json`, `annotations/captions_val2017.json`, `train2017` and
+      `val2017`, or the same files of 2014. It has the splits train and validation, or one of them.
+    - a captions file (`.json`) and its `image_folder`. It has the split train, or Karpathy's splits if the file is
+      `dataset_coco.json`.
+    - another folder or a Hub id, loaded by `datasets.load_dataset`. Its tables need a column `image`, and the captions
+      in `captions`, `caption`, `text` or `caption_0`, `caption_1`, .... They may have one row per caption if a column
+      `image_id`, `filename`, `file_name` or `image_name` identifies the image.
 
-    `image_id` is the file's name. All captions are read and all images decoded before the function returns; an image
-    may have the same caption twice, as some do. Images of files are stored as paths; a file that is replaced changes
-    the table's fingerprint, so that caches keyed by it notice.
+    The function reads all captions and decodes all images once to validate them. Repeated captions of an image are
+    kept. Local images are stored as paths, and replacing a file changes the fingerprint of the table.
 
     Args:
-        path_or_hub_id: a folder, a captions file or a hub id.
-        image_folder: where the images are; needed for a captions file, not allowed otherwise.
-        max_images: keeps the first images of each split, in the order of the file; the others are not decoded and may
-            be absent. Faulty ones among the first are not replaced. All images if not given.
-        on_error: "raise" stops at the first fault (an empty caption, a malformed entry, an annotation of an unknown
-            image, an image that is absent, cannot be decoded, has no caption or is listed twice); "skip" drops what is
-            faulty, with one warning that counts it.
+        path_or_hub_id: Folder, captions file or Hub id.
+        image_folder: Folder that the file names in the captions file are relative to. Required for a captions file,
+            and not allowed otherwise.
+        max_images: Maximum number of images per split. The first images of the file are kept, and the others are not
+            decoded and may be missing. Invalid images are not replaced by others. Defaults to all images.
+        on_error: `"raise"` raises an exception for invalid data: an empty caption, a malformed entry, an annotation
+            that is listed twice or belongs to an unknown image, or an image that is missing, cannot be decoded, has no
+            caption or is listed twice. `"skip"` drops invalid data and issues one warning with the counts.
+
+    Returns:
+        A `DatasetDict` whose tables have the columns `image`, `captions` (a list of strings) and `image_id`, the file
+        name for local files.
 
     Raises:
-        FileNotFoundError: there is no data set; or a captions file, an image folder or an image is absent.
-        ValueError: an unknown option, `image_folder` without a captions file or the reverse, a file that is not of its
-            kind, a fault (the message names file and annotation, or the image), or no image left in a split.
+        FileNotFoundError: If the data set does not exist, or a captions file, an image folder or an image is missing.
+        ValueError: If an option is unknown, `image_folder` does not fit the source, a file has another format, the data
+            are invalid, or a split has no valid image.
 
     References:
         Chen et al., "Microsoft COCO Captions: Data Collection and Evaluation Server" (arXiv:1504.00325);
@@ -76,7 +80,7 @@ def load_coco_captions(
     check_at_least("max_images", max_images)
     faults = Faults(on_error)
     source = str(path_or_hub_id)
-    listed = _listed(source, image_folder, faults)
+    listed = _list_images(source, image_folder, faults)
     if listed is None:
         images, splits = load_image_table(source, faults=faults, repeats=True)
         splits = {split: photos[:max_images] for split, photos in splits.items()}
@@ -87,13 +91,15 @@ def load_coco_captions(
     return build_caption_tables(images, splits=splits, source=source)
 
 
-def _listed(source: str, image_folder: str | Path | None, faults: Faults) -> dict[str, list[ListedImage]] | None:
-    """The images of a captions file or a folder by split; None of anything else."""
+def _list_images(source: str, image_folder: str | Path | None, faults: Faults) -> dict[str, list[ListedImage]] | None:
+    """List the images of each split of a captions file or COCO folder. Return `None` for other sources."""
     path = Path(source).expanduser().resolve()
     if path.suffix == ".json":
         if image_folder is None:
-            raise ValueError(f"{source} is a captions file; tell where its images are, image_folder=...")
+            raise ValueError(
+                f"`image_folder` is required for the captions file {source}. Pass the folder of its images."
+            )
         return read_coco_file(path, image_folder=Path(image_folder).expanduser().resolve(), faults=faults)
     if image_folder is not None:
-        raise ValueError(f"image_folder goes with a captions file, and {source} is no .json; leave it out")
+        raise ValueError(f"`image_folder` must be `None`, because {source} is not a captions file (.json). Remove it.")
     return read_coco_folder(path, faults) if is_coco_folder(path) else None

@@ -1,4 +1,4 @@
-"""easy-VQA, from its package or a folder, as tables of one row per image."""
+"""Loader of easy-VQA from its Python package or a folder."""
 
 import importlib.util
 import json
@@ -22,25 +22,33 @@ _FEATURES = Features(
 
 
 def load_easy_vqa(folder: str | Path | None = None) -> DatasetDict:
-    """Load easy-VQA as one row per image: `image`, `image_id`, `questions` and `answers`, as many as questions.
+    """Load easy-VQA with one row per image.
 
-    One coloured shape is drawn on each of 4,000 images to train and 1,000 to test, 64 x 64 pixels. 38,575 questions to
-    train and 9,673 to test ask for the shape, its colour, and whether something is there or is not. There are 13
-    answers, among them yes and no. Training and test ask the same 107 questions, of other images. The data set has no
-    validation split; take some of the training images: `tables["train"].train_test_split(0.1, seed=0)`.
+    Each image has 64 x 64 pixels and shows one colored shape. Questions ask for the shape, for its color, or whether a
+    shape or color is present or absent. Both splits have the same 107 questions, with 13 answers including yes and no.
 
-    All questions are read and all images decoded before the function returns. Images are stored as paths; a file that
-    is replaced changes the table's fingerprint, so that caches keyed by it notice. An image without questions is left
-    out.
+    | split | images | questions |
+    |---|---|---|
+    | train | 4,000 | 38,575 |
+    | test | 1,000 | 9,673 |
+
+    There is no validation split. Use `tables["train"].train_test_split(0.1, seed=0)` to create one.
+
+    The function reads all questions and decodes all images once to validate them. Images are stored as paths, and
+    replacing a file changes the fingerprint of the table. Images without questions are left out.
 
     Args:
-        folder: holds `train/questions.json`, the images `train/images/0.png`, ..., and the same in `test`; or a folder
-            `data` with all of this. The installed package if not given (`pip install easy-vqa`, 3 MB, MIT licence).
+        folder: Folder with `train/questions.json`, `train/images/0.png`, ..., and the same files in `test`, or the
+            parent `data` of these. Defaults to the installed package (`pip install easy-vqa`, 3 MB, MIT license).
+
+    Returns:
+        A `DatasetDict` whose tables have the columns `image`, `image_id` (a string), and `questions` and `answers`
+        (lists of strings of equal length).
 
     Raises:
-        ImportError: no folder is given and the package is not installed.
-        FileNotFoundError: a questions file or an image is absent.
-        ValueError: a questions file is malformed or empty, or an image cannot be decoded.
+        ImportError: If `folder` is `None` and the package is not installed.
+        FileNotFoundError: If a questions file or an image is missing.
+        ValueError: If a questions file is malformed or empty, or an image cannot be decoded.
 
     Example:
         >>> import tempfile, PIL.Image
@@ -62,17 +70,17 @@ def load_easy_vqa(folder: str | Path | None = None) -> DatasetDict:
 
 
 def _package_folder() -> Path:
-    """Where the package easy-vqa lies; it is not run."""
+    """Return the folder of the package easy-vqa without importing it."""
     spec = importlib.util.find_spec("easy_vqa")
     if spec is None or spec.origin is None:
         raise ImportError(
-            "easy-VQA is not installed: pip install easy-vqa, or give the folder that holds train and test"
+            "easy-VQA is not installed. Run `pip install easy-vqa`, or pass the `folder` that contains train and test."
         )
     return Path(spec.origin).parent
 
 
 def _read_split(folder: Path, split: str) -> Dataset:
-    """The table of one split."""
+    """Build the table of one split."""
     questions = _read_questions(folder / "questions.json")
     paths = [folder / "images" / f"{number}.png" for number in questions]
     columns = {
@@ -85,25 +93,26 @@ def _read_split(folder: Path, split: str) -> Dataset:
     table = Dataset.from_dict(columns, Features(_FEATURES | {"state": Value("string")}), split=split)
     encoded = table.cast_column("image", Image(decode=False))["image"]
     for row, reason in find_undecodable(encoded, range(len(paths))).items():
-        raise ValueError(f"image {paths[row]} cannot be decoded: {reason}; copy the data set again")
-    return table.remove_columns("state")  # having been a column, the state stays in the fingerprint
+        raise ValueError(f"The image {paths[row]} cannot be decoded: {reason}. Copy the data set again.")
+    return table.remove_columns("state")  # the removed column still changes the fingerprint
 
 
 def _read_questions(path: Path) -> dict[int, list[tuple[str, str]]]:
-    """The questions and answers by number of the image, in the order of the file."""
+    """Return the pairs of question and answer of each image number, in the order of the file."""
     if not path.is_file():
-        raise FileNotFoundError(f"there is no {path}; give the folder that holds train and test of easy-VQA")
+        raise FileNotFoundError(f"{path} does not exist. Pass the folder that contains train and test of easy-VQA.")
     try:
         entries = json.loads(path.read_bytes())
     except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error}); copy the data set again") from error
+        raise ValueError(f"{path} is not valid JSON: {error}. Copy the data set again.") from error
     if not isinstance(entries, list) or not entries:
-        raise ValueError(f"{path} is no list of questions, or an empty one; copy the data set again")
+        raise ValueError(f"{path} must contain a list of at least one question. Copy the data set again.")
     questions: dict[int, list[tuple[str, str]]] = defaultdict(list)
     for number, entry in enumerate(entries, start=1):
         if not _is_question(entry):
             raise ValueError(
-                f"{path}, entry {number}: expected [question, answer, number of the image], found {entry!r}; correct it"
+                f"{path}, entry {number}: the entry must be [question, answer, image number], but got {entry!r}. "
+                "Correct it."
             )
         question, answer, image = entry
         questions[image].append((question, answer))
@@ -119,8 +128,8 @@ def _is_question(entry: Any) -> bool:
 
 
 def _states(paths: Sequence[Path]) -> list[str]:
-    """What changes if a file is replaced."""
+    """Return the state of each image file, which changes if the file is replaced."""
     try:
         return [get_file_state(path) for path in paths]
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"image {error.filename} is absent, of which questions ask; copy it again") from error
+        raise FileNotFoundError(f"The image {error.filename} of a question does not exist. Copy it again.") from error

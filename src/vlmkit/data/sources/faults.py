@@ -1,4 +1,4 @@
-"""Checks of images and captions before anything is trained on them."""
+"""Validation of images and captions when a data set is loaded."""
 
 import io
 import warnings
@@ -13,60 +13,61 @@ from PIL import Image
 
 from vlmkit.validation import check_choice
 
-# Flickr8k has five captions per image, and its annotators sometimes wrote the same sentence.
+# Flickr8k has five captions per image, and two annotators sometimes wrote the same sentence.
 _PUBLISHED_CAPTIONS = 5
 
 
 class Faults:
-    """Raises the first fault of a data set, or counts the faults and reports them together.
+    """Handler of invalid data, which raises at the first fault or counts faults for a single warning.
 
     Args:
-        on_error: "raise" stops at the first fault; "skip" counts it, and the caller drops what is faulty.
+        on_error: `"raise"` raises an exception at the first fault. `"skip"` counts faults, and the caller drops the
+            invalid data.
 
     Raises:
-        ValueError: `on_error` is neither.
+        ValueError: If `on_error` is neither `"raise"` nor `"skip"`.
 
     Example:
         >>> faults = Faults("raise")
-        >>> faults.add("empty caption", "captions.txt, row 3: the caption is empty")
+        >>> faults.add("empty caption", "captions.txt, row 3: the caption is empty.")
         Traceback (most recent call last):
         ...
-        ValueError: captions.txt, row 3: the caption is empty; correct it, or drop such cases with on_error="skip"
+        ValueError: captions.txt, row 3: the caption is empty. Correct it, or drop invalid data with `on_error="skip"`.
     """
 
     def __init__(self, on_error: Literal["raise", "skip"] = "raise"):
         check_choice("on_error", on_error, ("raise", "skip"))
         self._on_error = on_error
-        self._kinds: dict[str, str] = {}  # by message, so that a fault met twice counts once
+        self._kinds: dict[str, str] = {}  # by message, so that a repeated fault is counted once
 
     def add(self, kind: str, message: str, *, error: type[Exception] = ValueError) -> None:
-        """Raise the fault or count it.
+        """Raise an exception for a fault, or count the fault.
 
         Args:
-            kind: what is counted, in the singular.
-            message: what is wrong and in which file and row, or with which image.
-            error: the exception to raise.
+            kind: Category for the counts, in the singular, such as "empty caption".
+            message: Sentence that describes the fault and names the file and row, or the image.
+            error: Type of the exception.
 
         Raises:
-            Exception: of type `error`, if `on_error` is "raise".
+            Exception: If `on_error` is `"raise"`, of type `error`.
         """
         if self._on_error == "raise":
-            raise error(f'{message}; correct it, or drop such cases with on_error="skip"')
+            raise error(f'{message} Correct it, or drop invalid data with `on_error="skip"`.')
         self._kinds[message] = kind
 
     def report(self, source: str) -> None:
-        """Warn once of everything that was counted.
+        """Issue one warning with the number of faults of each kind, if there were any.
 
         Args:
-            source: the data set's name.
+            source: Name of the data set.
         """
         if self._kinds:
             counts = ", ".join(f"{kind} ({count})" for kind, count in Counter(self._kinds.values()).items())
-            warnings.warn(f"{source}: dropped what is faulty: {counts}", stacklevel=3)
+            warnings.warn(f"Dropped invalid data of {source}: {counts}.", stacklevel=3)
 
 
 class CaptionRow(NamedTuple):
-    """One caption and where it was read, such as "captions.txt, row 3"."""
+    """Caption of an image, and its location in the source, such as "captions.txt, row 3"."""
 
     image_id: str
     caption: str
@@ -74,18 +75,19 @@ class CaptionRow(NamedTuple):
 
 
 def group_captions(rows: Iterable[CaptionRow], *, faults: Faults, repeats: bool = False) -> dict[str, list[str]]:
-    """Collect the captions of each image, stripped of white space, without empty ones and duplicate rows.
+    """Group captions by image, and drop empty captions and duplicate rows.
 
-    A repeated caption is a duplicate row unless its image has exactly five rows: there it is what two annotators
-    wrote, as happens in the published data.
+    Leading and trailing white space is stripped. A repeated caption of an image is a duplicate row, unless the image
+    has exactly five rows. In that case, as in the published Flickr8k, two annotators wrote the same caption.
 
     Args:
-        rows: in any order.
-        faults: gets the empty captions and the duplicate rows.
-        repeats: whether no repeated caption is a fault, as in COCO: some of its images have six captions or seven.
+        rows: Captions in any order.
+        faults: Handler of empty captions and duplicate rows.
+        repeats: Accept all repeated captions. Required for COCO, where some images have six or seven captions.
 
     Returns:
-        The captions by `image_id`, both in the order of their first row; the list is empty if no caption is left.
+        A dictionary from `image_id` to the list of captions, in the order of the rows. The list is empty if all
+        captions of an image were dropped.
 
     Example:
         >>> rows = [CaptionRow("a.jpg", " A dog. ", "row 1"), CaptionRow("a.jpg", "Grass.", "row 2")]
@@ -101,29 +103,29 @@ def group_captions(rows: Iterable[CaptionRow], *, faults: Faults, repeats: bool 
         for row in image_rows:
             caption = row.caption.strip()
             if not caption:
-                faults.add("empty caption", f"{row.where}: the caption of {image_id} is empty")
+                faults.add("empty caption", f"{row.where}: the caption of {image_id} is empty.")
             elif caption in kept and not repeats and len(image_rows) != _PUBLISHED_CAPTIONS:
-                faults.add("duplicate row", f"{row.where}: {image_id} has the caption {caption!r} already")
+                faults.add("duplicate row", f"{row.where}: {image_id} already has the caption {caption!r}.")
             else:
                 kept.append(caption)
     return captions
 
 
 def find_undecodable(images: Sequence[Mapping[str, Any] | None], rows: Sequence[int]) -> dict[int, str]:
-    """Find the images that cannot be decoded to the end.
+    """Find images that cannot be decoded completely.
 
-    JPEGs are decoded at an eighth of their size, which reads every byte and takes a fraction of the time.
+    JPEGs are decoded at an eighth of their size, which reads every byte but is much faster than full decoding.
 
     Args:
-        images: encoded as by `datasets.Image(decode=False)`, with the keys "bytes" and "path".
-        rows: which of them to check.
+        images: Encoded images in the format of `datasets.Image(decode=False)`, with the keys "bytes" and "path".
+        rows: Indices of the images to check.
 
     Returns:
-        The reason for each row that fails.
+        A dictionary from the index of each undecodable image to the reason.
 
     Example:
         >>> find_undecodable([{"bytes": b"no image", "path": None}, None], rows=[1])
-        {1: 'there is no image'}
+        {1: 'the image is missing'}
     """
     with ThreadPoolExecutor() as pool:
         reasons = pool.map(lambda row: _decoding_error(images[row]), rows)
@@ -132,24 +134,24 @@ def find_undecodable(images: Sequence[Mapping[str, Any] | None], rows: Sequence[
 
 
 def _decoding_error(encoded: Mapping[str, Any] | None) -> str | None:
-    """The reason why an image cannot be decoded."""
+    """Return the reason why an image cannot be decoded, or `None` for a valid image."""
     if encoded is None:
-        return "there is no image"
+        return "the image is missing"
     source = encoded["path"] if encoded["bytes"] is None else io.BytesIO(encoded["bytes"])
     try:
         with Image.open(source) as image:
             image.draft("RGB", (32, 32))
             image.load()
-    except Exception as error:  # a broken file makes PIL raise nearly anything
+    except Exception as error:  # PIL raises many types of exceptions for corrupt files
         return f"{type(error).__name__}: {error}"
     return None
 
 
 def get_file_state(path: Path) -> str:
-    """What changes if a file is replaced: its size in bytes and its time of change in nanoseconds.
+    """Return the size of a file in bytes and its modification time in nanoseconds, to detect changes of the file.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: If the file does not exist.
     """
     stat = path.stat()
     return f"{stat.st_size} {stat.st_mtime_ns}"

@@ -1,4 +1,4 @@
-"""Flickr8k, from a local folder or the hub, as tables of one row per image."""
+"""Loader of Flickr8k from a local folder or the Hugging Face Hub."""
 
 import logging
 import random
@@ -34,34 +34,42 @@ def load_flickr8k(
     seed: int = 0,
     on_error: Literal["raise", "skip"] = "raise",
 ) -> DatasetDict:
-    r"""Load Flickr8k as one row per image: `image`, `captions` (a list) and `image_id`, a string.
+    r"""Load Flickr8k with one row per image.
 
-    A folder holds the images in `Images` (or `Flicker8k_Dataset`, `Flickr8k_Dataset`), the captions in `captions.txt`,
-    `Flickr8k.token.txt` or Karpathy's `dataset_flickr8k.json`, and maybe the published lists
-    (`Flickr_8k.trainImages.txt`, ...); the text files may lie in a direct sub-folder. Anything else goes to
-    `datasets.load_dataset`; it needs a column `image` and the captions in `caption_0`, `caption_1`, ..., `captions`,
-    `caption` or `text`, and may hold one row per caption if a column `image_id` or `filename` tells the image.
+    A local folder contains
 
-    All captions are read and all images decoded before the function returns. Images of a folder are stored as paths;
-    a file that is replaced changes the table's fingerprint, so that caches keyed by it notice.
+    - the images in `Images`, `Flicker8k_Dataset` or `Flickr8k_Dataset`,
+    - the captions in `captions.txt`, `Flickr8k.token.txt` or Karpathy's `dataset_flickr8k.json`,
+    - optionally, the published lists of the splits (`Flickr_8k.trainImages.txt`, ...).
+
+    These may also be in a direct subfolder. Other folders and Hub ids are loaded by `datasets.load_dataset`. Their
+    tables need a column `image`, and the captions in `caption_0`, `caption_1`, ..., `captions`, `caption` or `text`.
+    They may have one row per caption if a column `image_id`, `filename`, `file_name` or `image_name` identifies the
+    image.
+
+    The function reads all captions and decodes all images once to validate them. Images of a folder are stored as
+    paths, and replacing a file changes the fingerprint of the table.
 
     Args:
-        path_or_hub_id: a folder or a hub id; jxie/flickr8k if not given.
-        protocol: "full" keeps all captions and the published splits train, validation and test; images in none of
-            them are left out, and if there are no splits, the images are divided 6:1:1 at random. "paper" draws
-            2,000 images at random, 1,800 to train and 200 to test, with the first caption of each. The original
-            of that protocol drew anew for its evaluation, so that it tested on training images; here the two
-            splits are disjoint.
-        seed: of the random draws; the same images and seed give the same splits.
-        on_error: "raise" stops at the first fault (an empty caption, a duplicate or malformed row, an image that is
-            absent, cannot be decoded, has no caption or is listed twice); "skip" drops what is faulty, with one
-            warning that counts it. A repetition among exactly five captions is no fault: the published data have some.
+        path_or_hub_id: Folder or Hub id. Defaults to the data set `jxie/flickr8k`.
+        protocol: `"full"` keeps all captions and the published splits train, validation and test, without images that
+            are not in any split. If there are no published splits, the images are split 6:1:1 at random. `"paper"`
+            draws 1,800 training and 200 test images at random, with the first caption of each. The two splits are
+            disjoint, unlike in the original study, which drew the test images from all images.
+        seed: Seed of the random splits. The same images and seed give the same splits.
+        on_error: `"raise"` raises an exception for invalid data: an empty caption, a duplicate or malformed row, or an
+            image that is missing, cannot be decoded, has no caption or is listed twice. `"skip"` drops invalid data and
+            issues one warning with the counts. A caption may be repeated if its image has exactly five captions, as in
+            the published data.
+
+    Returns:
+        A `DatasetDict` whose tables have the columns `image`, `captions` (a list of strings) and `image_id` (a string).
 
     Raises:
-        FileNotFoundError: there is no data set; or a captions file, a listed image, the image folder or one of three
-            lists is absent.
-        ValueError: an unknown option, a fault (the message names file and row, or the image), no image left in a
-            split, or fewer than 2,000 images for the protocol "paper".
+        FileNotFoundError: If the data set does not exist, or a captions file, a listed image, the image folder or one
+            of the three lists is missing.
+        ValueError: If an option is unknown, the data are invalid, a split has no valid image, or the protocol `"paper"`
+            has fewer than 2,000 images or an image in two splits.
 
     References:
         Hodosh et al., "Framing Image Description as a Ranking Task: Data, Models and Evaluation Metrics" (JAIR 2013);
@@ -84,7 +92,7 @@ def load_flickr8k(
     source = _HUB_COPY if path_or_hub_id is None else str(path_or_hub_id)
     folder = Path(source).expanduser()
     if is_flickr8k_folder(folder):
-        images, splits = build_image_table(_listed(folder.resolve(), protocol, faults), faults)
+        images, splits = build_image_table(_list_images(folder.resolve(), protocol, faults), faults)
     else:
         images, splits = load_image_table(source, faults=faults)
     splits = select_usable_photos(images, splits=splits, faults=faults)
@@ -93,15 +101,15 @@ def load_flickr8k(
     return build_caption_tables(images, splits=splits, source=source)
 
 
-def _listed(folder: Path, protocol: str, faults: Faults) -> dict[str, list[ListedImage]]:
-    """The images of a folder by split; the protocol "paper" takes all of them as one."""
+def _list_images(folder: Path, protocol: str, faults: Faults) -> dict[str, list[ListedImage]]:
+    """List the images of each split of a folder. For the protocol "paper", all images are in "train"."""
     captions = group_captions(read_captions(folder, faults), faults=faults)
     splits = read_splits(folder, faults) if protocol == "full" else None
     if splits is None:
         splits = {"train": list(captions)}
     unlisted = captions.keys() - set(chain.from_iterable(splits.values()))
     if unlisted:
-        logger.info("%s: left out %d captioned images that are in no split", folder, len(unlisted))
+        logger.info("Left out %d captioned images of %s that are not in any split.", len(unlisted), folder)
     root = image_folder(folder)
     return {
         split: [ListedImage(image_id, root / image_id, captions.get(image_id, [])) for image_id in image_ids]
@@ -110,22 +118,24 @@ def _listed(folder: Path, protocol: str, faults: Faults) -> dict[str, list[Liste
 
 
 def _paper_splits(splits: dict[str, list[Photo]], seed: int) -> dict[str, list[Photo]]:
-    """2,000 images with their first caption: 1,800 to train, 200 to test."""
+    """Draw 1,800 training and 200 test images at random, with the first caption of each."""
     photos = _shuffled(chain.from_iterable(splits.values()), seed)
     if len({photo.image_id for photo in photos}) < len(photos):
-        raise ValueError('an image is in two splits; protocol="paper" could train and test on it')
+        raise ValueError('`protocol="paper"` requires disjoint splits, but an image is in two splits. Use "full".')
     if len(photos) < _PAPER_IMAGES:
-        raise ValueError(f'protocol="paper" draws {_PAPER_IMAGES} images, and there are {len(photos)}; use "full"')
+        raise ValueError(
+            f'`protocol="paper"` requires at least {_PAPER_IMAGES} images, but got {len(photos)}. Use "full".'
+        )
     drawn = [photo._replace(captions=photo.captions[:1]) for photo in photos[:_PAPER_IMAGES]]
     return {"train": drawn[:_PAPER_TRAIN], "test": drawn[_PAPER_TRAIN:]}
 
 
 def _full_splits(splits: dict[str, list[Photo]], seed: int) -> dict[str, list[Photo]]:
-    """The splits as they are; if "train" is the only one, it is divided 6:1:1 at random."""
+    """Return the published splits, or split "train" 6:1:1 at random if it is the only one."""
     if list(splits) != ["train"]:
         return splits
     photos = _shuffled(splits["train"], seed)
-    logger.warning("no published splits: dividing %d images 6:1:1 at random with seed %d", len(photos), seed)
+    logger.warning("Without published splits, %d images were split 6:1:1 at random with seed %d.", len(photos), seed)
     held_out = max(1, len(photos) // 8)
     return {
         "train": photos[2 * held_out :],
@@ -135,7 +145,7 @@ def _full_splits(splits: dict[str, list[Photo]], seed: int) -> dict[str, list[Ph
 
 
 def _shuffled(photos: Iterable[Photo], seed: int) -> list[Photo]:
-    """The photos in an order that depends on nothing but their ids and the seed."""
+    """Shuffle photos. The order depends only on their ids and the seed."""
     ordered = sorted(photos, key=lambda photo: photo.image_id)
     random.Random(seed).shuffle(ordered)
     return ordered

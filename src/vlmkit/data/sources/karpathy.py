@@ -1,4 +1,4 @@
-"""Karpathy's JSON of images, captions and splits, as he published it for Flickr8k and COCO."""
+"""Reader of the JSON files of images, captions and splits that Karpathy published for Flickr8k and COCO."""
 
 import json
 from collections.abc import Iterator
@@ -11,20 +11,23 @@ KARPATHY_SPLITS = {"train": "train", "restval": "train", "val": "validation", "t
 
 
 def read_karpathy_entries(path: Path, faults: Faults, *names: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Where each image of the file is, and its entry.
+    """Yield the location and the entry of each image in a file.
 
     Args:
-        path: the file.
-        faults: gets the malformed entries, under the name "malformed row".
-        *names: what an entry needs as a string, beside its `filename`.
+        path: Path of the JSON file.
+        faults: Handler of malformed entries, which are counted as "malformed row".
+        *names: Keys with strings that every entry must have, in addition to `filename`.
 
     Raises:
-        ValueError: the file is not Karpathy's JSON.
+        ValueError: If the file does not have Karpathy's format.
     """
     try:
         entries = json.loads(path.read_bytes())["images"]
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is not Karpathy's JSON, an object with the key 'images' ({error!r})") from error
+        raise ValueError(
+            f"{path} must be in Karpathy's format, a JSON object with the key 'images', but reading it failed: "
+            f"{error!r}."
+        ) from error
     for number, entry in enumerate(entries, start=1):
         where = f"{path}, image {number}"
         try:
@@ -39,4 +42,6 @@ def read_karpathy_entries(path: Path, faults: Faults, *names: str) -> Iterator[t
             yield where, entry
         else:
             needed = ", ".join(["filename", *names])
-            faults.add("malformed row", f"{where}: expected {needed}, split and raw sentences, found {entry}")
+            faults.add(
+                "malformed row", f"{where}: the entry must have {needed}, split and raw sentences, but got {entry}."
+            )

@@ -1,4 +1,4 @@
-"""The layouts in which web-scale images and captions are stored: tar shards, or folders of files."""
+"""Readers of shards of web-scale image-text data: tar archives or folders of files."""
 
 import glob
 import os
@@ -17,26 +17,32 @@ _TAR_SUFFIX = re.compile(r"\.(tar(\.(gz|bz2|xz))?|tgz)\Z", re.IGNORECASE)
 
 
 class Sample(NamedTuple):
-    """The files that share a name up to its first dot: their contents by suffix, in lower case."""
+    """Files of one sample, which share the name before the first dot.
+
+    `files` maps the lower-case suffix of each file to its content.
+    """
 
     key: str
     files: dict[str, bytes]
 
 
 def find_shards(source: str | Path) -> list[Path]:
-    """List the shards of a data set: tar files, or folders of files.
+    """List the shards of a data set.
 
     Args:
-        source: a tar file; a folder of tar files or of folders, of which those whose name begins with "_" or "." are no
-            shards; a folder of images; or a pattern of any of them, such as `shards/{00000..00009}.tar`,
-            `{cc3m,sbu}/*.tar` or `cc3m/0000?`.
+        source: One of
+
+            - a tar file or a folder of images, which is a single shard.
+            - a folder of tar files, or a folder of folders. Names that start with "_" or "." are ignored.
+            - a pattern of these with wildcards or braces, such as `shards/{00000..00009}.tar`, `{cc3m,sbu}/*.tar` or
+              `cc3m/0000?`.
 
     Returns:
-        Absolute paths in the order of their names; of a pattern with braces, in the order of these.
+        Absolute paths, sorted by name. Paths of a pattern with braces are in the order of the braces.
 
     Raises:
-        FileNotFoundError: there is none, or one that the pattern names is absent.
-        ValueError: two shards have the same name, apart from the suffix, in folders of the same name.
+        FileNotFoundError: If there are no shards, or a shard in braces does not exist.
+        ValueError: If two shards have the same name, without the suffix, in folders of the same name.
 
     Example:
         >>> import tempfile
@@ -52,23 +58,28 @@ def find_shards(source: str | Path) -> list[Path]:
     elif path.exists():
         shards = [path]
     else:
-        shards = list(chain.from_iterable(map(_matches, _without_braces(str(path)))))
+        shards = list(chain.from_iterable(map(_matches, _expand_braces(str(path)))))
     if not shards:
         raise FileNotFoundError(
-            f"{source} has no shard; it needs .tar files, or folders with images and captions, such as "
-            "00000/000000000.jpg and 00000/000000000.txt (Parquet files are read by datasets.load_dataset)"
+            f"{source} does not contain any shards. Expected .tar files, or folders with images and captions, such as "
+            "00000/000000000.jpg and 00000/000000000.txt. Load Parquet files with `datasets.load_dataset`."
         )
     shards = [shard.resolve() for shard in shards]
     by_name = {shard_name(shard): shard for shard in shards}
     for shard in shards:
         other = by_name[shard_name(shard)]
         if other != shard:
-            raise ValueError(f"{shard} and {other} would give their images the same ids; rename one, or its folder")
+            raise ValueError(
+                f"Shards must have different names, but {shard} and {other} would give their images the same ids. "
+                "Rename one of the shards or its folder."
+            )
     return list(by_name.values())
 
 
 def shard_name(shard: Path) -> str:
-    """The name of a shard, without the suffix of an archive, behind that of its folder; `image_id` begins with it.
+    """Return the name of a shard with the name of its folder, which is the prefix of `image_id`.
+
+    The suffix of an archive is removed.
 
     Example:
         >>> shard_name(Path("data/cc3m/train.00000.tar"))
@@ -91,16 +102,16 @@ def _is_tar(path: Path) -> bool:
 
 
 def _matches(pattern: str) -> list[Path]:
-    """The shards that a pattern without braces stands for."""
+    """Return the shards that match a pattern without braces."""
     if glob.has_magic(pattern):
         return [path for path in map(Path, sorted(glob.glob(pattern))) if path.is_dir() or _is_tar(path)]
     if not Path(pattern).exists():
-        raise FileNotFoundError(f"the shard {pattern} is absent")
+        raise FileNotFoundError(f"The shard {pattern} does not exist. Check the pattern.")
     return [Path(pattern)]
 
 
-def _without_braces(pattern: str) -> list[str]:
-    """Write out `{00..10}` and `{a,b}`."""
+def _expand_braces(pattern: str) -> list[str]:
+    """Expand `{00..10}` and `{a,b}`."""
     braces = re.search(r"\{([^{}]*)\}", pattern)
     if braces is None:
         return [pattern]
@@ -109,15 +120,15 @@ def _without_braces(pattern: str) -> list[str]:
     if ends is not None:
         options = [str(number).zfill(len(ends[1])) for number in range(int(ends[1]), int(ends[2]) + 1)]
     before, after = pattern[: braces.start()], pattern[braces.end() :]
-    return [full for option in options for full in _without_braces(before + option + after)]
+    return [full for option in options for full in _expand_braces(before + option + after)]
 
 
 def read_samples(shard: Path, faults: Faults) -> Iterator[Sample]:
-    """Read the images and captions of a shard, one sample after the other, without checking them.
+    """Yield the samples of a shard without validating them.
 
     Args:
-        shard: a tar archive, compressed or not, in which the files of a sample lie side by side; or a folder.
-        faults: gets what is broken in an archive, and the files of a folder that cannot be read.
+        shard: Folder or tar archive, compressed or not. In an archive, the files of a sample must be adjacent.
+        faults: Handler of corrupt archives and unreadable files.
     """
     files = _folder_files(shard, faults) if shard.is_dir() else read_tar_files(shard, wanted=_is_wanted, faults=faults)
     for key, group in groupby(files, key=lambda file: _key_and_suffix(file[0])[0]):
@@ -127,24 +138,24 @@ def read_samples(shard: Path, faults: Faults) -> Iterator[Sample]:
 def _folder_files(folder: Path, faults: Faults) -> Iterator[tuple[str, bytes]]:
     names = set(os.listdir(folder))
     for name in sorted(filter(_is_wanted, names)):
-        if name.endswith(".json") and f"{name[:-5]}.txt" in names:  # which is where the caption is read
+        if name.endswith(".json") and f"{name[:-5]}.txt" in names:  # the caption is read from the .txt
             continue
         try:
             content = (folder / name).read_bytes()
         except OSError as error:
-            faults.add("unreadable file", f"{folder / name} cannot be read: {error}")
+            faults.add("unreadable file", f"{folder / name} cannot be read: {error}.")
         else:
             yield os.fsencode(name).decode("utf-8", "backslashreplace"), content
 
 
 def _is_wanted(name: str) -> bool:
-    """Whether a file belongs to a sample, as hidden files and those with other suffixes do not."""
+    """Return whether a file is part of a sample. Hidden files and files with other suffixes are not."""
     key, suffix = _key_and_suffix(name)
     return suffix in _SUFFIXES and os.path.basename(key) != ""
 
 
 def _key_and_suffix(name: str) -> tuple[str, str]:
-    """What is before and after the first dot of a file's name: "a/b" and "jpg" of "./a/b.JPG"."""
+    """Split a path at the first dot of the file name, for example "./a/b.JPG" into "a/b" and "jpg"."""
     folder, slash, file = name.removeprefix("./").rpartition("/")
     stem, _, suffix = file.partition(".")
     return folder + slash + stem, suffix.lower()

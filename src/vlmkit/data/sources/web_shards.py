@@ -1,4 +1,4 @@
-"""Web-scale images and captions, read from shards one image after the other."""
+"""Streaming loader of web-scale image-text data in shards."""
 
 import io
 import json
@@ -21,31 +21,37 @@ _FEATURES = Features({"image": Image(), "captions": List(Value("string")), "imag
 
 
 def stream_image_text(source: str | Path, on_error: Literal["raise", "skip"] = "raise") -> IterableDataset:
-    """Stream images with one caption each: `image`, `captions` (a list of one) and `image_id`, a string.
+    """Stream images and captions from the shards of a web-scale data set, such as Conceptual Captions.
 
-    It reads what img2dataset writes, of Conceptual Captions or any other list of URLs:
+    The shards have one of the formats of img2dataset:
 
-    - `output_format="webdataset"`: tar files, compressed or not, in which the files of a sample lie side by side;
-    - `output_format="files"`: folders with `000000000.jpg` and `000000000.txt`.
+    - `output_format="webdataset"`: tar files, compressed or not, in which the files of a sample are adjacent.
+    - `output_format="files"`: folders of files such as `000000000.jpg` and `000000000.txt`.
 
-    The caption is the `.txt`, else "caption" in the `.json`. `image_id` names folder, shard and sample, such as
-    `cc3m/00000/000000000`.
+    The caption of a sample is the text of its `.txt` file, or "caption" in its `.json` file if there is no `.txt`.
 
-    Nothing is read before it is asked for, and nothing but one sample is kept. The table has a split's methods that
-    need no random access: `shuffle(seed, buffer_size)` draws the order of the shards and, with a buffer, of the rows;
-    the workers of a `DataLoader` share the shards, so that there should be as many or more; `state_dict` and
-    `load_state_dict` go on where a stream stopped. It has no length: give `Trainer` `max_steps`.
+    Samples are read on demand, one at a time:
+
+    - `shuffle(seed, buffer_size)` shuffles the shards, and also the rows within a buffer.
+    - The workers of a `DataLoader` read different shards, so `num_workers` should not exceed the number of shards.
+    - `state_dict` and `load_state_dict` resume a stream.
+    - The stream does not have a length, so `Trainer` needs `max_steps`.
 
     Args:
-        source: a folder of shards, one shard, or a pattern such as `cc3m/{00000..00331}.tar`, `{cc3m,sbu}/*.tar`.
-        on_error: "raise" stops at the first fault (an image that cannot be decoded, an image without caption or the
-            reverse, an empty caption, a text that is not UTF-8, a broken or truncated tar file); "skip" drops what is
-            faulty, logs each case at level INFO, and warns once for each shard that has been read to its end.
+        source: Folder of shards, a single shard, or a pattern such as `cc3m/{00000..00331}.tar` or `{cc3m,sbu}/*.tar`.
+        on_error: `"raise"` raises an exception for invalid data: an image that cannot be decoded, an image without
+            caption or a caption without image, an empty caption, text that is not UTF-8, or a corrupt or truncated tar
+            file. `"skip"` drops invalid data, logs each case at the level INFO, and issues one warning with the counts
+            at the end of each shard.
+
+    Returns:
+        An `IterableDataset` with the columns `image`, `captions` (a list with one caption) and `image_id`, which
+        consists of folder, shard and sample, such as `cc3m/00000/000000000`.
 
     Raises:
-        FileNotFoundError: there is no shard.
-        ValueError: an unknown option, or two shards with the same name in folders of the same name. While streaming:
-            a fault; the message names shard and sample.
+        FileNotFoundError: If there are no shards.
+        ValueError: If `on_error` is unknown, or two shards have the same name in folders of the same name. During
+            iteration, if the data are invalid. The message names the shard and the sample.
 
     Example:
         >>> import tempfile, PIL.Image
@@ -60,39 +66,39 @@ def stream_image_text(source: str | Path, on_error: Literal["raise", "skip"] = "
     """
     check_choice("on_error", on_error, ("raise", "skip"))
     shards = [str(shard) for shard in find_shards(source)]
-    # Not load_dataset("webdataset"): an image that cannot be decoded ends its stream, and after a broken header it
-    # leaves out the rest of the shard without a word.
+    # load_dataset("webdataset") stops at the first undecodable image, and silently skips the rest of a shard after a
+    # corrupt header.
     return IterableDataset.from_generator(_rows, _FEATURES, {"shards": shards, "on_error": on_error})
 
 
 def read_shard(shard: Path, faults: Faults) -> Iterator[dict[str, Any]]:
-    """Read the rows of one shard, images encoded as by `datasets.Image(decode=False)`.
+    """Yield the rows of one shard, with encoded images in the format of `datasets.Image(decode=False)`.
 
     Args:
-        shard: one of [`find_shards`].
-        faults: gets what is left out; see [`stream_image_text`].
+        shard: Path of a shard from [`find_shards`].
+        faults: Handler of invalid data, see [`stream_image_text`].
     """
     for sample in read_samples(shard, faults):
         try:
             caption, image = _caption(sample), _image(sample)
-        except _FaultySample as fault:
+        except _InvalidSample as fault:
             kind, reason = fault.args
-            faults.add(kind, f"{shard}, sample {sample.key}: {reason}")
+            faults.add(kind, f"{shard}, sample {sample.key}: {reason}.")
         else:
             image_id = f"{shard_name(shard)}/{sample.key}"
             yield {"image": {"bytes": image, "path": None}, "captions": [caption], "image_id": image_id}
 
 
 class _LoggedFaults(Faults):
-    """Names each fault that it counts."""
+    """Handler of invalid data that also logs each fault."""
 
     def add(self, kind: str, message: str, *, error: type[Exception] = ValueError) -> None:
         super().add(kind, message, error=error)
-        logger.info("dropped: %s", message)
+        logger.info("Dropped invalid data: %s", message)
 
 
-class _FaultySample(Exception):  # noqa: N818 (it never leaves this module)
-    """The kind of fault and the reason."""
+class _InvalidSample(Exception):  # noqa: N818 (it is always caught in this module)
+    """Internal exception for an invalid sample, with the kind of fault and the reason as arguments."""
 
 
 def _rows(shards: list[str], on_error: Literal["raise", "skip"]) -> Iterator[dict[str, Any]]:
@@ -103,15 +109,15 @@ def _rows(shards: list[str], on_error: Literal["raise", "skip"]) -> Iterator[dic
 
 
 def _caption(sample: Sample) -> str:
-    """The caption, stripped of white space."""
+    """Return the caption of a sample without leading and trailing white space."""
     if "txt" in sample.files:
         caption = _decoded(sample, "txt")
     elif "json" in sample.files:
         caption = _json_caption(_decoded(sample, "json"))
     else:
-        raise _FaultySample("image without caption", "it has neither a .txt nor a .json")
+        raise _InvalidSample("image without caption", "the sample has neither a .txt nor a .json")
     if not caption.strip():
-        raise _FaultySample("empty caption", "the caption is empty")
+        raise _InvalidSample("empty caption", "the caption is empty")
     return caption.strip()
 
 
@@ -119,34 +125,34 @@ def _decoded(sample: Sample, suffix: str) -> str:
     try:
         return sample.files[suffix].decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise _FaultySample("text not in UTF-8", f"the .{suffix} is not UTF-8 ({error})") from None
+        raise _InvalidSample("text not in UTF-8", f"the .{suffix} is not UTF-8 ({error})") from None
 
 
 def _json_caption(text: str) -> str:
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise _FaultySample("malformed JSON", f"the .json is malformed ({error})") from None
+        raise _InvalidSample("malformed JSON", f"the .json is malformed ({error})") from None
     caption = content.get("caption") if isinstance(content, dict) else None
     if not isinstance(caption, str):
-        raise _FaultySample("image without caption", "there is no .txt, and no string 'caption' in the .json")
+        raise _InvalidSample("image without caption", "the sample needs a .txt, or a string 'caption' in the .json")
     return caption
 
 
 def _image(sample: Sample) -> bytes:
-    """The encoded image, if `datasets` will be able to decode it."""
+    """Return the encoded image after a check that `datasets` can decode it."""
     suffixes = sorted(IMAGE_SUFFIXES & sample.files.keys())
     if not suffixes:
-        raise _FaultySample("caption without image", "it has no image")
+        raise _InvalidSample("caption without image", "the sample does not have an image")
     if len(suffixes) > 1:
-        raise _FaultySample("several images", f"it has several images, .{' and .'.join(suffixes)}")
+        raise _InvalidSample("several images", f"the sample has several images, .{' and .'.join(suffixes)}")
     encoded = sample.files[suffixes[0]]
     try:
         with PILImage.open(io.BytesIO(encoded)) as image:
-            image.draft("RGB", (32, 32))  # reads every byte of a JPEG, and computes an eighth of its width
+            image.draft("RGB", (32, 32))  # decodes a JPEG at an eighth of its size, which reads every byte
             image.load()
             ImageOps.exif_transpose(image)  # as `datasets` does
-    except Exception as error:  # a broken file makes PIL raise nearly anything
+    except Exception as error:  # PIL raises many types of exceptions for corrupt files
         reason = f"the image cannot be decoded: {type(error).__name__}: {error}"
-        raise _FaultySample("undecodable image", reason) from None
+        raise _InvalidSample("undecodable image", reason) from None
     return encoded
