@@ -101,10 +101,13 @@ def test_images_that_are_none(place, album):
     (place / "broken").mkdir()
     (place / "broken/a.jpg").write_text("a text")
     for images, message in (
-        (["empty"], "no image in empty; files must end in one of .bmp, .jpeg, .jpg, .png, .webp"),
-        (["album", "nowhere"], "nowhere does not exist; give image files or folders of them"),
-        (["broken"], "none of the 1 images can be read"),
-        (["album/notes.txt"], "none of the 1 images can be read"),
+        (
+            ["empty"],
+            "`paths` must contain at least one image, but got empty. Files in folders must end in one of .bmp, ",
+        ),
+        (["album", "nowhere"], "nowhere does not exist. Pass image files or folders."),
+        (["broken"], "None of the 1 images can be decoded"),
+        (["album/notes.txt"], "None of the 1 images can be decoded"),
     ):
         for script in ("caption.py", "analyze.py"):
             with pytest.raises((OSError, ValueError), match=message):
@@ -206,9 +209,9 @@ def test_analyze_one_head_at_a_time(place, album):
     np.testing.assert_allclose(np.mean(of_heads, axis=0), maps(), rtol=1e-4)
     assert not np.array_equal(maps("--query_head", 0), maps("--query_head", 1))
     assert not np.array_equal(maps("--layer", 0), maps())
-    with pytest.raises(ValueError, match=r"head is 2; choose one of 0\.\.1"):
+    with pytest.raises(ValueError, match=r"`head` must be from 0 to 1, the index of a head, but got 2"):
         maps("--head", 2)
-    with pytest.raises(ValueError, match="layer is 5; query_attentions has 2 blocks"):
+    with pytest.raises(ValueError, match="`layer` must be from -2 to 1, the index of a block, but got 5"):
         maps("--layer", 5)
 
 

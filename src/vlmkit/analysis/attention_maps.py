@@ -23,13 +23,13 @@ def class_attention(
         num_prefix_tokens: Number of tokens before the patches, including the class token: N = num_prefix_tokens +
             h * w.
         layer: Index into `attentions`. Defaults to the last layer.
-        head: Index of a head. Defaults to the mean of all heads.
+        head: Index of the head, from 0 to H - 1. Defaults to the mean of all heads.
 
     Returns:
         `(B, h, w)`. The sum over an image is 1 minus the attention to prefix tokens.
 
     Raises:
-        ValueError: If there are no attentions, their shape does not match the grid, there is no class token, or the
+        ValueError: If `attentions` is empty or does not match the grid, `num_prefix_tokens` is less than 1, or the
             layer or head does not exist.
 
     Example:
@@ -56,6 +56,10 @@ def select_head(attention: Tensor, head: int | None, *, name: str = "head") -> T
 
     Raises:
         ValueError: If the head does not exist.
+
+    Example:
+        >>> select_head(torch.tensor([[1.0, 3.0]]), head=None)
+        tensor([2.])
     """
     if head is None:
         return attention.mean(dim=1)
@@ -92,7 +96,7 @@ def attention_rollout(attentions: Sequence[Tensor], grid: tuple[int, int], *, nu
         0.6429
     """
     _check_attentions(attentions, grid, num_prefix_tokens)
-    # Only the row of the class token is computed, from the last factor of the product on.
+    # Computing only the row of the class token, starting with the last factor, avoids products of matrices.
     weights = torch.zeros_like(attentions[0][:, 0, 0])
     weights[:, 0] = 1
     for heads in reversed(attentions):

@@ -41,7 +41,8 @@ def caption_gallery(
         columns: Number of images in a row.
 
     Raises:
-        ValueError: If there are no images, or the numbers of images, captions and references differ.
+        ValueError: If `images` is empty, the numbers of images, captions and references differ, or `columns` is less
+            than 1.
 
     Example:
         >>> squares = [Image.new("RGB", (8, 8), color) for color in ("red", "blue")]
@@ -68,11 +69,11 @@ def caption_gallery(
 
 
 def word_heatmap_figure(image: Image.Image, words: Sequence[tuple[str, ArrayLike]], *, columns: int = 6) -> Figure:
-    """Draw an image, and the attention map of each word of its caption over the image in gray.
+    """Draw an image and, for each word of its caption, the attention map over a gray copy of the image.
 
     The colors of each map range from 0 (dark) to its maximum (bright). The maximum is written below the map, as a
-    multiple of uniform attention: "up to 1.1 times" means that the attention is spread over the whole image. Maps are
-    interpolated between the centers of patches.
+    multiple of uniform attention: "up to 1.1 times" means that the attention is almost uniform over the image. Maps
+    are interpolated between the centers of patches.
 
     Args:
         image: Image of any size.
@@ -80,7 +81,8 @@ def word_heatmap_figure(image: Image.Image, words: Sequence[tuple[str, ArrayLike
         columns: Number of panels in a row. The first panel is the image.
 
     Raises:
-        ValueError: If there are no words, or a map is not a matrix or has negative or infinite values.
+        ValueError: If `words` is empty, a map is not a matrix or has negative or infinite values, or `columns` is less
+            than 1.
 
     Example:
         >>> words = [("dog", np.eye(2) / 2), ("is", np.full((2, 2), 0.25))]

@@ -48,7 +48,7 @@ def draw_heat_map(axes: Axes, *, image: Image.Image, heat_map: np.ndarray, norm:
 def create_image_rows(
     images: Sequence[Image.Image], *, columns: int, side: float, below: Sequence[float], above: float = 0.1
 ) -> tuple[Figure, list[Axes]]:
-    """Create a figure with empty axes in the shape of each image. All lengths are in inches.
+    """Create a figure with empty axes that have the aspect ratios of the images. All lengths are in inches.
 
     The axes have fixed positions, because layouts of matplotlib leave gaps between images of different shapes.
 
@@ -58,6 +58,9 @@ def create_image_rows(
         side: Side of the square that contains an image.
         below: Space below each image.
         above: Space above each row.
+
+    Returns:
+        The figure, and one axes object for each image.
 
     Raises:
         ValueError: If `columns` is less than 1.

@@ -26,7 +26,7 @@ _MARKERS = "os^Dv"
 def heat_overlay(
     images: Sequence[Image.Image], maps: np.ndarray, *, titles: Sequence[str] | None = None, columns: int = 4
 ) -> Figure:
-    """Draw images, and each image again with a heat map over it.
+    """Draw each image, and below it the heat map over a gray copy of the image.
 
     The colors of a map range from its minimum (dark) to its maximum (bright). Both are written below the map.
 
@@ -37,7 +37,7 @@ def heat_overlay(
         columns: Number of images in a row.
 
     Raises:
-        ValueError: If there are no images, or the numbers of images, maps and titles differ.
+        ValueError: If `images` is empty, the numbers of images, maps and titles differ, or `columns` is less than 1.
 
     Example:
         >>> squares = [Image.new("RGB", (8, 8), color) for color in ("red", "blue")]
@@ -79,7 +79,8 @@ def error_gallery(
         columns: Number of images in a row.
 
     Raises:
-        ValueError: If there are no images, or the numbers of images, captions and probabilities differ.
+        ValueError: If `images` is empty, the numbers of images, captions and probabilities differ, or `columns` is less
+            than 1.
 
     Example:
         >>> image = Image.new("RGB", (8, 4))
@@ -115,7 +116,7 @@ def embedding_map(points: np.ndarray, *, series: Sequence[str], background: np.n
             call.
 
     Raises:
-        ValueError: If the shapes do not match, or there are no points.
+        ValueError: If the shapes do not match, or `points` is empty.
 
     Example:
         >>> figure = embedding_map(np.eye(2), series=["cat", "dog"], background=np.zeros((5, 2)))
@@ -125,8 +126,8 @@ def embedding_map(points: np.ndarray, *, series: Sequence[str], background: np.n
     points, behind = np.asarray(points), np.zeros((0, 2)) if background is None else np.asarray(background)
     if len(points) == 0 or points.shape != (len(series), 2) or behind.shape != (len(behind), 2):
         raise ValueError(
-            f"`points` must have the shape (N, 2) with N >= 1, `series` the length N and `background` the shape (M, "
-            f"2), but got {points.shape}, {len(series)} and {behind.shape}."
+            "`points` must have the shape (N, 2) with N >= 1, `series` the length N and `background` the shape (M, 2), "
+            f"but got {points.shape}, {len(series)} and {behind.shape}."
         )
     figure = Figure(figsize=(7.6, 5.2), layout="constrained")
     axes = figure.subplots()
@@ -188,10 +189,11 @@ def metric_ladder(
     Args:
         rows: N names of rows, in the order in which changes were added.
         metrics: N values from 0 to 1 for each metric. Up to six metrics can be distinguished.
-        references: Value of each metric without looking at the images, drawn as a dotted line of the same color.
+        references: Value of each metric for predictions that ignore the images, drawn as a dotted line of the same
+            color.
 
     Raises:
-        ValueError: If there are no rows, or a metric has another number of values or no reference.
+        ValueError: If `rows` is empty, or a metric has another number of values or lacks a reference.
 
     Example:
         >>> figure = metric_ladder(["tiny", "large"], metrics={"top@1": [0.01, 0.02]}, references={"top@1": 0.005})
@@ -201,8 +203,8 @@ def metric_ladder(
     for name, values in metrics.items():
         if len(rows) == 0 or len(values) != len(rows) or name not in references:
             raise ValueError(
-                f"Metric {name!r} must have {len(rows)} values, one for each of at least one row, and a reference, but "
-                f"has {len(values)} values, and `references` has {', '.join(references)}."
+                f"Metric {name!r} must have one value for each row, at least one row, and a reference, but got "
+                f"{len(values)} values for {len(rows)} rows, and references for {', '.join(references)}."
             )
     figure = Figure(figsize=(1.6 + 0.9 * len(rows), 4.2), layout="constrained")
     axes = figure.subplots()

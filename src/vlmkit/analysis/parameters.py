@@ -31,7 +31,7 @@ class DualEncoderParameters:
         loaded: Parameters of both complete backbones, as the original system loads them, and of the projection.
         computed: Parameters that a forward pass uses. If only the token embeddings of a text model are used, its layers
             are not counted.
-        trained: Parameters that require a gradient.
+        trained: Parameters that require gradients.
     """
 
     loaded: int
@@ -42,11 +42,18 @@ class DualEncoderParameters:
 def dual_encoder_parameters(model: PreTrainedModel) -> DualEncoderParameters:
     """Count the parameters of a dual encoder.
 
-    "Which side should we scale?" calls ViT-L with GPT-2-medium a balanced model of 660M parameters. No layer of GPT-2
-    runs, so that a forward pass uses 356M parameters, and another million in the projection.
+    "Which side should we scale?" calls ViT-L with GPT-2-medium a balanced model of 660M parameters. Since it uses only
+    the token embeddings of GPT-2, a forward pass involves 356M parameters of the backbones and 1M of the projection.
 
     Args:
         model: Model with `text_tower` and `config.text_config` on any device, including the meta device.
+
+    Example:
+        >>> from vlmkit import DualEncoderConfig, DualEncoderModel
+        >>> with torch.device("meta"):
+        ...     model = DualEncoderModel(DualEncoderConfig())
+        >>> dual_encoder_parameters(model).trained == count_parameters(model, trainable_only=True)
+        True
     """
     with torch.device("meta"):
         text_model = AutoModel.from_config(model.config.text_config, attn_implementation="eager")

@@ -102,7 +102,7 @@ def similarity_grid(images: Sequence[Image.Image], captions: Sequence[str], *, s
             f"got {count}, {len(captions)} and {similarity.shape}."
         )
     headings = [textwrap.wrap(caption, width=17, max_lines=6, placeholder=" …") for caption in captions]
-    # In cells, which are square: images to the left of the matrix, headings above it.
+    # Space for images to the left of the matrix and headings above it, in units of a cell.
     left, top = 1.04, 0.15 + 0.12 * max(map(len, headings), default=0)
     figure = Figure(figsize=(1.1 * (left + count), 1.1 * (top + count)))
     axes = figure.add_axes((0.01, 0.01, 0.98, 0.98))

@@ -30,7 +30,7 @@ def token_similarity(query_embeds: Tensor, image_embeds: Tensor) -> TokenSimilar
         image_embeds: `(B, N, D)`, vision tokens that are projected to the width of the queries.
 
     Raises:
-        ValueError: If the shapes do not match, or there is no query in addition to the global token.
+        ValueError: If the shapes do not match, or `query_embeds` contains only the global token.
 
     Example:
         >>> queries = torch.tensor([[[1.0, 0.0], [3.0, 0.0], [0.0, 2.0]]])  # the global token and two queries
@@ -56,10 +56,11 @@ def token_similarity(query_embeds: Tensor, image_embeds: Tensor) -> TokenSimilar
 
 @torch.no_grad()
 def discriminative_power(global_tokens: Tensor) -> float:
-    """Compute 1 minus the mean cosine similarity of the global tokens of two different images.
+    """Compute 1 minus the mean cosine similarity of the global tokens of different images.
 
-    The result is 0 if all tokens are equal, and 1 if the tokens of two images are orthogonal on average. The value of
-    0.52 that is published for the original captioner has no definition, so that it may have been computed differently.
+    The result is 0 if all tokens have the same direction, and 1 if the tokens of different images are orthogonal on
+    average. The value of 0.52 for the original captioner was published without a definition. It may have been computed
+    differently.
 
     Args:
         global_tokens: `(B, D)`, the global token of each image. Time and memory are linear in B.
@@ -78,7 +79,7 @@ def discriminative_power(global_tokens: Tensor) -> float:
         )
     units = _unit(global_tokens.double())
     count = len(units)
-    # The squared norm of the sum is the sum of the cosines of all pairs, including those of a token with itself.
+    # The squared norm of the sum is the sum of the cosines of all pairs, including each token with itself.
     of_different = units.sum(dim=0).square().sum() - units.square().sum()
     return float(1 - of_different / (count * (count - 1)))
 

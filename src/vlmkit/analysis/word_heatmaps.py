@@ -45,14 +45,14 @@ def word_heatmaps(
             each block. N is h * w, or a multiple for several vision layers, whose patches are summed.
         grid: Rows h and columns w of patches.
         layer: Index into `query_attentions`. Defaults to the last block.
-        head: Index of a head of `cross_attentions`. Defaults to the mean of all heads.
-        query_head: Index of a head of `query_attentions`. Defaults to the mean of all heads.
+        head: Index of the head of `cross_attentions`, from 0 to H - 1. Defaults to the mean of all heads.
+        query_head: Index of the head of `query_attentions`, from 0 to H' - 1. Defaults to the mean of all heads.
 
     Returns:
         `(B, T, h, w)` float32. The sum over each map is 1.
 
     Raises:
-        ValueError: If there are no `query_attentions`, shapes do not match each other or the grid, or the layer or a
+        ValueError: If `query_attentions` is empty, the shapes do not match each other or the grid, or the layer or a
             head does not exist.
 
     Example:
@@ -86,8 +86,8 @@ def join_words(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int] | Te
     Args:
         tokenizer: Tokenizer that decodes `token_ids`.
         token_ids: `(T,)`, tokens of the caption.
-        maps: `(T, h, w)`, map of the position before each token, which predicts the token. If the first token of the
-            caption is at position `start` of the input, these are rows `start - 1` to `start - 2 + T` of the output of
+        maps: `(T, h, w)`, map of the position before each token, which predicts the token. If the caption starts at
+            position `start` of the input, pass `maps[i, start - 1 : start - 1 + T]` for image i of the output of
             [`word_heatmaps`].
 
     Raises:

@@ -1,7 +1,7 @@
 """Training losses: pure functions of embeddings, computed in float32.
 
-In distributed training, losses and averaged gradients are those of a single process with the joined batch. Only the
-negatives of [`matching_pairs`] are chosen from the batch of each process.
+In distributed training, losses and averaged gradients are the same as in a single process with the joined batch.
+[`matching_pairs`] is the exception: it chooses negatives within the batch of each process.
 
 | loss | negatives | prefer it when |
 |---|---|---|

@@ -1,4 +1,4 @@
-"""Losses of images against a fixed bank of captions, which every process holds."""
+"""Losses of images against a fixed bank of captions, of which every process has a full copy."""
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ def bank_softmax(
 ) -> Tensor:
     """Compute the cross entropy of the caption of each image among all captions of a bank.
 
-    For an image with the unit embedding v, the captions c_1, ..., c_C and the own caption y, the loss is
+    For an image with the unit embedding v, the caption embeddings c_1, ..., c_C and the correct caption y, the loss is
 
         -log( exp(s v·c_y) / sum_j exp(s v·c_j) ),    s = logit_scale
 
@@ -29,7 +29,7 @@ def bank_softmax(
         image_embeds: `(B, D)`, of unit length.
         caption_embeds: `(C, D)`, of unit length, one row for each caption.
         logit_scale: Inverse temperature, a number or a tensor with one element.
-        caption_ids: `(B,)`, rows of the own captions in the bank, or `(B, K)` for mixed images with K captions.
+        caption_ids: `(B,)`, rows of the correct captions in the bank, or `(B, K)` for mixed images with K captions.
         caption_weights: `(B, K)`, weights of the captions of each mixed image, with a sum of 1 (MixUp, CutMix).
             Required for `caption_ids` of the shape `(B, K)`.
         label_smoothing: Fraction of the target distribution that is uniform over all captions, from 0 to 1.

@@ -106,11 +106,11 @@ def sigmoid_loss(
 def _rows_against_all(
     image_embeds: Tensor, text_embeds: Tensor, logit_scale: Tensor | float, group_ids: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, list[int]]:
-    """Compute the logits of the images and texts of this process against those of all processes, in float32.
+    """Compute the logits of local images against all texts, and of local texts against all images, in float32.
 
     Returns:
-        Logits of the images and of the texts, both `(B, N)`, a mask of the same shape that marks the group of a row
-        except for its own pair, and the batch sizes of the processes.
+        Logits of the images and of the texts, both `(B, N)`, a mask of the same shape that marks other pairs of the
+        group of each row, and the batch sizes of the processes.
     """
     if image_embeds.shape != text_embeds.shape or image_embeds.ndim != 2:
         raise ValueError(
@@ -136,7 +136,7 @@ def _rows_against_all(
 
 
 def _own_pairs(rows: Tensor, sizes: list[int]) -> Tensor:
-    """Return a mask `(B, N)` of the own pair of each row. It is not written in place, so that it can be compiled."""
+    """Return a mask `(B, N)` of the true pair of each row, without in-place operations so that it can be compiled."""
     start = sum(sizes[: rank()])
     own = torch.arange(start, start + len(rows), device=rows.device)
     return own[:, None] == torch.arange(rows.shape[1], device=rows.device)

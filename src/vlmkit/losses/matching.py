@@ -28,16 +28,15 @@ class MatchingPairs(NamedTuple):
 def matching_pairs(logits_per_image: Tensor, group_ids: Tensor | None = None, *, draw: bool = True) -> MatchingPairs:
     """Combine each image with its text and a similar wrong text, and each text with a similar wrong image.
 
-    Negatives are chosen by [`hard_negatives`] from the batch of this process, so that they differ from those of a
-    joined batch.
+    [`hard_negatives`] chooses the negatives from the batch of this process, not from the joined batch of all processes.
 
     Args:
         logits_per_image: `(B, B)`, similarities of images and texts, divided by the temperature.
         group_ids: `(B,)` integers, equal for pairs of the same image. Defaults to a different group for each pair.
-        draw: See [`hard_negatives`].
+        draw: Whether to draw negatives at random, see [`hard_negatives`].
 
     Raises:
-        ValueError: As [`hard_negatives`] raises.
+        ValueError: If the similarities are not square, or `group_ids` has another length.
 
     Example:
         >>> pairs = matching_pairs(torch.tensor([[9.0, 3.0], [1.0, 9.0]]))

@@ -41,8 +41,8 @@ def caption_metrics(
 
     Raises:
         TypeError: If a caption is not a string, or a string or dictionary is passed instead of a list.
-        ValueError: If there are no predictions, the numbers of predictions and lists of references differ, an image has
-            no reference, a reference has no words, or `tokenizer` is unknown.
+        ValueError: If `predictions` is empty, the numbers of predictions and lists of references differ, an image lacks
+            references, a reference does not contain a word, or `tokenizer` is unknown.
         ImportError: If `tokenizer` is `"ptb"` and pycocoevalcap is not installed.
         FileNotFoundError: If `tokenizer` is `"ptb"` and Java is not installed.
 

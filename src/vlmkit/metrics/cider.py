@@ -10,9 +10,9 @@ _SIGMA = 6.0  # of the length penalty
 def cider(ngrams: CaptionNgrams) -> float:
     """Compute ten times the mean cosine similarity of tf-idf n-gram counts of predictions and references.
 
-    Document frequencies are computed over the given references. The weights of a prediction are clipped to those of the
-    reference, and each similarity is multiplied by exp(-d² / (2 · 6²)), where d is the difference in the number of
-    bigrams.
+    Document frequencies are computed over the given references. The weight of an n-gram in a prediction is clipped to
+    its weight in the reference. Each similarity is multiplied by exp(-d² / (2 · 6²)), where d is the difference in the
+    number of bigrams.
 
     References:
         Vedantam et al., "CIDEr: Consensus-based Image Description Evaluation", arXiv:1411.5726; the variant

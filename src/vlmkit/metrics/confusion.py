@@ -21,7 +21,7 @@ def confusion_matrix(true_labels: Array, predicted_labels: Array, *, num_classes
         `(C, C)` int64 on the CPU, with true classes as rows and predicted classes as columns.
 
     Raises:
-        ValueError: If a label is out of range, there are no labels, or their numbers differ.
+        ValueError: If a label is out of range, or the vectors are empty or of different lengths.
 
     Example:
         >>> confusion_matrix(torch.tensor([0, 1, 1]), torch.tensor([0, 1, 0]), num_classes=2).tolist()

@@ -32,7 +32,7 @@ class NgramTable(NamedTuple):
 
 
 class CaptionNgrams(NamedTuple):
-    """All n-grams of a test set. `tables[n - 1]` contains those of n words."""
+    """All n-grams of a test set. `tables[n - 1]` contains the n-grams of n words."""
 
     prediction_lengths: np.ndarray  # (I,) in words
     reference_lengths: np.ndarray  # (R,)

@@ -24,15 +24,15 @@ def pair_metrics(
 ) -> dict[str, float]:
     """Rank the captions of all pairs of classes for each pair of images.
 
-    The own caption of a pair of classes `left` and `right` is row `num_classes * left + right` of the bank. Captions
-    are ranked by dot product, computed in float32 on the device of `image_embeds`. The rank r of the own caption starts
-    at 1 and counts all captions with an equal or higher score, so that ties (also within float32 rounding) count
-    against the model. If several captions tie as the most similar one, the predicted caption is one of them.
+    The caption of the classes `left` and `right` is row `num_classes * left + right` of the bank. Captions are ranked
+    by dot product, computed in float32 on the device of `image_embeds`. The rank r of the correct caption starts at 1
+    and counts all captions with an equal or higher score, so that ties (also within float32 rounding) count against the
+    model. If several captions tie as the most similar one, the predicted caption is one of them.
 
     Args:
         image_embeds: `(B, D)`, of any float dtype. Pass unit length to rank by cosine similarity.
         caption_embeds: `(C * C, D)`, the bank, for C classes.
-        caption_ids: `(B,)` integers, the row of the own caption of each pair.
+        caption_ids: `(B,)` integers, the row of the correct caption of each pair.
         num_classes: Number of classes C, at least 2.
         cutoffs: Values of k, from 1 to C².
         chunk_size: Number of pairs that are ranked at a time. The additional memory is about 8 bytes × chunk_size × C².
@@ -48,8 +48,8 @@ def pair_metrics(
           wrong side, or 0 without such pairs.
 
     Raises:
-        ValueError: If the bank does not have C² rows, a caption id or cutoff is out of range, or the embeddings are
-            empty, not finite, not matrices of the same width, or not as many as the caption ids.
+        ValueError: If the bank does not have C² rows, a caption id or cutoff is out of range, the numbers of images and
+            caption ids differ, or the embeddings are empty, not finite or not matrices of the same width.
 
     Example:
         >>> bank = torch.eye(4)  # captions of the classes (0, 0), (0, 1), (1, 0) and (1, 1)
@@ -118,7 +118,7 @@ def pair_chance(caption_ids: Array, *, num_classes: int, cutoffs: Sequence[int] 
         captions of equal classes first.
 
     Raises:
-        ValueError: If a caption id or cutoff is out of range, or there are no caption ids.
+        ValueError: If a caption id or cutoff is out of range, or `caption_ids` is empty.
 
     Example:
         >>> chance = pair_chance(torch.tensor([0, 1]), num_classes=100, cutoffs=(100,))  # (0, 0) and (0, 1)
@@ -155,7 +155,7 @@ def compute_pair_metrics(
         See [`pair_metrics`].
 
     Raises:
-        ValueError: If the predictions are several arrays, there are no `label_ids`, or as [`pair_metrics`] raises.
+        ValueError: If the predictions are several arrays, `label_ids` is missing, or as [`pair_metrics`] raises.
 
     Example:
         >>> bank = np.eye(4, dtype=np.float32)
@@ -189,7 +189,7 @@ def _most_similar(images: Tensor, captions: Tensor, k: int, chunk_size: int) -> 
 
 
 def _rank_summary(ranks: Tensor, cutoffs: Sequence[int]) -> dict[str, float]:
-    """Compute the metrics of the ranks `(B,)` of the own captions."""
+    """Compute the metrics of the ranks `(B,)` of the correct captions."""
     summary = {}
     for k in cutoffs:
         summary[f"top@{k}"] = (ranks <= k).double().mean().item()
@@ -198,7 +198,7 @@ def _rank_summary(ranks: Tensor, cutoffs: Sequence[int]) -> dict[str, float]:
 
 
 def _side_summary(own: Tensor, predicted: Tensor, num_classes: int) -> dict[str, float]:
-    """Compute the metrics of both sides from own and predicted caption ids `(B,)`."""
+    """Compute the metrics of both sides from correct and predicted caption ids `(B,)`."""
     left, right = own // num_classes, own % num_classes
     swapped = (predicted == num_classes * right + left)[left != right]
     return {

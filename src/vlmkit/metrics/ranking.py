@@ -6,12 +6,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-# Sorting a row takes about as long as this number of passes over it.
+# Number of passes over a row that take as long as sorting it.
 _PASSES_PER_SORT = 128
 
 
 class Matches(NamedTuple):
-    """Matching candidates of all queries. Those of query q are `candidates[starts[q] : ends[q]]`."""
+    """Matching candidates of all queries. Query q matches `candidates[starts[q] : ends[q]]`."""
 
     candidates: Tensor
     starts: Tensor
@@ -28,7 +28,7 @@ def match_by_group(query_groups: Tensor, candidate_groups: Tensor) -> Matches:
     """Match queries `(Q,)` and candidates `(C,)` of the same group.
 
     Raises:
-        ValueError: If the group of a query has no candidate.
+        ValueError: If the group of a query does not contain a candidate.
     """
     sorted_groups, candidates = candidate_groups.sort()
     starts = torch.searchsorted(sorted_groups, query_groups)

@@ -55,7 +55,7 @@ def retrieval_metrics(
 
     Raises:
         ValueError: If a cutoff is out of range, the embeddings are empty, not finite or of different widths, groups or
-            `relevant` have other shapes, or an image or text has no match.
+            `relevant` have other shapes, or an image or text lacks a match.
 
     Example:
         >>> images, texts = torch.eye(2), torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.6, 0.4]])
@@ -100,7 +100,7 @@ def recall_at_k(similarity: Array, *, query_groups: Array, candidate_groups: Arr
 
     Raises:
         ValueError: If `k` is out of range, the similarities are empty, not finite or not a matrix, the groups have
-            other shapes, or the group of a query has no candidate.
+            other shapes, or the group of a query does not contain a candidate.
 
     Example:
         >>> similarity = torch.tensor([[0.9, 0.1, 0.3], [0.8, 0.2, 0.7]])

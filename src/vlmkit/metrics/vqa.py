@@ -20,7 +20,7 @@ _COMMA_IN_NUMBER = re.compile(r"\d,\d")
 _FULL_STOP = re.compile(r"\.(?!\d)")
 _NUMBER = re.compile(r"\d*\.?\d+")
 
-# Stems by ending. Contractions that are other words without their apostrophe are omitted: she'll, we're, it's.
+# Stems by ending. Contractions that form another word without the apostrophe are omitted: she'll, we're, it's.
 _CONTRACTIONS = {
     "n't": "ai are ca could did does do had has have is might must need ought sha should was were wo would",
     "n't've": "could had might should would",
@@ -91,7 +91,7 @@ def vqa_accuracy(predictions: Sequence[str], answers: Sequence[str | Sequence[st
 
     Raises:
         TypeError: If an answer is not a string, or a string or dictionary is passed instead of a list.
-        ValueError: If there are no predictions, the numbers of predictions and questions differ, or a question has an
+        ValueError: If `predictions` is empty, the numbers of predictions and questions differ, or a question has an
             empty list of answers.
 
     References:
