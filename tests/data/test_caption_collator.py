@@ -66,7 +66,7 @@ def test_augmentation_gets_rgb_images():
 
 
 def test_augmentation_of_cached_tokens_is_refused():
-    with pytest.raises(ValueError, match="augmentation together with cached features"):
+    with pytest.raises(ValueError, match="`augmentation` must be `None` if the rows have cached features"):
         CaptionCollator(Recorder(), augmentation=lambda image: image)([row(vision_features=TOKENS)])
 
 
@@ -93,14 +93,14 @@ def test_pairs_of_cached_tokens():
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([row(captions=[])], r"image a\.jpg has no caption"),
-        ([row(captions=["one", " "])], r"image a\.jpg has an empty caption among \['one', ' '\]"),
-        ([row(captions="one")], r"image a\.jpg: captions is the string 'one'; make it a list"),
-        ([row(), row(captions=None)], "only 1 of 2 rows have 'captions'"),
-        ([row(), row(vision_features=TOKENS)], "only 1 of 2 rows have 'vision_features'"),
-        ([row(captions=None)], "the rows have no 'captions'.*remove_unused_columns=False"),
-        ([row(image=None)], "the rows have no 'image'"),
-        ([row(image_id=None)], "the rows have no 'image_id'"),
+        ([row(captions=[])], r"image a\.jpg does not have a caption"),
+        ([row(captions=["one", " "])], r"image a\.jpg has \['one', ' '\]"),
+        ([row(captions="one")], r"image a\.jpg must be a list of strings, but got the string 'one'"),
+        ([row(), row(captions=None)], "must have 'captions', but got 1 of 2 rows"),
+        ([row(), row(vision_features=TOKENS)], "must have 'vision_features', but got 1 of 2 rows"),
+        ([row(captions=None)], "The rows must have the column 'captions'.*remove_unused_columns=False"),
+        ([row(image=None)], "The rows must have the column 'image'"),
+        ([row(image_id=None)], "The rows must have the column 'image_id'"),
     ],
 )
 def test_unusable_rows(rows, message):

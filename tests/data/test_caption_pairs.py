@@ -43,10 +43,10 @@ def test_index_out_of_range(table):
 
 @pytest.mark.parametrize("column", ["captions", "image_id"])
 def test_missing_column(table, column):
-    with pytest.raises(ValueError, match=f"the table lacks {column}; its columns: "):
+    with pytest.raises(ValueError, match=rf"The table lacks '{column}'\. Its columns are "):
         CaptionPairs(table.remove_columns(column))
 
 
 def test_no_caption_at_all(table):
-    with pytest.raises(ValueError, match="no caption"):
+    with pytest.raises(ValueError, match="must contain at least one caption"):
         CaptionPairs(table.select([1]))

@@ -125,7 +125,7 @@ def test_augmentation_gets_rgb_images():
 
 @pytest.mark.parametrize("rows", [[cached()], [row(vision_features=[[1.0]])]], ids=["pooled", "tokens"])
 def test_augmentation_of_cached_images_is_refused(rows):
-    with pytest.raises(ValueError, match="augmentation together with cached features"):
+    with pytest.raises(ValueError, match="`augmentation` must be `None` if the rows have cached features"):
         ContrastiveCollator(augmentation=lambda image: image)(rows)
 
 
@@ -138,18 +138,21 @@ def test_augmentation_with_cached_texts_only():
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([row(captions=[])], r"image a\.jpg has no caption"),
-        ([row(captions=["one", " "])], r"image a\.jpg has an empty caption among \['one', ' '\]"),
-        ([row(captions=[None])], r"image a\.jpg has an empty caption"),
-        ([row(captions="one")], r"image a\.jpg: captions is the string 'one'; make it a list"),
-        ([row(), row(captions=None)], "only 1 of 2 rows have 'captions'"),
-        ([row(), cached()], "only 1 of 2 rows have 'image_pooled'"),
-        ([row(captions=None)], "the rows have no 'captions'"),
-        ([{"image_id": "a", "captions": ["one"]}], r"have no 'image', only \['captions', 'image_id'\].*remove_unused"),
-        ([{"image": None, "captions": ["one"]}], "the rows have no 'image_id'"),
-        ([cached(text_pooled=[])], r"image a\.jpg has no caption"),
-        ([row(vision_features=[[1.0]]), row()], "only 1 of 2 rows have 'vision_features'"),
-        ([cached(vision_features=[[1.0]])], "the rows hold both image_pooled and vision_features; drop the column"),
+        ([row(captions=[])], r"image a\.jpg does not have a caption"),
+        ([row(captions=["one", " "])], r"image a\.jpg has \['one', ' '\]"),
+        ([row(captions=[None])], r"image a\.jpg has \[None\]"),
+        ([row(captions="one")], r"image a\.jpg must be a list of strings, but got the string 'one'"),
+        ([row(), row(captions=None)], "must have 'captions', but got 1 of 2 rows"),
+        ([row(), cached()], "must have 'image_pooled', but got 1 of 2 rows"),
+        ([row(captions=None)], "The rows must have the column 'captions'"),
+        (
+            [{"image_id": "a", "captions": ["one"]}],
+            r"column 'image', but got \['captions', 'image_id'\].*remove_unused",
+        ),
+        ([{"image": None, "captions": ["one"]}], "The rows must have the column 'image_id'"),
+        ([cached(text_pooled=[])], r"image a\.jpg does not have a caption"),
+        ([row(vision_features=[[1.0]]), row()], "must have 'vision_features', but got 1 of 2 rows"),
+        ([cached(vision_features=[[1.0]])], "'image_pooled' or 'vision_features', but got both"),
     ],
 )
 def test_unusable_rows(rows, message):
@@ -162,7 +165,7 @@ def test_unusable_rows(rows, message):
     [({}, "images and text"), ({"image_pooled": [1.0]}, "text"), ({"text_pooled": [[1.0]]}, "images")],
 )
 def test_missing_processor(columns, needed):
-    with pytest.raises(ValueError, match=rf"the rows hold {needed}, not features: give the collator a processor"):
+    with pytest.raises(ValueError, match=rf"rows without cached features of {needed}\. Pass the processor"):
         ContrastiveCollator()([row(**columns)])
 
 
@@ -179,5 +182,5 @@ def test_group_ids_fit_63_bits_and_differ():
 
 
 def test_group_id_needs_a_string():
-    with pytest.raises(TypeError, match="image_id 7 is of type int; make it a string"):
+    with pytest.raises(TypeError, match="`image_id` must be a string, but got 7 of type int"):
         group_id(7)

@@ -32,7 +32,7 @@ def test_the_split_to_score_on(splits, scored):
     assert evaluation_split({split: TABLES[split] for split in splits}) is TABLES[scored]
 
 
-@pytest.mark.parametrize(("splits", "named"), [(["train", "restval"], "train, restval"), ([], "nothing")])
+@pytest.mark.parametrize(("splits", "named"), [(["train", "restval"], "'train', 'restval'"), ([], "no splits")])
 def test_there_is_none(splits, named):
-    with pytest.raises(ValueError, match=f"no split to score on: give 'test' or 'validation' beside {named}"):
+    with pytest.raises(ValueError, match=f"must have a split 'test' or 'validation', .* but got {named}"):
         evaluation_split(dict.fromkeys(splits, TABLES["train"]))

@@ -104,7 +104,7 @@ def test_an_empty_table_has_no_captions(table, model, processor):
 
 
 def test_a_table_without_images(table, model, processor):
-    with pytest.raises(ValueError, match=r"neither 'image' nor 'vision_features', only \['captions'\]"):
+    with pytest.raises(ValueError, match=r"the column 'image' or 'vision_features', but got \['captions'\]"):
         caption_table(model, processor, table.remove_columns("image"))
 
 

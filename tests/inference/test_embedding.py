@@ -69,7 +69,7 @@ def test_only_two_towers_can_be_kept(table, tmp_path):
 @pytest.mark.parametrize("name", ["captions", "image"])
 def test_a_missing_column_is_named(table, name):
     model = DualEncoderModel(tiny.dual_encoder_config())
-    with pytest.raises(ValueError, match=f"the table lacks {name}; its columns: "):
+    with pytest.raises(ValueError, match=rf"The table lacks '{name}'\. Its columns are "):
         embed_table(model, tiny.dual_encoder_processor(), table.remove_columns(name))
 
 

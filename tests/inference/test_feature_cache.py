@@ -140,7 +140,7 @@ def test_the_default_place_is_the_datasets_cache(model, processor, tmp_path, mon
 )
 def test_a_missing_column_is_named(encode, column, model, processor):
     tower = model.vision_tower if column == "image" else model.text_tower
-    with pytest.raises(ValueError, match=f"the table lacks {column}; its columns: "):
+    with pytest.raises(ValueError, match=rf"The table lacks '{column}'\. Its columns are "):
         encode(tower, processor, make_table().remove_columns(column))
 
 

@@ -1,4 +1,4 @@
-"""The columns of a batch's rows: read, checked and made ready for a processor."""
+"""Validation and conversion of the columns of a batch."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -11,53 +11,81 @@ from vlmkit.images import to_rgb
 
 
 def get_column(rows: Sequence[Mapping[str, Any]], name: str) -> list[Any] | None:
-    """The values of a column that all rows have, or None if no row has it.
+    """Return the values of an optional column, or `None` if the rows do not have it.
+
+    Args:
+        rows: Rows of the batch.
+        name: Name of the column.
 
     Raises:
-        ValueError: only some rows have it.
+        ValueError: If only some rows have a value.
     """
     values = [row.get(name) for row in rows]
     present = sum(value is not None for value in values)
     if 0 < present < len(rows):
-        raise ValueError(f"only {present} of {len(rows)} rows have {name!r}; a batch needs it in all rows or in none")
+        raise ValueError(
+            f"Either all rows of a batch or none must have {name!r}, but got {present} of {len(rows)} rows."
+        )
     return values if present else None
 
 
 def get_required_column(rows: Sequence[Mapping[str, Any]], name: str) -> list[Any]:
-    """The values of a column.
+    """Return the values of a required column.
+
+    Args:
+        rows: Rows of the batch.
+        name: Name of the column.
 
     Raises:
-        ValueError: a row does not have it.
+        ValueError: If a row does not have a value.
     """
     values = get_column(rows, name)
     if values is None:
-        raise ValueError(f"the rows have no {name!r}, only {sorted(rows[0])}; give Trainer remove_unused_columns=False")
+        raise ValueError(
+            f"The rows must have the column {name!r}, but got {sorted(rows[0])}. With `Trainer`, set "
+            "`remove_unused_columns=False`."
+        )
     return values
 
 
 def get_rgb_images(
     rows: Sequence[dict[str, Any]], augmentation: Callable[[Image.Image], Image.Image] | None
 ) -> list[Image.Image]:
-    """Return the images of rows in RGB, augmented.
+    """Return the augmented RGB images of a batch.
+
+    Args:
+        rows: Rows with the column `image`.
+        augmentation: Function that is applied to each RGB image, or `None`.
 
     Raises:
-        ValueError: a row has no image.
+        ValueError: If a row does not have an image.
     """
     images = [to_rgb(image) for image in get_required_column(rows, "image")]
     return images if augmentation is None else [augmentation(image) for image in images]
 
 
 def get_cached_features(rows: Sequence[dict[str, Any]], name: str, *, augmentation: Callable | None) -> Tensor | None:
-    """The cached features of the rows' images, `(B, ...)` in float32, or None if no row has them.
+    """Return the cached features of a batch, or `None` if the rows do not have any.
+
+    Args:
+        rows: Rows of the batch.
+        name: Name of the column with the features.
+        augmentation: Augmentation of the images, which must be `None` if there are features.
+
+    Returns:
+        Features `(B, ...)` in float32, or `None`.
 
     Raises:
-        ValueError: only some rows have them, or there is an augmentation.
+        ValueError: If only some rows have features, or there is an augmentation in addition to features.
     """
     features = get_column(rows, name)
     if features is None:
         return None
     if augmentation is not None:
-        raise ValueError("augmentation together with cached features changes nothing; give up one of them")
+        raise ValueError(
+            f"`augmentation` must be `None` if the rows have cached features ({name!r}). Remove the augmentation, or "
+            "drop the column."
+        )
     return stack_features(features)
 
 
@@ -65,38 +93,43 @@ def choose_captions(rows: Sequence[dict[str, Any]], caption: str) -> list[str]:
     """Return one caption of each row.
 
     Args:
-        rows: with `image_id` and `captions`.
-        caption: see [`choose_caption`].
+        rows: Rows with `image_id` and `captions`.
+        caption: `"first"` or `"random"`, see [`choose_caption`].
 
     Raises:
-        ValueError: a column is missing, a row has no caption or an empty one, or its captions are no list.
+        ValueError: If a column is missing, a row does not have a caption, a caption is empty, or `captions` is a string
+            instead of a list.
     """
     image_ids, captions = get_required_column(rows, "image_id"), get_required_column(rows, "captions")
     for image_id, texts in zip(image_ids, captions, strict=True):
         if isinstance(texts, str):
-            raise ValueError(f"image {image_id}: captions is the string {texts!r}; make it a list of strings")
+            raise ValueError(
+                f"`captions` of the image {image_id} must be a list of strings, but got the string {texts!r}."
+            )
         if not all(text and text.strip() for text in texts):
-            raise ValueError(f"image {image_id} has an empty caption among {list(texts)}; drop it")
+            raise ValueError(
+                f"Captions must not be empty, but the image {image_id} has {list(texts)}. Drop empty captions."
+            )
     rows_captions = zip(image_ids, captions, strict=True)
     return [choose_caption(image_id, options=options, caption=caption) for image_id, options in rows_captions]
 
 
 def choose_caption(image_id: str, *, options: Sequence[Any], caption: str) -> Any:
-    """One of an image's captions, or of their features.
+    """Choose one caption of an image, or the features of one caption.
 
     Args:
-        image_id: for the error.
-        options: one per caption.
-        caption: "first", or "random" by torch's random numbers.
+        image_id: Id of the image for the error message.
+        options: Captions or features to choose from.
+        caption: `"first"`, or `"random"` to draw one with torch's global random number generator.
 
     Raises:
-        ValueError: there is none.
+        ValueError: If `options` is empty.
     """
     if len(options) == 0:
-        raise ValueError(f"image {image_id} has no caption; drop it")
+        raise ValueError(f"The image {image_id} does not have a caption. Drop images without captions.")
     return options[0 if caption == "first" else int(torch.randint(len(options), ()))]
 
 
 def stack_features(features: Sequence[Any]) -> Tensor:
-    """Features of equal shape as one tensor `(B, ...)` in float32."""
+    """Stack features of equal shape to a float32 tensor `(B, ...)`."""
     return torch.stack([torch.as_tensor(feature, dtype=torch.float32) for feature in features])

@@ -1,4 +1,4 @@
-"""From rows of images and captions to the batches that captioning models train on."""
+"""Collator of images and captions for captioning models."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,25 +13,27 @@ from vlmkit.validation import check_choice
 
 @dataclass
 class CaptionCollator:
-    """Makes a batch of one image and one caption per row, for `Trainer(data_collator=...)`.
+    """Collator of images and captions for training captioning models with `Trainer(data_collator=...)`.
 
-    A row has `image_id`, `captions` (a list), and an `image` or its cached `vision_features`, an `(N, D)` array.
-    Where a row has both, the cached features are used. Trainer needs `remove_unused_columns=False`, as the model does
-    not know these columns.
+    A row has `image_id`, `captions` (a list), and an `image` or its cached `vision_features (N, D)`, which take
+    precedence. Set `remove_unused_columns=False` in `TrainingArguments`, because `Trainer` would drop these columns
+    otherwise.
 
-    The batch holds what the processor returns, usually `input_ids (B, T)`, `attention_mask (B, T)`, `labels (B, T)`
-    with -100 at padding, and `pixel_values (B, C, H, W)` or in their place `vision_features (B, N, D)` in float32.
+    The batch contains one image and one caption per row:
+
+    - `input_ids (B, T)`, `attention_mask (B, T)` and `labels (B, T)`, which are -100 at padding.
+    - `pixel_values (B, C, H, W)`, or `vision_features (B, N, D)` in float32.
 
     Args:
-        processor: called with `text`, `images` unless their features are cached, `return_labels=True` and
-            `return_tensors="pt"`; it adds the tokens at the caption's start and end, pads and truncates.
-        caption: "first" takes the first caption of each row; "random" draws one with torch's random numbers, which
-            Trainer seeds; it restores them exactly where a checkpoint lies between epochs.
-        augmentation: applied to each RGB image before the processor; none by default.
+        processor: Processor of the model. It is called with `text`, `images` (unless the features are cached),
+            `return_labels=True` and `return_tensors="pt"`, and must add special tokens, pad and truncate.
+        caption: Caption of each row. `"first"` chooses the first one, and `"random"` draws one with torch's global
+            random number generator. Random captions are reproduced exactly if training is resumed between epochs.
+        augmentation: Function that is applied to each RGB image before the processor. Defaults to no augmentation.
 
     Raises:
-        ValueError: `caption` is unknown. On call: a column is missing or only in some rows, a row has no caption or
-            an empty one, or images are to be augmented but come as features.
+        ValueError: If `caption` is unknown. On call, if a column is missing in some rows, a row does not have a
+            caption, a caption is empty, or there is an augmentation for cached features.
 
     Example:
         >>> import torch

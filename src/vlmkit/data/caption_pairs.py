@@ -1,4 +1,4 @@
-"""A table of images with several captions as a data set of single pairs."""
+"""Data set of image-caption pairs."""
 
 from typing import Any
 
@@ -9,19 +9,19 @@ from vlmkit.data.table_checks import check_columns
 
 
 class CaptionPairs(Dataset[dict[str, Any]]):
-    """A view of a table with one item per image and caption, so that an epoch meets every caption once.
+    """Data set with one item per image-caption pair, so that an epoch contains every caption once.
 
-    An item is the image's row with `captions`, and `text_pooled` where present (one feature vector per caption), cut
-    to one entry. Nothing is copied; an image is decoded when its item is read.
+    An item is the row of the image with only one caption in `captions`, and only the features of this caption in
+    `text_pooled` if the table has cached text features. The table is not copied, and images are decoded on access.
 
     Args:
-        table: one row per image, with the columns `captions` (a list) and `image_id`.
+        table: Table with one row per image, and the columns `captions` (a list) and `image_id`.
 
     Attributes:
-        image_ids: the `image_id` of each pair, such as [`UniqueGroupBatchSampler`] needs.
+        image_ids: The `image_id` of each pair, for [`UniqueGroupBatchSampler`].
 
     Raises:
-        ValueError: the table lacks a column, or it holds no caption.
+        ValueError: If the table lacks a column or does not contain any captions.
 
     Example:
         >>> columns = {"image_id": ["a.jpg", "b.jpg"], "captions": [["A dog.", "A puppy."], ["A cat."]]}
@@ -41,7 +41,7 @@ class CaptionPairs(Dataset[dict[str, Any]]):
                 self._positions.append((row, position))
                 self.image_ids.append(record["image_id"])
         if not self._positions:
-            raise ValueError("the table holds no caption, so there are no pairs")
+            raise ValueError("`table` must contain at least one caption, but got none.")
 
     def __len__(self) -> int:
         return len(self._positions)
@@ -50,7 +50,7 @@ class CaptionPairs(Dataset[dict[str, Any]]):
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]:
-        """Items by the batch, as `DataLoader` asks for them; much faster than one by one."""
+        """Return several items, which is much faster than item by item. `DataLoader` uses this method."""
         positions = [self._positions[index] for index in indices]
         columns = self.table[[row for row, _ in positions]]
         items = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]

@@ -1,4 +1,4 @@
-"""From rows of images and captions to the batches that contrastive models take."""
+"""Collator of images and captions for contrastive models."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -23,48 +23,59 @@ from vlmkit.validation import check_choice
 
 
 def group_id(image_id: str) -> int:
-    """A number from 0 to 2^63 - 1 for an image, the same in every process, epoch and session.
+    """Compute a 63-bit hash of an image id, to use as a group id in contrastive losses.
+
+    The hash is the same in all processes, epochs and Python sessions.
 
     Args:
-        image_id: the image's name.
+        image_id: Id of the image, such as its file name.
+
+    Returns:
+        An integer from 0 to 2^63 - 1.
 
     Raises:
-        TypeError: it is not a string.
+        TypeError: If `image_id` is not a string.
 
     Example:
         >>> group_id("1000268201_693b08cb0e.jpg")
         4769461703622052916
     """
     if not isinstance(image_id, str):
-        raise TypeError(f"image_id {image_id!r} is of type {type(image_id).__name__}; make it a string")
+        raise TypeError(f"`image_id` must be a string, but got {image_id!r} of type {type(image_id).__name__}.")
     return int.from_bytes(hashlib.blake2b(image_id.encode(), digest_size=8).digest(), "big") >> 1
 
 
 @dataclass
 class ContrastiveCollator:
-    """Makes a batch of one image and one caption per row, for `Trainer(data_collator=...)`.
+    """Collator of images and captions for training contrastive models with `Trainer(data_collator=...)`.
 
-    A row has `image_id`, an `image` or its cached features, `image_pooled` (a vector) or `vision_features` (an `(N, D)`
-    array), and `captions` (a list) or their cached features `text_pooled` (one vector per caption). Where a row has
-    both, the cached features are used. Trainer needs `remove_unused_columns=False`, as the model does not know these
-    columns.
+    A row has `image_id`, and
 
-    The batch holds what the processor returns, usually `pixel_values (B, C, H, W)`, `input_ids (B, T)` and
-    `attention_mask (B, T)`, or in their place `image_pooled (B, D_image)` or `vision_features (B, N, D)`, and
-    `text_pooled (B, D_text)`, all in float32; and `group_ids (B,)`, equal for equal images, so that a loss does not
-    push an image away from its other captions.
+    - an `image`, or its cached features `image_pooled (D_image,)` or `vision_features (N, D)`.
+    - `captions` (a list), or their cached features `text_pooled (captions, D_text)`.
+
+    Cached features take precedence. Set `remove_unused_columns=False` in `TrainingArguments`, because `Trainer` would
+    drop these columns otherwise.
+
+    The batch contains one image and one caption per row:
+
+    - `pixel_values (B, C, H, W)`, or `image_pooled (B, D_image)` or `vision_features (B, N, D)` in float32.
+    - `input_ids (B, T)` and `attention_mask (B, T)`, or `text_pooled (B, D_text)` in float32.
+    - `group_ids (B,)`, which are equal for rows of the same image. Contrastive losses use them to exclude other
+      captions of an image from its negatives.
 
     Args:
-        processor: called for what is not cached; its defaults must pad and truncate. Not needed if both are cached.
-        caption: "first" takes the first caption of each row; "random" draws one with torch's random numbers, which
-            Trainer seeds; it restores them exactly where a checkpoint lies between epochs.
-        augmentation: applied to each RGB image before the processor; none by default.
+        processor: Processor of the model, whose defaults must pad and truncate. Not required if the features of images
+            and captions are cached.
+        caption: Caption of each row. `"first"` chooses the first one, and `"random"` draws one with torch's global
+            random number generator. Random captions are reproduced exactly if training is resumed between epochs.
+        augmentation: Function that is applied to each RGB image before the processor. Defaults to no augmentation.
 
     Raises:
-        ValueError: `caption` is unknown. On call: a column is missing or only in some rows, a row has no caption or
-            an empty one, a processor is needed and not given, or images are to be augmented but come as features, or
-            come as two kinds of them.
-        TypeError: on call: an `image_id` is not a string.
+        ValueError: If `caption` is unknown. On call, if a column is missing in some rows, a row does not have a
+            caption, a caption is empty, the processor is missing, there is an augmentation for cached features, or the
+            rows have both kinds of image features.
+        TypeError: If, on call, an `image_id` is not a string.
 
     Example:
         >>> row = {"image_id": "a.jpg", "image_pooled": [0.0, 1.0], "text_pooled": [[1.0], [2.0]]}
@@ -93,7 +104,8 @@ class ContrastiveCollator:
         cached = {name: feature for name, feature in features.items() if feature is not None}
         if len(cached) == 2:
             raise ValueError(
-                "the rows hold both image_pooled and vision_features; drop the column that the model ignores"
+                "The rows must have either 'image_pooled' or 'vision_features', but got both. Drop the column that the "
+                "model does not use."
             )
         if not cached:
             uncached["images"] = get_rgb_images(rows, self.augmentation)
@@ -110,6 +122,9 @@ class ContrastiveCollator:
 
         if uncached:
             if self.processor is None:
-                raise ValueError(f"the rows hold {' and '.join(uncached)}, not features: give the collator a processor")
+                raise ValueError(
+                    f"`processor` must not be `None` for rows without cached features of {' and '.join(uncached)}. "
+                    "Pass the processor of the model."
+                )
             batch.update(self.processor(**uncached, return_tensors="pt"))
         return batch

@@ -1,4 +1,4 @@
-"""Batches in which no image occurs twice."""
+"""Batch sampler without repeated images in a batch."""
 
 import heapq
 import random
@@ -10,23 +10,23 @@ from vlmkit.validation import check_at_least
 
 
 class UniqueGroupBatchSampler(Sampler[list[int]]):
-    """Draws batches with at most one index of each group, in as few batches as possible.
+    """Batch sampler that draws at most one index of each group per batch, for `DataLoader(batch_sampler=...)`.
 
-    Every index comes once per epoch. A batch takes from the groups with most indices left, at random among equals:
-    over five captions per image, nearly all batches are full. They are smaller at the end of the epoch, where fewer
-    groups than `batch_size` are left.
+    An epoch contains every index once, in the minimum number of batches. Each batch draws from the groups with the most
+    remaining indices, and ties are resolved at random. With five captions per image, nearly all batches are full.
+    Batches at the end of the epoch are smaller if fewer than `batch_size` groups remain.
 
-    Give it to `DataLoader(batch_sampler=...)`. In several processes, accelerate hands whole batches to each; two
-    processes may then hold the same group at the same time, which the loss resolves by its `group_ids`.
+    In distributed training, accelerate assigns whole batches to the processes. Two processes can have the same group at
+    the same time, so pass `group_ids` to the loss.
 
     Args:
-        groups: the group of each index, such as the `image_ids` of [`CaptionPairs`].
-        batch_size: the largest number of indices in a batch; more than there are groups is never reached.
-        seed: of the order, together with the epoch.
-        drop_last: whether to leave out the batches with fewer than `batch_size` indices.
+        groups: Group of each index, such as `CaptionPairs.image_ids`.
+        batch_size: Maximum number of indices in a batch. The number of groups is also a limit.
+        seed: Seed of the order, in combination with the epoch.
+        drop_last: Drop batches with fewer than `batch_size` indices.
 
     Raises:
-        ValueError: `batch_size` is less than 1.
+        ValueError: If `batch_size` is less than 1.
 
     Example:
         >>> sampler = UniqueGroupBatchSampler(["dog", "dog", "cat", "bird"], batch_size=2)
@@ -39,21 +39,24 @@ class UniqueGroupBatchSampler(Sampler[list[int]]):
         self._members: dict[Hashable, list[int]] = {}
         for index, group in enumerate(groups):
             self._members.setdefault(group, []).append(index)
-        # A public `batch_size` would make accelerate take batches of another size for the end of the epoch and refill
-        # them with indices of any group.
+        # With a public attribute `batch_size`, accelerate would fill smaller batches with indices of arbitrary groups.
         self._batch_size = batch_size
         self.seed = seed
         self.epoch = 0
         self.drop_last = drop_last
-        self._length = sum(1 for _ in self)  # the sizes do not depend on the epoch: chance decides among equals only
+        self._length = sum(1 for _ in self)  # the same in all epochs, because only ties are random
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the order; Trainer and accelerate call this before each epoch."""
+        """Set the epoch, which determines the order. Trainer and accelerate call this method before each epoch.
+
+        Args:
+            epoch: Index of the epoch.
+        """
         self.epoch = epoch
 
     @property
     def sampler(self) -> "UniqueGroupBatchSampler":
-        """The sampler itself; in several processes, accelerate passes the epoch on to this attribute alone."""
+        """The sampler itself. In distributed training, accelerate sets the epoch only on this attribute."""
         return self
 
     def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""Parts of a data set: the first rows of its splits, and the split to score on."""
+"""Selection of splits and rows of a data set."""
 
 from collections.abc import Mapping
 
@@ -8,14 +8,17 @@ from vlmkit.validation import check_at_least
 
 
 def take_rows(tables: Mapping[str, Dataset], count: int | None) -> DatasetDict:
-    """The first rows of each split.
+    """Select the first rows of each split.
 
     Args:
-        tables: the splits.
-        count: rows; a shorter split, or all of them if not given, stays as it is.
+        tables: Dictionary from the name of each split to its table.
+        count: Maximum number of rows per split. `None` selects all rows.
+
+    Returns:
+        A `DatasetDict` with the selected rows.
 
     Raises:
-        ValueError: `count` is below 1.
+        ValueError: If `count` is less than 1.
 
     Example:
         >>> tables = {"train": Dataset.from_dict({"n": [1, 2, 3]}), "test": Dataset.from_dict({"n": [4]})}
@@ -29,13 +32,19 @@ def take_rows(tables: Mapping[str, Dataset], count: int | None) -> DatasetDict:
 
 
 def evaluation_split(tables: Mapping[str, Dataset]) -> Dataset:
-    """The split to score on: `test`, else `validation` (COCO has no captions of the other), else the only one.
+    """Return the split for the evaluation of a model.
+
+    This is `test`, or `validation` if there is no `test` (such as in COCO, whose test captions are not public), or the
+    only split.
 
     Args:
-        tables: the splits.
+        tables: Dictionary from the name of each split to its table.
+
+    Returns:
+        The table of the split.
 
     Raises:
-        ValueError: there are several splits, but neither of the two.
+        ValueError: If there is neither `test` nor `validation`, and the number of splits is not one.
 
     Example:
         >>> train, validation = Dataset.from_dict({"n": [1]}), Dataset.from_dict({"n": [2]})
@@ -46,5 +55,6 @@ def evaluation_split(tables: Mapping[str, Dataset]) -> Dataset:
         if name in tables:
             return tables[name]
     if len(tables) != 1:
-        raise ValueError(f"no split to score on: give 'test' or 'validation' beside {', '.join(tables) or 'nothing'}")
+        names = ", ".join(map(repr, tables)) or "no splits"
+        raise ValueError(f"`tables` must have a split 'test' or 'validation', or only one split, but got {names}.")
     return next(iter(tables.values()))

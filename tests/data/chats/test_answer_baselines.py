@@ -59,18 +59,18 @@ def test_scenes():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda rows: rows.remove_columns("answers"), "lacks answers; give a table of questions"),
+        (lambda rows: rows.remove_columns("answers"), "must have the columns questions and answers, but lacks answers"),
         (lambda rows: rows.remove_columns(["answers", "questions"]), "lacks answers and questions"),
-        (lambda rows: rows.select([]), "has no questions"),
-        (lambda rows: rows.select([1]), "has no questions"),
+        (lambda rows: rows.select([]), "must contain at least one question"),
+        (lambda rows: rows.select([1]), "must contain at least one question"),
         (
             lambda rows: rows.map(lambda row: {"answers": row["answers"][:1]}),
-            "row 0 has 2 questions and 1 answers; give one answer to each",
+            "row 0: each question must have one answer, but got 2 questions and 1 answers",
         ),
     ],
 )
 def test_errors_name_the_table_and_the_row(broken, change, message):
     tables = {"train": table(TEST), "test": table(TEST)}
     tables[broken] = change(tables[broken])
-    with pytest.raises(ValueError, match=f"^{broken}.*{message}"):
+    with pytest.raises(ValueError, match=f"^`{broken}`.*{message}"):
         answer_baselines(**tables)

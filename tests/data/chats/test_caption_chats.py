@@ -56,17 +56,17 @@ def test_a_stream_becomes_one_of_conversations():
 
 def test_a_row_without_a_caption_is_refused():
     row = {"image_id": "a.jpg", "captions": [], "vision_features": [[0.0]]}
-    with pytest.raises(ValueError, match=r"image a\.jpg has no caption"):
+    with pytest.raises(ValueError, match=r"image a\.jpg does not have a caption"):
         caption_chat(row)
-    with pytest.raises(ValueError, match="there are no prompts"):
+    with pytest.raises(ValueError, match="`prompts` must contain at least one prompt"):
         caption_chat({**row, "captions": ["x"]}, [])
 
 
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        (["captions", "image_id"], "neither 'image' nor 'vision_features'"),
-        (["image", "image_id"], "lacks captions"),
+        (["captions", "image_id"], "the column 'image' or 'vision_features'"),
+        (["image", "image_id"], "lacks 'captions'"),
     ],
 )
 def test_tables_without_a_column_are_refused(columns, message):
@@ -75,5 +75,5 @@ def test_tables_without_a_column_are_refused(columns, message):
 
 
 def test_no_prompts():
-    with pytest.raises(ValueError, match="there are no prompts"):
+    with pytest.raises(ValueError, match="`prompts` must contain at least one prompt"):
         CaptionChats(table(), [])

@@ -39,14 +39,16 @@ def test_each_conversation_has_its_own_tokens():
     """The sums alone may agree."""
     more, fewer = CaptionChats(table(cached=True))[0], CaptionChats(table(cached=True))[2]
     more["vision_features"], fewer["vision_features"] = more["vision_features"].repeat(2, 1, 1), None
-    with pytest.raises(ValueError, match="conversation 0 has 1 image parts without an image, and vision_features of 2"):
+    with pytest.raises(
+        ValueError, match=r"Conversation 0 must have .* its 1 image parts without an image, but got features of 2"
+    ):
         ChatCollator(tiny.smolvlm_processor())([more, fewer])
 
 
 def test_rows_of_both_kinds_are_no_batch():
-    with pytest.raises(ValueError, match="some conversations hold images, and others vision_features"):
+    with pytest.raises(ValueError, match="must contain either images or `vision_features`, but got both"):
         ChatCollator(tiny.smolvlm_processor())([CaptionChats(table(cached=True))[0], CaptionChats(table())[0]])
-    with pytest.raises(ValueError, match=r"the rows have no 'messages', only \['captions'\]"):
+    with pytest.raises(ValueError, match=r"must have the column 'messages', but got \['captions'\]"):
         ChatCollator(tiny.smolvlm_processor())([{"captions": ["a dog"]}])
 
 

@@ -29,10 +29,12 @@ def test_only_captions_of_a_stream():
 
 
 def test_an_unknown_task():
-    with pytest.raises(ValueError, match="tasks are captions, questions, and not answers"):
+    with pytest.raises(ValueError, match="`tasks` must only contain 'captions', 'questions', but got 'answers'"):
         build_chat_dataset([table()], ["captions", "answers"])
 
 
 def test_a_stream_beside_a_table():
-    with pytest.raises(ValueError, match="table 1 is a stream, which can only be alone; drop the others"):
+    with pytest.raises(
+        ValueError, match="a single stream or only tables, but got 2 entries, of which number 1 is a stream"
+    ):
         build_chat_dataset([table(), table().to_iterable_dataset()])

@@ -23,8 +23,8 @@ def test_questions_are_cut_into_conversations_that_show_the_image_once(max_turns
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        (["questions", "answers"], "neither 'image' nor 'vision_features'"),
-        (["image", "questions"], "lacks answers"),
+        (["questions", "answers"], "the column 'image' or 'vision_features'"),
+        (["image", "questions"], "lacks 'answers'"),
     ],
 )
 def test_tables_without_a_column_are_refused(columns, message):
@@ -36,8 +36,10 @@ def test_tables_that_make_no_sense_are_refused():
     with pytest.raises(ValueError, match="`max_turns` must be at least 1, but got 0"):
         QuestionChats(table(), 0)
     odd = datasets.Dataset.from_dict({"vision_features": [[[0.0]]], "questions": [["a", "b"]], "answers": [["c"]]})
-    with pytest.raises(ValueError, match="row 0 has 2 questions and 1 answers"):
+    with pytest.raises(
+        ValueError, match="Row 0: each question must have one answer, but got 2 questions and 1 answers"
+    ):
         QuestionChats(odd)
     empty = datasets.Dataset.from_dict({"vision_features": [[[0.0]]], "questions": [[]], "answers": [[]]})
-    with pytest.raises(ValueError, match="holds no question"):
+    with pytest.raises(ValueError, match="must contain at least one question"):
         QuestionChats(empty)

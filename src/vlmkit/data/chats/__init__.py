@@ -1,1 +1,1 @@
-"""Captions, questions and conversations as chat samples."""
+"""Data sets, collators and baselines for chat models."""

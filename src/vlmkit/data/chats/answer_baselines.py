@@ -1,4 +1,4 @@
-"""What can be answered about images without looking at them."""
+"""Baselines of visual question answering that do not use the images."""
 
 from collections import Counter, defaultdict
 
@@ -6,23 +6,31 @@ from datasets import Dataset
 
 
 def answer_baselines(train: Dataset, test: Dataset) -> dict[str, list[str]]:
-    """Answer the test questions from the training answers alone, without the images; a model should do better.
+    """Predict answers to the test questions from the training answers alone.
 
-    `majority` always gives the most frequent answer. `per_question` gives the most frequent answer to the same
-    question, letter by letter, and the majority's to a question that training does not ask. If the test questions are
-    distributed as the training ones, and each is asked often, the question alone allows no higher accuracy. Of equally
-    frequent answers, the first counts.
+    A model that uses the images must be more accurate than both baselines:
+
+    - `majority` predicts the most frequent training answer for all questions.
+    - `per_question` predicts the most frequent training answer to the identical question, or the prediction of
+      `majority` for unknown questions. If training and test questions have the same distribution and each question is
+      frequent, no model without images is more accurate.
+
+    Ties are resolved in favor of the answer that occurs first.
 
     Args:
-        train: a table with `questions` and `answers`, lists of equal length per row.
-        test: the same.
+        train: Table with the columns `questions` and `answers`, two lists of equal length in each row.
+        test: Table with the same columns.
 
     Returns:
-        The answers of each baseline to all test questions, those of the first row first, as `vqa_accuracy` of
-        `vlmkit.metrics` takes them.
+        A dictionary from the name of each baseline to its predictions for all test questions, in the order of the
+        table. The predictions have the format of `vlmkit.metrics.vqa_accuracy`.
 
     Raises:
-        ValueError: a table lacks a column, has no questions, or a row has not one answer per question.
+        ValueError: If a table lacks a column, does not contain any questions, or has a row with different numbers of
+            questions and answers.
+
+    References:
+        Antol et al., "VQA: Visual Question Answering" (arXiv:1505.00468), for similar baselines.
 
     Example:
         >>> columns = {"questions": [["what?", "is it?"], ["is it?"]], "answers": [["dog", "yes"], ["yes"]]}
@@ -50,18 +58,21 @@ def _most_frequent(counts: Counter[str]) -> str:
 
 
 def _pairs(name: str, table: Dataset) -> list[tuple[str, str]]:
-    """All questions of a table with their answers."""
+    """Return all pairs of question and answer of a table."""
     missing = {"questions", "answers"}.difference(table.column_names)
     if missing:
-        raise ValueError(f"{name} lacks {' and '.join(sorted(missing))}; give a table of questions about images")
+        raise ValueError(
+            f"`{name}` must have the columns questions and answers, but lacks {' and '.join(sorted(missing))}."
+        )
     pairs: list[tuple[str, str]] = []
-    # By column: whole rows would be read with their images.
+    # Reading whole rows would decode their images.
     for row, (questions, answers) in enumerate(zip(table["questions"], table["answers"], strict=True)):
         if len(questions) != len(answers):
             raise ValueError(
-                f"{name}, row {row} has {len(questions)} questions and {len(answers)} answers; give one answer to each"
+                f"`{name}`, row {row}: each question must have one answer, but got {len(questions)} questions and "
+                f"{len(answers)} answers."
             )
         pairs += zip(questions, answers, strict=True)
     if not pairs:
-        raise ValueError(f"{name} has no questions; give a table of questions about images")
+        raise ValueError(f"`{name}` must contain at least one question, but got none.")
     return pairs

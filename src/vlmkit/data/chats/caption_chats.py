@@ -1,4 +1,4 @@
-"""Captions as conversations: a request, answered by a caption."""
+"""Conversations in which the assistant answers a prompt with a caption."""
 
 import random
 from collections.abc import Sequence
@@ -22,20 +22,24 @@ CAPTION_PROMPTS = (
     "Summarize this photo in one sentence.",
     "What is happening in this picture?",
 )
+"""Default prompts of [`CaptionChats`] and [`caption_chat`]."""
 
 
 def caption_chat(row: dict[str, Any], prompts: Sequence[str] = CAPTION_PROMPTS) -> dict[str, Any]:
-    """One row as a conversation: a request drawn from a list, and the first caption.
+    """Convert a row to a conversation with one prompt and the first caption.
 
-    A stream becomes one of conversations by `stream.map(caption_chat, remove_columns=stream.column_names)`. Which
-    request an image gets depends on its `image_id` alone, and is the same in every epoch and process.
+    The choice of the prompt depends only on `image_id`, so it is the same in every epoch and process. To convert a
+    stream, use `stream.map(caption_chat, remove_columns=stream.column_names)`.
 
     Args:
-        row: with `image` or cached `vision_features`, `captions` (a list) and `image_id`.
-        prompts: the requests.
+        row: Row with `image` or cached `vision_features`, `captions` (a list) and `image_id`.
+        prompts: Prompts to choose from at random.
+
+    Returns:
+        A dictionary with `messages`, and `vision_features (1, N, D)` if the row has cached features.
 
     Raises:
-        ValueError: the row has no caption, or there are no prompts.
+        ValueError: If the row does not have a caption, or `prompts` is empty.
 
     Example:
         >>> row = {"image_id": "a.jpg", "captions": ["A dog.", "A puppy."], "vision_features": [[0.0], [1.0]]}
@@ -48,16 +52,18 @@ def caption_chat(row: dict[str, Any], prompts: Sequence[str] = CAPTION_PROMPTS) 
 
 
 class CaptionChats(Dataset[dict[str, Any]]):
-    """A view of a table with one conversation per image and caption: a request drawn from a list, and the caption.
+    """Data set with one conversation per image and caption.
 
-    Which request a caption gets is drawn once, by its place in the table, and is the same in every epoch.
+    Each conversation consists of a prompt and the caption. The choice of the prompt depends only on the index of the
+    conversation, so it is the same in every epoch. Items have the format of [`caption_chat`].
 
     Args:
-        table: one row per image, with `image` or cached `vision_features`, `captions` (a list) and `image_id`.
-        prompts: the requests.
+        table: Table with one row per image, and the columns `image` or cached `vision_features`, `captions` (a list)
+            and `image_id`.
+        prompts: Prompts to choose from at random.
 
     Raises:
-        ValueError: the table lacks a column or holds no caption, or there are no prompts.
+        ValueError: If the table lacks a column or does not contain any captions, or `prompts` is empty.
 
     Example:
         >>> columns = {"image_id": ["a.jpg"], "captions": [["A dog.", "A puppy."]], "vision_features": [[[0.0], [1.0]]]}
@@ -79,7 +85,7 @@ class CaptionChats(Dataset[dict[str, Any]]):
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]:
-        """Items by the batch, as `DataLoader` asks for them."""
+        """Return several items, which is much faster than item by item. `DataLoader` uses this method."""
         return [
             _caption_chat(row, self.prompts, index)
             for index, row in zip(indices, self.pairs.__getitems__(indices), strict=True)
@@ -88,10 +94,10 @@ class CaptionChats(Dataset[dict[str, Any]]):
 
 def _check_prompts(prompts: Sequence[str]) -> None:
     if not prompts:
-        raise ValueError("there are no prompts; give at least one request for a caption")
+        raise ValueError("`prompts` must contain at least one prompt, but got none.")
 
 
 def _caption_chat(row: dict[str, Any], prompts: Sequence[str], seed: int | str) -> dict[str, Any]:
-    """The row's first caption, after the request that the seed draws."""
+    """Return a conversation with a random prompt, drawn with the seed, and the first caption of a row."""
     caption = choose_caption(row["image_id"], options=row["captions"], caption="first")
     return chat_about_row(row, [(random.Random(seed).choice(prompts), caption)])

@@ -1,4 +1,4 @@
-"""From conversations to the batches that chat models train on."""
+"""Collator for conversations about images."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,21 +15,35 @@ _IMAGES = {"image", "path", "url", "image_url", "base64"}
 
 @dataclass
 class ChatCollator:
-    """Makes a batch of conversations, for `Trainer(data_collator=...)`.
+    """Collator of conversations for training chat models with `Trainer(data_collator=...)`.
 
-    A row has `messages`, with the images in them, or beside them `vision_features (images, N, D)` for the image parts
-    without an image; a batch has the one or the other. Trainer needs `remove_unused_columns=False`, as the model does
-    not know these columns.
+    A row has `messages`, and either the images within the messages or the cached `vision_features (I, N, D)` of its I
+    image parts. A batch must not mix images and features. Set `remove_unused_columns=False` in `TrainingArguments`,
+    because `Trainer` would drop these columns otherwise.
 
-    The batch holds `input_ids`, `attention_mask` and `labels` `(B, T)`, -100 wherever the assistant does not speak, and
-    `pixel_values (I, C, H, W)` or `vision_features (I, N, D)` of all images in their order.
+    The batch contains
+
+    - `input_ids (B, T)`, `attention_mask (B, T)` and `labels (B, T)`. Labels are -100 except in the messages of the
+      assistant.
+    - `pixel_values (I, C, H, W)` or `vision_features (I, N, D)` of all I images of the batch, in order.
 
     Args:
-        processor: with `apply_chat_template(..., return_labels=True)`.
+        processor: Processor with `apply_chat_template(..., return_labels=True)`, such as [`VlmkitSmolVLMProcessor`].
 
     Raises:
-        ValueError: If, on call, a row has no messages, or not one image or `vision_features` for each of its image
-            parts, or the processor raises.
+        ValueError: If, on call, a row has no messages, the number of `vision_features` of a row differs from its number
+            of image parts without an image, or the processor raises an error.
+
+    Example:
+        >>> class Processor:
+        ...     def apply_chat_template(self, conversations, return_labels):
+        ...         ids = torch.ones(len(conversations), 4, dtype=torch.int64)
+        ...         return {"input_ids": ids, "attention_mask": ids, "labels": ids}
+        >>> text, image = {"type": "text", "text": "What is it?"}, {"type": "image"}
+        >>> row = {"messages": [{"role": "user", "content": [image, text]}], "vision_features": [[[0.0], [1.0]]]}
+        >>> batch = ChatCollator(Processor())([row, row])
+        >>> batch["labels"].shape, batch["vision_features"].shape
+        (torch.Size([2, 4]), torch.Size([2, 2, 1]))
     """
 
     processor: ProcessorMixin
@@ -42,17 +56,21 @@ class ChatCollator:
 
 
 def stack_vision_features(chats: Sequence[dict[str, Any]]) -> Tensor | None:
-    """Stack the cached vision features `(I, N, D)` of the images of conversations in their order, `None` without any.
+    """Stack the cached vision features of all conversations.
 
     Args:
-        chats: see [`ChatCollator`].
+        chats: Conversations in the format of [`ChatCollator`].
+
+    Returns:
+        Features `(I, N, D)` of all images in order, or `None` if the conversations do not have features.
 
     Raises:
-        ValueError: a conversation has more or fewer of them than image parts without an image, or others have images.
+        ValueError: If the number of features of a conversation differs from its number of image parts without an image,
+            or some conversations have images and others have features.
     """
     stacked, has_images = [], False
     for row, chat in enumerate(chats):
-        contents = [message.get("content") for message in chat["messages"]]  # the processor names what is malformed
+        contents = [message.get("content") for message in chat["messages"]]  # the processor validates them
         parts = [part for content in contents if isinstance(content, list) for part in content]
         shown = [part for part in parts if isinstance(part, dict) and str(part.get("type")).startswith("image")]
         num_bare = sum(all(part.get(name) is None for name in _IMAGES) for part in shown)
@@ -60,10 +78,13 @@ def stack_vision_features(chats: Sequence[dict[str, Any]]) -> Tensor | None:
         features = [] if chat.get("vision_features") is None else chat["vision_features"]
         if len(features) != num_bare:
             raise ValueError(
-                f"conversation {row} has {num_bare} image parts without an image, and vision_features of "
-                f"{len(features)} images; give one for each"
+                f"Conversation {row} must have `vision_features` for each of its {num_bare} image parts without an "
+                f"image, but got features of {len(features)} images."
             )
         stacked += [torch.as_tensor(image).float() for image in features]
     if stacked and has_images:
-        raise ValueError("some conversations hold images, and others vision_features; a batch has the one or the other")
+        raise ValueError(
+            "A batch must contain either images or `vision_features`, but got both. Cache the features of all images "
+            "or of none."
+        )
     return torch.stack(stacked) if stacked else None

@@ -1,4 +1,4 @@
-"""Tables of captions and questions as one data set of conversations."""
+"""Conversion of tables with captions and questions to one data set of conversations."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,6 +10,7 @@ from vlmkit.data.chats.caption_chats import CaptionChats, caption_chat
 from vlmkit.data.chats.question_chats import QuestionChats
 
 CHAT_TASKS = ("captions", "questions")
+"""Tasks of [`build_chat_dataset`], which are also the names of the columns."""
 
 
 def build_chat_dataset(
@@ -18,18 +19,21 @@ def build_chat_dataset(
     *,
     max_turns: int | None = None,
 ) -> ConcatDataset[dict[str, Any]] | datasets.IterableDataset | None:
-    """Conversations about all captions and all questions of some tables.
+    """Build a data set of conversations about the captions and questions of several tables.
 
     Args:
-        tables: with `captions`, `questions` or both; or a single stream with `captions`, which becomes a stream.
-        tasks: which of them to speak about: `"captions"`, `"questions"` or both.
-        max_turns: see [`QuestionChats`].
+        tables: Tables in the format of [`CaptionChats`] or [`QuestionChats`], or both. Alternatively, a single stream
+            in the format of [`caption_chat`].
+        tasks: `"captions"`, `"questions"` or both. Other columns are ignored.
+        max_turns: Maximum number of questions per conversation, see [`QuestionChats`]. Defaults to all.
 
     Returns:
-        Conversations one table after the other, captions before questions; or None if there are none to be had.
+        The conversations of all tables in order, captions before questions. For a stream, a stream of conversations.
+        `None` if no table has a column for the tasks.
 
     Raises:
-        ValueError: an unknown task, a stream beside another table, or as [`CaptionChats`] and [`QuestionChats`] raise.
+        ValueError: If a task is unknown, a stream is combined with other tables, or [`CaptionChats`] or
+            [`QuestionChats`] raises an error.
 
     Example:
         >>> columns = {"image_id": ["a.jpg"], "captions": [["A dog."]], "vision_features": [[[0.0], [1.0]]]}
@@ -38,11 +42,13 @@ def build_chat_dataset(
         (2, None)
     """
     if unknown := set(tasks) - set(CHAT_TASKS):
-        raise ValueError(f"tasks are {', '.join(CHAT_TASKS)}, and not {', '.join(sorted(unknown))}")
+        names = ", ".join(map(repr, sorted(unknown)))
+        raise ValueError(f"`tasks` must only contain {', '.join(map(repr, CHAT_TASKS))}, but got {names}.")
     streams = [index for index, table in enumerate(tables) if isinstance(table, datasets.IterableDataset)]
     if streams and len(tables) > 1:
         raise ValueError(
-            f"table {streams[0]} is a stream, which can only be alone; drop the others, or read it into a table"
+            f"`tables` must contain a single stream or only tables, but got {len(tables)} entries, of which number "
+            f"{streams[0]} is a stream. Pass the stream alone, or load it into a table."
         )
     if streams:
         stream = tables[0]

@@ -1,4 +1,4 @@
-"""Messages of a conversation about an image."""
+"""Messages of conversations about images."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,12 +9,16 @@ Message = dict[str, Any]
 
 
 def user_message(text: str, *, image: Any = None, has_image: bool = True) -> Message:
-    """What a user says, about an image or not.
+    """Create a message of the user, with or without an image.
 
     Args:
-        text: the question.
-        image: comes before it; if not given, the model takes cached `vision_features` in its place.
-        has_image: whether there is an image at all.
+        text: Text of the message.
+        image: Image that precedes the text, such as a PIL image or a path. If `None`, the image part is a placeholder
+            for cached `vision_features`.
+        has_image: Add an image part. If `False`, `image` is ignored.
+
+    Returns:
+        A message in the format of `apply_chat_template`.
 
     Example:
         >>> user_message("Who is it?")["content"]
@@ -25,7 +29,13 @@ def user_message(text: str, *, image: Any = None, has_image: bool = True) -> Mes
 
 
 def assistant_message(text: str) -> Message:
-    """What the assistant says.
+    """Create a message of the assistant.
+
+    Args:
+        text: Text of the message.
+
+    Returns:
+        A message in the format of `apply_chat_template`.
 
     Example:
         >>> assistant_message("A dog.")
@@ -35,11 +45,14 @@ def assistant_message(text: str) -> Message:
 
 
 def chat_about_row(row: dict[str, Any], turns: Sequence[tuple[str, str]]) -> dict[str, Any]:
-    """Return a conversation whose first message shows the image of a row.
+    """Create a conversation about the image of a row, which is part of the first message.
 
     Args:
         row: Row with `image` or cached `vision_features`.
-        turns: Questions with their answers.
+        turns: Pairs of question and answer.
+
+    Returns:
+        A dictionary with `messages`, and `vision_features (1, N, D)` if the row has cached features.
     """
     vision_features = row.get("vision_features")
     messages: list[Message] = []

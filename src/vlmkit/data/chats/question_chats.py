@@ -1,4 +1,4 @@
-"""Questions and answers as conversations of several turns."""
+"""Conversations with questions about an image and their answers."""
 
 from typing import Any
 
@@ -11,15 +11,19 @@ from vlmkit.validation import check_at_least
 
 
 class QuestionChats(Dataset[dict[str, Any]]):
-    """A view of a table with questions and answers as conversations of some turns each about one image.
+    """Data set of conversations, each with one or more questions about one image.
+
+    Items are dictionaries with `messages`, and `vision_features (1, N, D)` if the table has cached features.
 
     Args:
-        table: one row per image, with `image` or cached `vision_features`, `questions` and `answers` (lists).
-        max_turns: questions in a conversation; an image with more of them has several. All if not given.
+        table: Table with one row per image, and the columns `image` or cached `vision_features`, `questions` and
+            `answers` (lists).
+        max_turns: Maximum number of questions per conversation. Further questions about the same image start a new
+            conversation. By default, each image has one conversation with all questions.
 
     Raises:
-        ValueError: the table lacks a column, a row has more or fewer answers than questions, `max_turns` is below 1,
-            or there is no question.
+        ValueError: If the table lacks a column or does not contain any questions, a row has different numbers of
+            questions and answers, or `max_turns` is less than 1.
 
     Example:
         >>> columns = {"questions": [["Red?", "Blue?"]], "answers": [["yes", "no"]]}
@@ -39,11 +43,14 @@ class QuestionChats(Dataset[dict[str, Any]]):
         for row, record in enumerate(texts):
             count = len(record["questions"])
             if count != len(record["answers"]):
-                raise ValueError(f"row {row} has {count} questions and {len(record['answers'])} answers")
+                raise ValueError(
+                    f"Row {row}: each question must have one answer, but got {count} questions and "
+                    f"{len(record['answers'])} answers."
+                )
             step = max_turns or max(count, 1)
             self._turns += [(row, slice(start, start + step)) for start in range(0, count, step)]
         if not self._turns:
-            raise ValueError("the table holds no question")
+            raise ValueError("`table` must contain at least one question, but got none.")
 
     def __len__(self) -> int:
         return len(self._turns)
