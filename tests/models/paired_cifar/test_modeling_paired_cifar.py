@@ -319,7 +319,7 @@ class TestLosses:
             make_model()(pixels(), MIXED_IDS, MIXED_WEIGHTS)
 
     def test_mixed_captions_need_weights(self):
-        with pytest.raises(ValueError, match=r"targets \(3, 4\) with weights None do not fit 3 images"):
+        with pytest.raises(ValueError, match=r"with weights of the same shape, but got \(3, 4\) with weights None"):
             make_model(loss="full_bank")(pixels(), MIXED_IDS)
 
     def test_unit_vectors_and_loss_are_float32_in_a_half_precision_model(self):
