@@ -1,16 +1,19 @@
-"""Data sets as `datasets` tables of one row per image, and what turns their rows into batches.
+"""Loaders of data sets, and the samplers, collators and augmentations that create batches from them.
 
-Every loader of captioned images returns a `datasets.DatasetDict` with the columns `image`, `captions` (a list of
-strings) and `image_id` (a string); some add `questions` and `answers`, and [`load_easy_vqa`] has these in place of
-`captions`. [`answer_baselines`] answers such questions without the images. [`CaptionPairs`] presents a table as single
-pairs, [`UniqueGroupBatchSampler`] draws batches without repeating an image, and [`ContrastiveCollator`] calls the
-processor and derives `group_ids` from `image_id`. [`CaptionCollator`] makes the batches of captioning models.
+Loaders return a `datasets.DatasetDict` whose tables have one row per image, with the columns `image`, `image_id` (a
+string) and those of the task:
 
-A loader of labelled images has a column `label` in place of `captions`. [`ImagePairs`] pairs such images,
-[`ImageAugmentation`] changes every one of them at random, and [`PairCollator`] calls the processor and numbers the
-captions.
+- Captions: `captions` (a list), from [`load_flickr8k`], [`load_coco_captions`], [`load_scenes`] and
+  [`load_detailed_scenes`]. [`CaptionPairs`] lists single image-caption pairs, and [`UniqueGroupBatchSampler`] draws
+  batches of different images. [`ContrastiveCollator`], [`CaptionCollator`] and [`ChatCollator`] create batches for the
+  different kinds of models.
+- Questions: `questions` and `answers` (lists), from [`load_easy_vqa`], [`load_scenes`] and [`load_detailed_scenes`].
+  [`QuestionChats`] converts them to conversations for [`ChatCollator`], and [`answer_baselines`] predicts answers
+  without the images.
+- Class labels: `label`, from [`load_cifar100`]. [`ImagePairs`] pairs the images, and [`PairCollator`] creates batches,
+  with [`ImageAugmentation`] in training.
 
-[`stream_image_text`] returns a `datasets.IterableDataset` of captioned images that are too many for a table.
+[`stream_image_text`] returns a `datasets.IterableDataset` for web-scale data sets that do not fit in a table.
 """
 
 from vlmkit.cifar100_classes import CIFAR100_CLASSES, CIFAR100_SUPERCLASSES

@@ -64,7 +64,7 @@ class TestReading:
         sizes = [(4, 4), (8, 6), (8, 6), (2, 2)]
         source = table([0, 0, 1, 1], images=[image(40 * row, size) for row, size in enumerate(sizes)])
         with pytest.warns(
-            UserWarning, match=r"^resized 3 of 4 images to 4x4; they were 8x6 \(2\), 2x2 \(1\)$"
+            UserWarning, match=r"^Resized 3 of 4 images to 4x4\. The original sizes were 8x6 \(2\), 2x2 \(1\)\.$"
         ) as caught:
             pairs = pairs_of(source)
         assert len(caught) == 1
@@ -73,7 +73,7 @@ class TestReading:
 
     def test_many_sizes_are_cut_short(self):
         images = [image(0, (width, 9)) for width in (5, 6, 7, 8)]
-        with pytest.warns(UserWarning, match=r"5x9 \(1\), 6x9 \(1\), 7x9 \(1\), \.\.\.$"):
+        with pytest.warns(UserWarning, match=r"5x9 \(1\), 6x9 \(1\), 7x9 \(1\), others\.$"):
             pairs_of(table([0, 0, 1, 1], images=images))
 
     def test_columns_are_found_by_type(self):
@@ -93,33 +93,41 @@ class TestReading:
 
     def test_several_columns_of_one_type(self):
         source = table().rename_column("label", "a").add_column("b", [0] * 12, feature=datasets.ClassLabel(names=["x"]))
-        with pytest.raises(ValueError, match="the columns a, b are of the type ClassLabel: name one, label_column="):
+        with pytest.raises(
+            ValueError, match="`label_column` is required, because several columns have the type ClassLabel: a, b"
+        ):
             pairs_of(source)
 
     def test_a_column_of_another_type(self):
-        with pytest.raises(ValueError, match="image_column is 'label'; of the type Image are image"):
+        with pytest.raises(
+            ValueError, match=r"`image_column` must be a column of the type Image \(image\), but got 'label'"
+        ):
             pairs_of(image_column="label")
-        with pytest.raises(ValueError, match="label_column is 'lable'; of the type ClassLabel are label"):
+        with pytest.raises(
+            ValueError, match=r"`label_column` must be a column of the type ClassLabel \(label\), but got 'lable'"
+        ):
             pairs_of(label_column="lable")
 
     @pytest.mark.parametrize(("column", "kind"), [("image", "Image"), ("label", "ClassLabel")])
     def test_no_column_of_the_type(self, column, kind):
-        with pytest.raises(ValueError, match=f"no column of the type {kind}, only (image|label); turn one into it"):
+        with pytest.raises(
+            ValueError, match=rf"a column of the type {kind}, but got the columns (image|label)\. Convert"
+        ):
             pairs_of(table().remove_columns(column))
 
     @pytest.mark.parametrize("label", [-1, None])
     def test_labels_outside_the_classes(self, label):
-        with pytest.raises(ValueError, match=f"row 2: label is {label}, and the classes are numbered 0 to 2"):
+        with pytest.raises(ValueError, match=f"Row 2: `label` must be from 0 to 2, but got {label}"):
             pairs_of(table([0, 0, label, 1, 1]))
 
     def test_a_missing_or_broken_image(self):
-        with pytest.raises(ValueError, match="row 1: image is empty; drop such rows"):
+        with pytest.raises(ValueError, match="Row 1: the image in the column 'image' is missing"):
             pairs_of(table([0, 0], images=[image(0), None]))
-        with pytest.raises(ValueError, match=r"row 0: image cannot be decoded: .*identify"):
+        with pytest.raises(ValueError, match=r"Row 0: the image in the column 'image' cannot be decoded: .*identify"):
             pairs_of(table([0, 0], images=[{"bytes": b"no image", "path": None}, image(0)]))
 
     def test_all_splits_at_once(self):
-        with pytest.raises(TypeError, match=r"table is a DatasetDict; give one split, such as tables\['train'\]"):
+        with pytest.raises(TypeError, match=r"but got a DatasetDict\. Pass one split, such as tables\['train'\]"):
             ImagePairs(datasets.DatasetDict(train=table()))
 
     def test_a_format_is_ignored(self):
@@ -223,13 +231,17 @@ class TestDrawing:
             (
                 [0, 0],
                 {"different_class_probability": 1.1},
-                "different_class_probability is 1.1; it must be from 0 to 1",
+                "`different_class_probability` must be from 0 to 1, but got 1.1",
             ),
             ([0, 0], {"seed": -1}, "`seed` must be at least 0, but got -1"),
-            ([0], {}, "a pair takes two images, and the table holds 1"),
-            ([], {}, "the table holds 0"),
-            ([1, 1], {}, "all images are of the class bee, so no pair has two; set different_class_probability=0"),
-            ([0, 0, 1, 2], {}, "only one image of bee, cat, so it cannot be paired within its class"),
+            ([0], {}, "`table` must have at least two images, but got 1"),
+            ([], {}, "`table` must have at least two images, but got 0"),
+            ([1, 1], {}, r"must be 0 for images of a single class, but got 0\.5\. All images have the class bee"),
+            (
+                [0, 0, 1, 2],
+                {},
+                r"must be 1 for classes with a single image, but got 0\.5\. Drop the images of bee, cat",
+            ),
         ],
     )
     def test_impossible_pairs(self, labels, options, message):

@@ -117,12 +117,12 @@ def test_cut_mix_area_is_drawn_uniformly_for_alpha_1():
 @MIXTURES
 @pytest.mark.parametrize("alpha", [0.0, -1.0, float("nan")])
 def test_alpha_must_be_positive(mixture, alpha):
-    with pytest.raises(ValueError, match=f"alpha is {alpha}; it must be positive"):
+    with pytest.raises(ValueError, match=f"`alpha` must be positive, but got {alpha}"):
         mixture(noise(2), alpha)
 
 
 @MIXTURES
 @pytest.mark.parametrize("shape", [(4, 3, 8, 8), (4, 3, 3, 8, 8)])
 def test_images_of_another_shape(mixture, shape):
-    with pytest.raises(ValueError, match=r"it must be \(B, 2, 3, H, W\)"):
+    with pytest.raises(ValueError, match=r"must have the shape \(B, 2, 3, H, W\), but got"):
         mixture(torch.zeros(shape, dtype=torch.uint8), 1.0)

@@ -115,7 +115,7 @@ def test_unknown_mixture():
     ("option", "message"),
     [
         ("num_classes", "`num_classes` must be at least 1, but got 0"),
-        ("mix_alpha", "mix_alpha is 0; it must be positive"),
+        ("mix_alpha", "`mix_alpha` must be positive, but got 0"),
     ],
 )
 def test_options_must_be_positive(option, message):
@@ -125,7 +125,7 @@ def test_options_must_be_positive(option, message):
 
 @pytest.mark.parametrize("pair", [item(0, 5), item(-1, 0)])
 def test_labels_outside_the_classes(pair):
-    with pytest.raises(ValueError, match=r"the labels reach from -?\d to \d, and num_classes is 5"):
+    with pytest.raises(ValueError, match=r"`labels` must be from 0 to 4, but got values from -?\d to \d"):
         PairCollator(side_by_side, num_classes=5)([pair])
 
 
@@ -133,5 +133,7 @@ def test_labels_outside_the_classes(pair):
 def test_removed_columns(name):
     pair = item(0, 1)
     del pair[name]
-    with pytest.raises(ValueError, match=f"no '{name}', only .*; give Trainer remove_unused_columns=False"):
+    with pytest.raises(
+        ValueError, match=rf"the column '{name}', but got .*\. With `Trainer`, set `remove_unused_columns=False`"
+    ):
         PairCollator(side_by_side, num_classes=5)([pair])

@@ -1,1 +1,1 @@
-"""Pairs of images side by side, as data sets and batches."""
+"""Data sets, collators and mixing augmentations of image pairs."""

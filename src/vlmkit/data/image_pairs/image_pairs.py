@@ -1,4 +1,4 @@
-"""Pairs of labelled images as a data set, fixed or drawn anew in every epoch."""
+"""Data set of random pairs of labelled images."""
 
 import copy
 from typing import Any
@@ -15,40 +15,42 @@ from vlmkit.validation import check_at_least
 
 
 class ImagePairs(Dataset[dict[str, Tensor]]):
-    """Pairs of images, left and right, from a table of labelled images.
+    """Data set of random pairs of a left and a right image from a table of labelled images.
 
-    Each image is the left one of a pair equally often, up to one. The right one is drawn, each time independently: with
-    `different_class_probability` from all images of other classes, else from the other images of the left one's class.
-    The pairs depend on nothing but the labels, `seed` and the epoch, and are the same in every process.
+    The left images cycle through random permutations of the table. The right image is drawn at random: with
+    `different_class_probability` from the images of all other classes, and otherwise from the other images of the same
+    class. The pairs depend only on the labels, `seed` and the epoch, so they are the same in all processes.
 
-    An item holds `images (2, 3, S, S)` in uint8 and `labels (2,)` in int64, which [`PairCollator`] makes batches of.
-    Trainer needs `remove_unused_columns=False`. All images lie in memory, N * 3 * S * S bytes, decoded once.
+    An item is a dictionary with `images (2, 3, S, S)` in uint8 and `labels (2,)` in int64. Collate items with
+    [`PairCollator`], and set `remove_unused_columns=False` in `TrainingArguments`. All images are decoded once and stay
+    in memory, which takes N * 3 * S * S bytes.
 
-    Pairs that are drawn anew need to be told the epoch. `DataLoader` users call `set_epoch`; for Trainer, add
-    [`SetEpochCallback`]. Workers of a `DataLoader` follow, persistent ones too.
+    With `redraw=True`, call `set_epoch` before each epoch, or add [`SetEpochCallback`] to `Trainer`. Workers of a
+    `DataLoader`, including persistent workers, follow the epoch of the main process.
 
     Args:
-        table: with a column of the type `datasets.Image` and one of the type `datasets.ClassLabel`. Images of other
-            modes become RGB, those of other sizes are resized with one warning.
-        image_size: side of the images in pixels.
-        num_pairs: pairs in an epoch; as many as there are images if not given.
-        different_class_probability: of a pair of two classes, from 0 to 1.
-        seed: of the draws, 0 or more.
-        redraw: whether every epoch has other pairs, as is good to train on, or all the same, as is good to evaluate.
-        image_column: found by its type if not given.
-        label_column: found by its type if not given; `fine_label`, then `label`, if there are several.
+        table: Table with a column of the type `datasets.Image` and a column of the type `datasets.ClassLabel`. Images
+            of other modes are converted to RGB, and images of other sizes are resized with a warning.
+        image_size: Side of the images in pixels, S.
+        num_pairs: Number of pairs per epoch. Defaults to the number of images, N.
+        different_class_probability: Probability that the two images have different classes, from 0 to 1.
+        seed: Seed of the random pairs, at least 0.
+        redraw: Draw new pairs in every epoch, for training. By default, all epochs have the same pairs, for evaluation.
+        image_column: Name of the image column. Defaults to the only column of its type.
+        label_column: Name of the label column. Defaults to the only column of its type, or to `fine_label` or `label`
+            if there are several.
 
     Attributes:
-        pixels: `(N, 3, S, S)` in uint8.
-        labels: `(N,)` in int64.
-        class_names: of the table.
-        redraw: as given.
+        pixels: RGB images `(N, 3, S, S)` in uint8.
+        labels: Class labels `(N,)` in int64.
+        class_names: Names of the classes.
+        redraw: Value of the argument `redraw`.
 
     Raises:
-        TypeError: `table` is not a `datasets.Dataset`.
-        ValueError: an option is outside its range; a column, an image or a label is missing or faulty; there are fewer
-            than two images, only one class where different ones are asked for, or a class with a single image where
-            pairs of one class are asked for.
+        TypeError: If `table` is not a `datasets.Dataset`.
+        ValueError: If an argument is out of range, a column, an image or a label is missing or invalid, there are fewer
+            than two images, there is only one class and `different_class_probability` is greater than 0, or a class has
+            only one image and `different_class_probability` is less than 1.
 
     Example:
         >>> columns = {"image": [np.full((8, 8, 3), shade, np.uint8) for shade in range(4)], "label": [0, 0, 1, 1]}
@@ -87,16 +89,16 @@ class ImagePairs(Dataset[dict[str, Tensor]]):
         seed: int = 0,
         redraw: bool = False,
     ) -> "ImagePairs":
-        """Pair the same images in another way; the pixels are shared, not copied.
+        """Return a data set with other pairs of the same images, which shares the pixels.
 
         Args:
-            num_pairs: as above.
-            different_class_probability: as above.
-            seed: as above.
-            redraw: as above.
+            num_pairs: Number of pairs per epoch. Defaults to the number of images.
+            different_class_probability: Probability that the two images have different classes, from 0 to 1.
+            seed: Seed of the random pairs, at least 0.
+            redraw: Draw new pairs in every epoch.
 
         Raises:
-            ValueError: as above.
+            ValueError: If an argument is out of range, or not possible with the classes of the images.
         """
         other = copy.copy(self)
         other._pair(num_pairs, different_class_probability, seed, redraw)
@@ -108,30 +110,31 @@ class ImagePairs(Dataset[dict[str, Tensor]]):
         self._seed = seed
         self.redraw = redraw
         self._check()
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # workers that live on see it change
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # persistent workers read the current epoch
         self._drawn_epoch = 0
         self._pairs = self._draw(epoch=0)
 
     def _check(self) -> None:
         if len(self.labels) < 2:
-            raise ValueError(f"a pair takes two images, and the table holds {len(self.labels)}")
+            raise ValueError(f"`table` must have at least two images, but got {len(self.labels)}.")
         check_at_least("num_pairs", self._num_pairs)
         if not 0 <= self._different_class_probability <= 1:
             raise ValueError(
-                f"different_class_probability is {self._different_class_probability}; it must be from 0 to 1"
+                f"`different_class_probability` must be from 0 to 1, but got {self._different_class_probability}."
             )
         check_at_least("seed", self._seed, minimum=0)
         counts = self.labels.bincount(minlength=self.num_classes)
         if self._different_class_probability > 0 and (counts > 0).sum() == 1:
             raise ValueError(
-                f"all images are of the class {self.class_names[int(self.labels[0])]}, so no pair has two; set "
-                "different_class_probability=0"
+                "`different_class_probability` must be 0 for images of a single class, but got "
+                f"{self._different_class_probability}. All images have the class "
+                f"{self.class_names[int(self.labels[0])]}."
             )
         single = [self.class_names[label] for label in (counts == 1).nonzero().flatten()]
         if self._different_class_probability < 1 and single:
             raise ValueError(
-                f"there is only one image of {', '.join(single)}, so it cannot be paired within its class; drop it or "
-                "set different_class_probability=1"
+                "`different_class_probability` must be 1 for classes with a single image, but got "
+                f"{self._different_class_probability}. Drop the images of {', '.join(single)}, or set it to 1."
             )
 
     def _draw(self, epoch: int) -> Tensor:
@@ -140,12 +143,12 @@ class ImagePairs(Dataset[dict[str, Tensor]]):
 
     @property
     def num_classes(self) -> int:
-        """Number of classes, those without an image included."""
+        """Number of classes, including classes without images."""
         return len(self.class_names)
 
     @property
     def pairs(self) -> Tensor:
-        """The pairs of this epoch as image numbers, `(num_pairs, 2)`."""
+        """Indices of the left and right images of the current epoch, `(num_pairs, 2)`."""
         epoch = int(self._epoch)
         if epoch != self._drawn_epoch:
             self._pairs, self._drawn_epoch = self._draw(epoch), epoch
@@ -153,15 +156,15 @@ class ImagePairs(Dataset[dict[str, Tensor]]):
 
     @property
     def caption_ids(self) -> Tensor:
-        """`num_classes` * left label + right label of each pair, `(num_pairs,)`."""
+        """Caption id of each pair, `num_classes * left label + right label`, `(num_pairs,)`."""
         left, right = self.labels[self.pairs].unbind(dim=1)
         return self.num_classes * left + right
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch's pairs, if `redraw` is set.
+        """Set the epoch, which selects the pairs if `redraw` is `True`.
 
         Args:
-            epoch: 0 or more.
+            epoch: Index of the epoch, at least 0.
         """
         if self.redraw:
             self._epoch.fill_(epoch)
@@ -173,7 +176,7 @@ class ImagePairs(Dataset[dict[str, Tensor]]):
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: list[int]) -> list[dict[str, Tensor]]:
-        """Items by the batch, as `DataLoader` asks for them; much faster than one by one."""
+        """Return several items, which is much faster than item by item. `DataLoader` uses this method."""
         pairs = self.pairs[indices]
         return [
             {"images": images, "labels": labels}
@@ -182,10 +185,10 @@ class ImagePairs(Dataset[dict[str, Tensor]]):
 
 
 class SetEpochCallback(TrainerCallback):
-    """Tells the training set its epoch, for `Trainer(callbacks=[SetEpochCallback()])`.
+    """Callback that sets the epoch of the training set, for `Trainer(callbacks=[SetEpochCallback()])`.
 
-    By itself, Trainer leaves a data set with `set_epoch` in epoch 0 in two cases: in several processes, and for the
-    rest of an epoch in the middle of which training is resumed.
+    Without it, `Trainer` leaves a data set with `set_epoch` in epoch 0 in distributed training, and in the first epoch
+    after training is resumed within an epoch.
 
     Example:
         >>> from types import SimpleNamespace
@@ -203,7 +206,7 @@ class SetEpochCallback(TrainerCallback):
         train_dataloader: DataLoader[Any],
         **kwargs: Any,
     ) -> None:
-        """Call `set_epoch` of the training set."""
+        """Set the epoch of the training set."""
         dataset: Any = train_dataloader.dataset
         dataset.set_epoch(int(state.epoch))
 
@@ -211,20 +214,21 @@ class SetEpochCallback(TrainerCallback):
 def _draw_pairs(
     labels: np.ndarray, num_pairs: int, different_class_probability: float, rng: np.random.Generator
 ) -> Tensor:
-    """Image numbers of left and right images, `(num_pairs, 2)`."""
+    """Draw the indices of left and right images, `(num_pairs, 2)`."""
     num_images = len(labels)
     rounds = [rng.permutation(num_images) for _ in range(0, num_pairs, num_images)]
     left = np.concatenate(rounds)[:num_pairs]
 
-    by_class = np.argsort(labels, kind="stable")  # the images of a class stand side by side in it
+    by_class = np.argsort(labels, kind="stable")  # images of the same class are adjacent
     counts = np.bincount(labels)
     size, start = counts[labels[left]], (np.cumsum(counts) - counts)[labels[left]]
-    place = np.argsort(by_class)[left]
+    position = np.argsort(by_class)[left]
 
-    # Of the other classes: a step from the end of the own class, round to its start. Of the own: from the own place.
+    # `step` counts cyclically from the end of the class through all other classes, or from the left image through the
+    # other images of its class.
     different = rng.random(num_pairs) < different_class_probability
     step = rng.integers(np.where(different, num_images - size, size - 1))
     other_class = (start + size + step) % num_images
-    same_class = start + (place - start + 1 + step) % size
+    same_class = start + (position - start + 1 + step) % size
     right = by_class[np.where(different, other_class, same_class)]
     return torch.from_numpy(np.stack([left, right], axis=1))

@@ -1,4 +1,4 @@
-"""Mixtures of images within a batch of pairs: mixup and CutMix."""
+"""Mixing augmentations of image pairs: mixup and CutMix."""
 
 from typing import NamedTuple
 
@@ -7,10 +7,12 @@ from torch import Tensor
 
 
 class MixedPairs(NamedTuple):
-    """Pairs of mixed images, and what they are mixed of.
+    """Mixed image pairs and the parameters of the mixture.
 
-    `images (B, 2, 3, H, W)` in uint8; `weights (B, 2)`, the share of the own image in the left and in the right one;
-    `partners (B,)`, the pair whose left and right image have the rest.
+    Args:
+        images: Mixed images `(B, 2, 3, H, W)` in uint8.
+        weights: Fraction of the original image in the left and right mixed image, `(B, 2)`.
+        partners: Index of the other pair that each pair is mixed with, `(B,)`.
     """
 
     images: Tensor
@@ -19,18 +21,24 @@ class MixedPairs(NamedTuple):
 
 
 def mix_up(images: Tensor, alpha: float) -> MixedPairs:
-    """Blend every image with that of another pair on the same side.
+    """Apply mixup to image pairs: blend each image with the image of another pair on the same side.
 
-    Left and right image draw a weight of their own from Beta(alpha, alpha), and share the partner. A batch of one pair
-    stays as it is.
+    For an image x and the corresponding image x' of the partner, the mixed image is
+
+        w x + (1 - w) x',    w ~ Beta(alpha, alpha)
+
+    The left and the right image have independent weights w and the same partner. A batch with one pair is not changed.
 
     Args:
-        images: `(B, 2, 3, H, W)` in uint8.
-        alpha: near 0, an image is mostly its own or mostly its partner's; at 1, all weights are as likely; large, they
-            are near one half.
+        images: Left and right images, `(B, 2, 3, H, W)` in uint8.
+        alpha: Parameter of the Beta distribution, greater than 0. Weights are close to 0 or 1 for small values,
+            uniformly distributed for 1, and close to 0.5 for large values.
+
+    Returns:
+        The mixed images, weights and partners.
 
     Raises:
-        ValueError: `alpha` is not positive, or the images have another shape.
+        ValueError: If `alpha` is not positive, or the images have another shape.
 
     References:
         Zhang et al., "mixup: Beyond Empirical Risk Minimization" (arXiv:1710.09412), section 2.
@@ -49,18 +57,26 @@ def mix_up(images: Tensor, alpha: float) -> MixedPairs:
 
 
 def cut_mix(images: Tensor, alpha: float) -> MixedPairs:
-    """Paste into every image a box of that of another pair, on the same side and at the same place.
+    """Apply CutMix to image pairs: replace a box of each image by the same box of another pair's image.
 
-    Left and right image draw a box of their own and share the partner. A box has the image's proportions and a centre
-    anywhere in it; its share of the area is drawn from Beta(alpha, alpha) before what reaches beyond the border is cut
-    off. The weights are what remains of the own image, exactly. A batch of one pair stays as it is.
+    The box has the aspect ratio of the image, a uniformly distributed center, and the size
+
+        height = H sqrt(1 - w),    width = W sqrt(1 - w),    w ~ Beta(alpha, alpha)
+
+    Parts of the box outside the image are cut off. The returned weights are the exact fractions of remaining pixels,
+    which can be greater than w. The left and the right image have independent boxes and the same partner. A batch with
+    one pair is not changed.
 
     Args:
-        images: `(B, 2, 3, H, W)` in uint8.
-        alpha: near 0, a box is mostly tiny or the whole image; at 1, all areas are as likely.
+        images: Left and right images, `(B, 2, 3, H, W)` in uint8.
+        alpha: Parameter of the Beta distribution, greater than 0. For small values, most boxes are very small or cover
+            the whole image. For 1, w is uniformly distributed.
+
+    Returns:
+        The mixed images, weights and partners.
 
     Raises:
-        ValueError: `alpha` is not positive, or the images have another shape.
+        ValueError: If `alpha` is not positive, or the images have another shape.
 
     References:
         Yun et al., "CutMix: Regularization Strategy to Train Strong Classifiers with Localizable Features"
@@ -82,25 +98,30 @@ def cut_mix(images: Tensor, alpha: float) -> MixedPairs:
 
 
 def _draw_weights(images: Tensor, alpha: float) -> Tensor:
-    """A weight for every image, `(B, 2)`."""
+    """Draw a weight for each image, `(B, 2)`."""
     if images.ndim != 5 or images.shape[1] != 2:
-        raise ValueError(f"the images have the shape {tuple(images.shape)}; it must be (B, 2, 3, H, W)")
+        raise ValueError(f"`images` must have the shape (B, 2, 3, H, W), but got {tuple(images.shape)}.")
     if not alpha > 0:
-        raise ValueError(f"alpha is {alpha}; it must be positive")
+        raise ValueError(f"`alpha` must be positive, but got {alpha}.")
     concentration = torch.full(images.shape[:2], float(alpha), device=images.device)
     return torch.distributions.Beta(concentration, concentration).sample()
 
 
 def _draw_partners(images: Tensor) -> Tensor:
-    """Another pair for every pair, each once, `(B,)`: the next one of a random circle."""
-    circle = torch.randperm(len(images), device=images.device)
-    partners = torch.empty_like(circle)
-    partners[circle] = circle.roll(1)
+    """Draw a random partner for each pair, as a permutation `(B,)` without fixed points (unless B is 1)."""
+    cycle = torch.randperm(len(images), device=images.device)
+    partners = torch.empty_like(cycle)
+    partners[cycle] = cycle.roll(1)
     return partners
 
 
 def _draw_interval(share: Tensor, length: int) -> Tensor:
-    """Which of `length` pixels lie in an interval of a share of them about a random centre, `(B, 2, length)`."""
+    """Draw a random interval for each image, as a mask `(B, 2, length)` of the pixels on one axis.
+
+    Args:
+        share: Length of the intervals as a fraction of `length`, `(B, 2)`.
+        length: Number of pixels.
+    """
     size = (share * length).long()
     start = torch.randint(length, share.shape, device=share.device) - size // 2
     pixels = torch.arange(length, device=share.device)

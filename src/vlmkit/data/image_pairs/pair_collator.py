@@ -1,4 +1,4 @@
-"""From pairs of images to the batches that paired models take."""
+"""Collator of image pairs."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,28 +16,33 @@ _MIXTURES = {"mix_up": mix_up, "cut_mix": cut_mix}
 
 @dataclass
 class PairCollator:
-    """Makes a batch of pairs of images, for `Trainer(data_collator=...)`.
+    """Collator of items of [`ImagePairs`] for `Trainer(data_collator=...)`.
 
-    Its items are those of [`ImagePairs`]. Each image is augmented by itself, maybe mixed with that of another pair, and
-    then the processor stacks left and right. A caption is numbered `num_classes` * left label + right label.
+    The images are augmented independently, optionally mixed with another pair, and then passed to the processor, which
+    joins left and right. The caption id of a pair is `num_classes * left label + right label`.
 
-    The batch holds `pixel_values (B, 3, S, 2S)` as the processor returns them, and `caption_ids (B,)` in int64. A pair
-    of mixed images has four captions, as left and right have two classes each: `caption_ids (B, 4)` and
-    `caption_weights (B, 4)`, the product of the shares of the classes in their images, which sums to 1. Where the
-    partner has the same class, a caption occurs more than once and its weights add up.
+    The batch contains
 
-    Trainer evaluates with the same collator: give it another without augmentation and mixture to evaluate.
+    - `pixel_values (B, 3, S, 2S)` from the processor.
+    - `caption_ids (B,)` in int64. Mixed pairs have four captions, because left and right each have two classes, and the
+      shape is `(B, 4)`. Captions are repeated if the two classes are equal.
+    - `caption_weights (B, 4)` for mixed pairs only: the product of the weights of the left and right class, which sums
+      to 1 over the four captions.
+
+    `Trainer` uses the same collator for training and evaluation. Evaluate with a separate `Trainer` whose collator has
+    neither `augmentation` nor `mix`.
 
     Args:
-        processor: called with `images (B, 2, 3, H, W)` in uint8 and `return_tensors="pt"`.
-        num_classes: number of classes, as `ImagePairs.num_classes`.
-        augmentation: takes `(N, 3, H, W)` uint8 images, such as [`ImageAugmentation`]; none by default.
-        mix: "mix_up" blends images, "cut_mix" pastes boxes.
-        mix_alpha: of the Beta distribution of the shares.
+        processor: Processor of the model, called with `images (B, 2, 3, H, W)` in uint8 and `return_tensors="pt"`.
+        num_classes: Number of classes, such as `ImagePairs.num_classes`.
+        augmentation: Function of uint8 images `(N, 3, H, W)`, such as [`ImageAugmentation`]. Defaults to no
+            augmentation.
+        mix: `"mix_up"` for [`mix_up`], `"cut_mix"` for [`cut_mix`], or `None` for no mixing.
+        mix_alpha: Parameter of the Beta distribution of the weights, greater than 0.
 
     Raises:
-        ValueError: `mix` is unknown, or `mix_alpha` or `num_classes` is not positive. On call: an item lacks `images`
-            or `labels`, or a label is outside the classes.
+        ValueError: If `mix` is unknown, `num_classes` is less than 1, or `mix_alpha` is not positive. On call, if an
+            item lacks `images` or `labels`, or a label is out of range.
 
     Example:
         >>> def processor(images, return_tensors):
@@ -59,15 +64,15 @@ class PairCollator:
             check_choice("mix", self.mix, _MIXTURES)
         check_at_least("num_classes", self.num_classes)
         if not self.mix_alpha > 0:
-            raise ValueError(f"mix_alpha is {self.mix_alpha}; it must be positive")
+            raise ValueError(f"`mix_alpha` must be positive, but got {self.mix_alpha}.")
 
     def __call__(self, items: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
         """Collate pairs into a batch."""
         images, labels = (torch.stack(get_required_column(items, name)) for name in ("images", "labels"))
         if labels.min() < 0 or labels.max() >= self.num_classes:
             raise ValueError(
-                f"the labels reach from {labels.min()} to {labels.max()}, and num_classes is {self.num_classes}; give "
-                "the collator the num_classes of its pairs"
+                f"`labels` must be from 0 to {self.num_classes - 1}, but got values from {labels.min()} to "
+                f"{labels.max()}. Pass the `num_classes` of the data set to the collator."
             )
         if self.augmentation is not None:
             images = self.augmentation(images.flatten(0, 1)).unflatten(0, (-1, 2))
@@ -79,7 +84,13 @@ class PairCollator:
         return {"pixel_values": self.processor(images=images, return_tensors="pt")["pixel_values"], **captions}
 
     def _mixed_captions(self, own: Tensor, partners: Tensor, weights: Tensor) -> dict[str, Tensor]:
-        """All captions of a left and a right class; labels and weights are `(B, 2)`."""
+        """Return ids and weights of the four captions of mixed pairs.
+
+        Args:
+            own: Labels of the pairs, `(B, 2)`.
+            partners: Labels of their partners, `(B, 2)`.
+            weights: Fractions of the original images, `(B, 2)`.
+        """
         left, right = torch.stack([own, partners], dim=-1).unbind(dim=1)
         left_weights, right_weights = torch.stack([weights, 1 - weights], dim=-1).unbind(dim=1)
         return {
