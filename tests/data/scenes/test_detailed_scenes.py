@@ -303,7 +303,7 @@ def test_empty_split(name):
 
 @pytest.mark.parametrize("long_side", [216, 225, 452])
 def test_side_too_small_or_not_a_multiple(long_side):
-    with pytest.raises(ValueError, match=f"long_side is {long_side}; give a multiple of 8 from 224 on"):
+    with pytest.raises(ValueError, match=f"`long_side` must be a multiple of 8 and at least 224, but got {long_side}"):
         load_detailed_scenes(long_side=long_side)
 
 
@@ -320,12 +320,12 @@ def test_the_number_of_objects_is_one_of_those_given():
 
 @pytest.mark.parametrize("num_objects", [(), (0,), (2, 5)])
 def test_impossible_numbers_of_objects_are_refused(num_objects):
-    with pytest.raises(ValueError, match=r"num_objects is .*; give one or several numbers from 1 to 4"):
+    with pytest.raises(ValueError, match=r"`num_objects` must contain .* only numbers from 1 to 4, but got"):
         detailed_scene_texts(3, num_objects=num_objects)
 
 
 def test_more_scenes_than_there_are_is_refused(monkeypatch):
     only = [thing()]
     monkeypatch.setattr("vlmkit.data.scenes.detailed_scenes._sample_scene", lambda grid, num_objects, rng: only)
-    with pytest.raises(ValueError, match="there are hardly more than 1 scenes of"):
+    with pytest.raises(ValueError, match="Only 1 different scenes were found for"):
         load_detailed_scenes(num_train=1, num_test=1, num_validation=1, long_side=224)

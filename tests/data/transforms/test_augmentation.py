@@ -196,13 +196,13 @@ class TestRandAugment:
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("flip", 1.5, "flip is 1.5; it must be from 0 to 1"),
-        ("flip", float("nan"), "flip is nan"),
-        ("color_jitter", -0.1, "color_jitter is -0.1; it must be from 0 to 1"),
-        ("rotation", 181.0, "rotation is 181.0; it must be from 0 to 180"),
-        ("crop_padding", -1, "crop_padding is -1; it must be at least 0"),
-        ("rand_augment", -2, "rand_augment is -2; it must be at least 0"),
-        ("rand_augment_magnitude", 31, "rand_augment_magnitude is 31; it must be from 0 to 30"),
+        ("flip", 1.5, "`flip` must be from 0 to 1, but got 1.5"),
+        ("flip", float("nan"), "`flip` must be from 0 to 1, but got nan"),
+        ("color_jitter", -0.1, "`color_jitter` must be from 0 to 1, but got -0.1"),
+        ("rotation", 181.0, "`rotation` must be from 0 to 180, but got 181.0"),
+        ("crop_padding", -1, "`crop_padding` must be at least 0, but got -1"),
+        ("rand_augment", -2, "`rand_augment` must be at least 0, but got -2"),
+        ("rand_augment_magnitude", 31, "`rand_augment_magnitude` must be from 0 to 30, but got 31"),
     ],
 )
 def test_values_outside_their_range(name, value, message):
@@ -213,14 +213,14 @@ def test_values_outside_their_range(name, value, message):
 @pytest.mark.parametrize("name", ["crop_padding", "rand_augment", "rand_augment_magnitude"])
 @pytest.mark.parametrize("value", [1.5, True])
 def test_values_that_are_no_integers(name, value):
-    with pytest.raises(TypeError, match=f"{name} is {value}; it must be an integer"):
+    with pytest.raises(TypeError, match=f"`{name}` must be an integer, but got {value}"):
         ImageAugmentation(**{name: value})
 
 
 def test_images_of_another_shape_or_type():
-    with pytest.raises(ValueError, match=r"shape \(3, 32, 32\); it must be \(N, 3, H, W\)"):
+    with pytest.raises(ValueError, match=r"must have the shape \(N, 3, H, W\), but got \(3, 32, 32\)"):
         ImageAugmentation()(noise(1)[0])
-    with pytest.raises(ValueError, match=r"shape \(2, 1, 4, 4\)"):
+    with pytest.raises(ValueError, match=r"but got \(2, 1, 4, 4\)"):
         ImageAugmentation()(noise(2, 4, 4)[:, :1])
-    with pytest.raises(TypeError, match=r"torch.float32; augment them as torch.uint8"):
+    with pytest.raises(TypeError, match=r"must be torch\.uint8, but got torch\.float32"):
         ImageAugmentation()(noise(1).float())

@@ -1,1 +1,1 @@
-"""Drawn scenes: pictures whose captions, questions and answers are known to be true."""
+"""Synthetic data sets of drawn scenes with exact captions, questions and answers."""

@@ -1,4 +1,4 @@
-"""A data set of drawn scenes of several aspect ratios, with details that only the full resolution shows."""
+"""Synthetic data set of scenes with several aspect ratios and fine details."""
 
 import io
 import itertools
@@ -14,11 +14,11 @@ from vlmkit.data.scenes.drawing import OUTLINES
 from vlmkit.data.scenes.graph import COLORS, SHAPES
 from vlmkit.validation import check_at_least
 
-# How an outline is stretched, across and down, in parts of the object's radius.
+# Horizontal and vertical stretch of an outline, as a fraction of the radius of the object.
 PROPORTIONS = {"wide": (1.0, 0.5), "tall": (0.5, 1.0), "even": (0.75, 0.75)}
 PATTERNS = ("rows", "columns", "checks", "plain")
 _NUMBERS = {1: "one", 2: "two", 3: "three", 4: "four"}
-# What is asked about a shape, by kind of question, which is also the object's key that holds the answer.
+# Question about a shape by kind. The kind is also the key of the object with the answer.
 _OBJECT_QUESTIONS = {
     "color": "what color is the {shape} ?",
     "proportion": "is the {shape} wide , tall or even ?",
@@ -26,11 +26,14 @@ _OBJECT_QUESTIONS = {
 }
 _COUNT_QUESTION = "how many objects are there ?"
 
-_GRIDS = ((4, 4), (4, 2), (2, 4))  # columns and rows; a cell's side is a quarter of the long side
-_RADIUS, _JITTER = 0.45, 0.04  # in parts of a cell's side; together below a half, so that an object stays in its cell
-_BADGE = 18 / 448  # side of a badge in parts of the long side
-_GREY = 128
-_OVERSAMPLING = 2  # an outline is drawn so many times larger and scaled down, which smooths its edges
+_GRIDS = ((4, 4), (4, 2), (2, 4))  # columns and rows; the side of a cell is a quarter of the long side
+_RADIUS, _JITTER = (
+    0.45,
+    0.04,
+)  # fractions of the side of a cell; the sum is below 0.5, so that objects stay in their cells
+_BADGE = 18 / 448  # side of a badge as a fraction of the long side
+_GRAY = 128
+_OVERSAMPLING = 2  # outlines are drawn larger by this factor and scaled down for antialiasing
 
 _TEXT_FEATURES = {
     "captions": datasets.List(datasets.Value("string")),
@@ -63,12 +66,12 @@ def _all_words() -> tuple[str, ...]:
     return tuple(sorted({*vocabulary, *questions.split()}))
 
 
-# Every word that a caption, a question or an answer can have, in alphabetical order.
 DETAILED_SCENE_WORDS: tuple[str, ...] = _all_words()
+"""All words of the captions, questions and answers of [`load_detailed_scenes`], in alphabetical order."""
 
 
 class DetailedObject(TypedDict):
-    """One object; its cell is counted from the left (column) and from the top (row), from 0."""
+    """Object of a scene, with the 0-based column and row of its cell, from the left and the top."""
 
     shape: str
     color: str
@@ -87,35 +90,44 @@ def load_detailed_scenes(
     seed: int = 0,
     num_objects: Sequence[int] = (2, 3, 4),
 ) -> datasets.DatasetDict:
-    """Draw a data set of scenes on which image size and aspect ratio matter.
+    """Generate a data set of scenes that requires high resolution and the correct aspect ratio.
 
-    A few objects, all of different shape and colour, lie in the cells of a grid of 4 x 4, 4 x 2 or 2 x 4. The
-    image is square, twice as wide as high, or twice as high as wide. Each object is wide, tall or even, which squashing
-    the image to a square falsifies. In its middle is a small square, the badge, with a pattern: rows or columns of
-    black and white lines, or checks, all one pixel wide, or plain grey. Halved in size by averaging (Pillow's BOX), all
-    four are the same grey, so a question about a pattern needs the full resolution. (Squashed to a square, a wide image
-    is halved across only and keeps its rows, a tall one its columns.) Antialiasing with a wider filter,
-    such as BILINEAR or BICUBIC, leaves the same grey inside, but a faint trace of the lines along the badge's border.
+    The scenes have a grid of 4 x 4, 4 x 2 or 2 x 4 cells, so the images are square, wide or tall. A few cells contain
+    an object. The objects of a scene have different shapes and colors. Two properties of an object depend on the
+    preprocessing of the image:
 
-    Nothing is downloaded, and the same seed gives the same pixels and words everywhere. No scene occurs twice, in one
-    split or in two. Words and punctuation are separated by single spaces, and `DETAILED_SCENE_WORDS` has all of them.
+    - Proportion (wide, tall or even), which is wrong if the image is resized to a square.
+    - Pattern of the badge, a small square in the center: rows, columns or checks with a width of one pixel, or plain
+      gray. If the image is resized to half its size with a box filter, all patterns have the same gray, so questions
+      about patterns require the full resolution. Wider filters, such as bilinear and bicubic ones, leave faint traces
+      at the border of the badge. Resizing a wide image to a square preserves rows, and a tall image columns.
 
-    Columns: `image` (PNG), `image_id` ("detailed-test-00012"), `captions` (one, which describes all objects, row by
-    row: "star orange tall rows . circle blue even plain ."), `questions`, `answers` and `kinds`, and `scene`, the
-    objects with shape, color, proportion, pattern, column and row. There is one question of each kind `color`,
-    `proportion` and `pattern` per object, and one of the kind `count` if their number differs, in random order.
+    Nothing is downloaded. The same seed gives the same images and texts on all machines, and all scenes are different,
+    also between splits. Words and punctuation are separated by single spaces, and `DETAILED_SCENE_WORDS` is the
+    vocabulary.
 
     Args:
-        num_train: images in the split `train`.
-        num_test: images in the split `test`.
-        num_validation: images in the split `validation`.
-        long_side: the longer side of the images in pixels, a multiple of 8 from 224 on. The scenes do not depend on it.
-        seed: another seed, other scenes.
-        num_objects: of which the number of a scene's objects is drawn by lot, from 1 to 4.
+        num_train: Number of images in the split `train`.
+        num_test: Number of images in the split `test`.
+        num_validation: Number of images in the split `validation`.
+        long_side: Longer side of the images in pixels, a multiple of 8 and at least 224. The scenes do not depend on
+            it.
+        seed: Seed of the scenes.
+        num_objects: Numbers of objects per scene to choose from at random, each from 1 to 4.
+
+    Returns:
+        A `DatasetDict` with the splits `train`, `validation` and `test`, whose tables have the columns
+
+        - `image`: the image, stored as PNG.
+        - `image_id`: a string such as "detailed-test-00012".
+        - `captions`: one caption of all objects, row by row, such as "star orange tall rows . circle blue even plain ."
+        - `questions`, `answers` and `kinds`: in random order, one question of each kind `color`, `proportion` and
+          `pattern` per object, and one of the kind `count` unless `num_objects` is a single number.
+        - `scene`: the objects, with `shape`, `color`, `proportion`, `pattern`, `column` and `row`.
 
     Raises:
-        ValueError: a split would be empty, the images are too small for a badge, the grid does not fit their side, or
-            there cannot be so many objects.
+        ValueError: If the size of a split is less than 1, `long_side` or `num_objects` is invalid, or there are not
+            enough different scenes.
 
     Example:
         >>> scenes = load_detailed_scenes(num_train=4, num_test=2, num_validation=2)
@@ -128,11 +140,11 @@ def load_detailed_scenes(
     for name, size in {"num_train": num_train, "num_test": num_test, "num_validation": num_validation}.items():
         check_at_least(name, size)
     if long_side < 224 or long_side % 8:
-        raise ValueError(f"long_side is {long_side}; give a multiple of 8 from 224 on")
+        raise ValueError(f"`long_side` must be a multiple of 8 and at least 224, but got {long_side}.")
     _check_num_objects(num_objects)
 
     seen: set[str] = set()
-    # The small splits come first, so that they are the same however many images training has.
+    # Test and validation are drawn first, so that they do not depend on the size of train.
     test = _draw_split("test", num_test, long_side, seed, num_objects, seen)
     validation = _draw_split("validation", num_validation, long_side, seed, num_objects, seen)
     train = _draw_split("train", num_train, long_side, seed, num_objects, seen)
@@ -140,20 +152,21 @@ def load_detailed_scenes(
 
 
 def detailed_scene_texts(num: int, *, seed: int = 0, num_objects: Sequence[int] = (2, 3, 4)) -> datasets.Dataset:
-    """What is said and asked about scenes like those of [`load_detailed_scenes`], to train a language model on.
+    """Generate captions and questions of random scenes without images, to train a language model.
 
-    The scenes are drawn by lot and not compared with others, so that some may be in the data set too.
+    The scenes have the same distribution as those of [`load_detailed_scenes`]. They can repeat, and can also occur in
+    that data set.
 
     Args:
-        num: rows, one per scene.
-        seed: another seed, other scenes.
-        num_objects: see [`load_detailed_scenes`].
+        num: Number of scenes, which is the number of rows.
+        seed: Seed of the scenes.
+        num_objects: Numbers of objects per scene to choose from at random, each from 1 to 4.
 
     Returns:
         A table with the columns `captions`, `questions`, `answers` and `kinds`.
 
     Raises:
-        ValueError: num is below 1, or there cannot be so many objects.
+        ValueError: If `num` is less than 1, or `num_objects` is invalid.
 
     Example:
         >>> row = detailed_scene_texts(num=3)[0]
@@ -170,13 +183,13 @@ def detailed_scene_texts(num: int, *, seed: int = 0, num_objects: Sequence[int] 
 def draw_detailed_scene(
     scene: Sequence[DetailedObject], *, grid: tuple[int, int], long_side: int, rng: random.Random
 ) -> Image.Image:
-    """Draw the objects and their badges on a light background that shades from corner to corner.
+    """Draw the objects of a scene and their badges on a light background with a random color gradient.
 
     Args:
-        scene: the objects, each in a cell of its own.
-        grid: number of columns and rows; the larger is 4.
-        long_side: the longer side of the picture in pixels, a multiple of 8.
-        rng: chooses the background, and moves each object a little from the middle of its cell.
+        scene: Objects of the scene, in different cells.
+        grid: Numbers of columns and rows, the larger of which must be 4.
+        long_side: Longer side of the image in pixels, a multiple of 8.
+        rng: Random number generator for the background and for small offsets of the objects from their cell centers.
 
     Example:
         >>> star = DetailedObject(shape="star", color="blue", proportion="wide", pattern="rows", column=3, row=0)
@@ -190,9 +203,9 @@ def draw_detailed_scene(
     picture = corners.resize((grid[0] * cell, grid[1] * cell), Image.Resampling.BILINEAR)
     side = 2 * round(_BADGE * long_side / 2)
     for thing in scene:
-        centre = [(thing[axis] + 0.5 + rng.uniform(-_JITTER, _JITTER)) * cell for axis in ("column", "row")]
-        # The badge begins at an even pixel, so that halving the picture puts its lines together in pairs.
-        left, top = (2 * round((middle - side / 2) / 2) for middle in centre)
+        center = [(thing[axis] + 0.5 + rng.uniform(-_JITTER, _JITTER)) * cell for axis in ("column", "row")]
+        # The badge starts at an even pixel, so that resizing to half the size averages pairs of its lines.
+        left, top = (2 * round((middle - side / 2) / 2) for middle in center)
         mask = _outline_mask(thing, cell)
         picture.paste(COLORS[thing["color"]], (left + (side - cell) // 2, top + (side - cell) // 2), mask)
         picture.paste(_badge(thing["pattern"], side), (left, top))
@@ -200,7 +213,7 @@ def draw_detailed_scene(
 
 
 def _outline_mask(thing: DetailedObject, cell: int) -> Image.Image:
-    """The object's smoothed outline in the middle of a square with the side of a cell."""
+    """Return an antialiased mask of an object in the center of its cell."""
     side = cell * _OVERSAMPLING
     stretch_x, stretch_y = PROPORTIONS[thing["proportion"]]
     outline = [
@@ -213,20 +226,23 @@ def _outline_mask(thing: DetailedObject, cell: int) -> Image.Image:
 
 
 def _badge(pattern: str, side: int) -> Image.Image:
-    """A grey square with a pattern, without any smoothing."""
+    """Return a square image of a pattern, without antialiasing."""
     rows, columns = np.indices((side, side))
     white = {"rows": rows % 2, "columns": columns % 2, "checks": (rows + columns) % 2}
-    pixels = white[pattern] * 255 if pattern in white else np.full((side, side), _GREY)
+    pixels = white[pattern] * 255 if pattern in white else np.full((side, side), _GRAY)
     return Image.fromarray(pixels.astype(np.uint8)).convert("RGB")
 
 
 def _check_num_objects(num_objects: Sequence[int]) -> None:
     if not num_objects or not set(num_objects) <= _NUMBERS.keys():
-        raise ValueError(f"num_objects is {num_objects}; give one or several numbers from 1 to {max(_NUMBERS)}")
+        raise ValueError(
+            f"`num_objects` must contain at least one number, and only numbers from 1 to {max(_NUMBERS)}, but got "
+            f"{num_objects}."
+        )
 
 
 def _sample_scene(grid: tuple[int, int], num_objects: Sequence[int], rng: random.Random) -> list[DetailedObject]:
-    """Draw the objects of a scene by lot, sorted by their cells, row by row."""
+    """Sample the objects of a scene, sorted by their cells, row by row."""
     count = rng.choice(num_objects)
     cells = sorted(rng.sample(list(itertools.product(range(grid[1]), range(grid[0]))), count))
     shapes, colors = rng.sample(SHAPES, count), rng.sample(list(COLORS), count)
@@ -244,7 +260,7 @@ def _sample_scene(grid: tuple[int, int], num_objects: Sequence[int], rng: random
 
 
 def _texts(scene: Sequence[DetailedObject], num_objects: Sequence[int], rng: random.Random) -> dict[str, list[str]]:
-    """The columns of a scene's description, and of all questions about it in random order."""
+    """Return the text columns of a scene: its caption, and all questions in random order."""
     caption = " ".join("{shape} {color} {proportion} {pattern} .".format(**thing) for thing in scene)
     asked = [("count", _COUNT_QUESTION, _NUMBERS[len(scene)])] if len(set(num_objects)) > 1 else []
     for thing in scene:
@@ -258,8 +274,8 @@ def _texts(scene: Sequence[DetailedObject], num_objects: Sequence[int], rng: ran
 def _draw_split(
     split: str, num_images: int, long_side: int, seed: int, num_objects: Sequence[int], seen: set[str]
 ) -> datasets.Dataset:
-    """Draw scenes that are not among those seen, and add them there."""
-    rng = random.Random(f"{split} {seed}")  # seeded by the text itself, unlike hash(), which differs between processes
+    """Draw scenes that are not in `seen`, and add them to `seen`."""
+    rng = random.Random(f"{split} {seed}")  # a string seed is the same in all processes
     rows: list[dict[str, Any]] = []
     misses = 0
     while len(rows) < num_images:
@@ -269,8 +285,8 @@ def _draw_split(
             misses += 1
             if misses > 20 * num_images + 1000:
                 raise ValueError(
-                    f"there are hardly more than {len(seen)} scenes of {num_objects} objects; ask for fewer images, or "
-                    "give a larger num_objects"
+                    f"Only {len(seen)} different scenes were found for `num_objects` {num_objects}. Reduce the number "
+                    "of images, or allow more objects."
                 )
             continue
         seen.add(str(scene))

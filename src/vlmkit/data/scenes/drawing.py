@@ -1,4 +1,4 @@
-"""Pictures of scenes."""
+"""Rendering of scenes to images."""
 
 import math
 import random
@@ -9,16 +9,16 @@ from vlmkit.data.scenes.graph import COLORS, RADII, Scene
 
 Outline = list[tuple[float, float]]
 
-_OVERSAMPLING = 4  # drawn so many times larger and scaled down, which smooths the edges
+_OVERSAMPLING = 4  # outlines are drawn larger by this factor and scaled down for antialiasing
 
 
 def draw_scene(scene: Scene, *, image_size: int, rng: random.Random) -> Image.Image:
-    """Draw the objects on a light background that shades from corner to corner.
+    """Draw the objects of a scene on a light background with a random color gradient.
 
     Args:
-        scene: the objects.
-        image_size: side of the square picture in pixels.
-        rng: chooses the background.
+        scene: Objects of the scene.
+        image_size: Side of the square image in pixels.
+        rng: Random number generator for the background.
 
     Example:
         >>> star = {"shape": "star", "color": "blue", "size": "large", "x": 50, "y": 50}
@@ -43,13 +43,13 @@ def draw_scene(scene: Scene, *, image_size: int, rng: random.Random) -> Image.Im
 
 
 def _ring(*radii: float, corners: int) -> Outline:
-    """Corners at equal angles, the first one on top, whose distances from the centre take turns."""
+    """Return corners at equal angles, starting at the top, whose distances from the center alternate between radii."""
     angles = [2 * math.pi * corner / corners for corner in range(corners)]
     distances = [radii[corner % len(radii)] for corner in range(corners)]
     return [(d * math.sin(angle), -d * math.cos(angle)) for d, angle in zip(distances, angles, strict=True)]
 
 
-# Each fills most of the square from -1 to 1, so that a large star is about as large as a large circle.
+# Each outline fills most of the square from -1 to 1, so that all shapes of one size look about equally large.
 OUTLINES: dict[str, Outline] = {
     "circle": _ring(1.0, corners=64),
     "square": [(-0.9, -0.9), (0.9, -0.9), (0.9, 0.9), (-0.9, 0.9)],

@@ -1,4 +1,4 @@
-"""Scenes of two or three simple objects: what they are made of, and which object lies where."""
+"""Scenes of two or three objects, and the spatial relations between the objects."""
 
 import itertools
 import random
@@ -16,16 +16,16 @@ COLORS = {
     "black": (25, 25, 25),
 }
 SHAPES = ("circle", "square", "triangle", "star", "cross", "diamond")
-RADII = {"small": 10, "large": 18}  # in percent of the image's side
+RADII = {"small": 10, "large": 18}  # in percent of the side of the image
 
-# Two centres are level up to the first distance and clearly apart from the second one on, again in percent. Nothing in
-# between is ever drawn, so no relation is a matter of taste.
+# On each axis, two centers are level up to a distance of `_LEVEL` percent, and clearly apart from `_APART` percent.
+# Distances in between do not occur, so all relations are unambiguous.
 _LEVEL, _APART = 5, 24
-_MARGIN = 3  # between two objects, and between an object and the image's edge
+_MARGIN = 3  # minimum distance between two objects, and between an object and the border of the image, in percent
 
 
 class SceneObject(TypedDict):
-    """One object; its centre is in percent of the image's side, from the left (x) and from the top (y)."""
+    """Object of a scene, with its center in percent of the side of the image, from the left (x) and the top (y)."""
 
     shape: str
     color: str
@@ -38,9 +38,12 @@ Scene = Sequence[SceneObject]
 
 
 def combinations(held_out: bool) -> list[tuple[str, str]]:
-    """The (color, shape) pairs that training shows, or the fifth of all pairs that it never shows.
+    """Return the pairs of color and shape that are used in training, or those that are held out.
 
-    Every colour and every shape occurs on both sides.
+    About a fifth of all pairs is held out. Every color and every shape occurs in both sets.
+
+    Args:
+        held_out: Return the held-out pairs instead of the training pairs.
 
     Example:
         >>> len(combinations(held_out=False)), len(combinations(held_out=True))
@@ -53,7 +56,14 @@ def combinations(held_out: bool) -> list[tuple[str, str]]:
 
 
 def relations(first: SceneObject, second: SceneObject) -> list[str]:
-    """Where the first object lies as seen from the second: "left" or "right", "above" or "below", or one of each pair.
+    """Return the position of the first object relative to the second.
+
+    Args:
+        first: Object whose position is returned.
+        second: Reference object.
+
+    Returns:
+        "left" or "right" if the objects are horizontally apart, and "above" or "below" if they are vertically apart.
 
     Example:
         >>> star = SceneObject(shape="star", color="red", size="small", x=20, y=30)
@@ -67,16 +77,16 @@ def relations(first: SceneObject, second: SceneObject) -> list[str]:
 
 
 def sample_scene(rng: random.Random, held_out: bool) -> list[SceneObject]:
-    """Draw the objects of a scene by lot.
+    """Sample a random scene.
 
-    No two of them share both colour and shape, no two overlap, and on either axis two are level or clearly apart.
+    The objects do not overlap, differ in color or shape, and are either level or clearly apart on each axis.
 
     Args:
-        rng: the source of chance.
-        held_out: True puts at least one held-out combination into the scene, False none.
+        rng: Random number generator.
+        held_out: Include at least one held-out combination of color and shape. If `False`, include none.
 
     Returns:
-        Two or three objects, sorted by shape and colour, so that equal scenes are equal lists.
+        Two or three objects, sorted by shape and color, so that equal scenes are equal lists.
 
     Example:
         >>> scene = sample_scene(random.Random(0), held_out=True)
@@ -100,7 +110,7 @@ def sample_scene(rng: random.Random, held_out: bool) -> list[SceneObject]:
 
 
 def _sample_centers(rng: random.Random, radii: list[int]) -> list[tuple[int, int]]:
-    """Centres of objects whose bounding boxes are disjoint."""
+    """Sample centers of objects with disjoint bounding boxes."""
     while True:
         centers = list(zip(_sample_axis(rng, radii), _sample_axis(rng, radii), strict=True))
         if all(
@@ -111,7 +121,7 @@ def _sample_centers(rng: random.Random, radii: list[int]) -> list[tuple[int, int
 
 
 def _sample_axis(rng: random.Random, radii: list[int]) -> list[int]:
-    """Coordinates on one axis, of which any two are level or clearly apart."""
+    """Sample coordinates on one axis that are pairwise either level or clearly apart."""
     while True:
         values = [rng.randint(radius + _MARGIN, 100 - radius - _MARGIN) for radius in radii]
         distances = [abs(a - b) for a, b in itertools.combinations(values, 2)]

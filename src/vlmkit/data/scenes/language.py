@@ -1,4 +1,4 @@
-"""What can be said and asked about a scene: its true captions, and questions with their answers."""
+"""Captions, questions and answers of scenes."""
 
 import itertools
 import random
@@ -7,8 +7,8 @@ from collections.abc import Collection
 
 from vlmkit.data.scenes.graph import Scene, SceneObject, relations
 
-_OF = {"left": "to the left of", "right": "to the right of", "above": "above", "below": "below"}
-_ITS = {"left": "to its left", "right": "to its right", "above": "above it", "below": "below it"}
+_PREPOSITIONS = {"left": "to the left of", "right": "to the right of", "above": "above", "below": "below"}
+_POSSESSIVES = {"left": "to its left", "right": "to its right", "above": "above it", "below": "below it"}
 _OPPOSITE = {"left": "right", "right": "left", "above": "below", "below": "above"}
 _NUMBERS = {2: "two", 3: "three"}
 
@@ -16,10 +16,17 @@ QuestionAndAnswer = tuple[str, str]
 
 
 def true_captions(scene: Scene) -> frozenset[str]:
-    """Every caption of the grammar that is true of a scene of two or three objects.
+    """Return all captions of the grammar that are true for a scene.
 
-    A caption names two or three objects by colour and shape, with or without their sizes. It states where one lies as
-    seen from another, which of two is larger, or that they are there. None is so general that it fits most scenes.
+    A caption names two or three objects by color and shape, with or without their sizes. It lists the objects, states
+    the position of one object relative to another, or compares the sizes of two objects. All captions are specific, so
+    a caption is true for few scenes.
+
+    Args:
+        scene: Two or three objects, such as a value of the column `scene` of [`load_scenes`].
+
+    Returns:
+        The set of captions.
 
     Example:
         >>> star = SceneObject(shape="star", color="orange", size="small", x=20, y=50)
@@ -35,10 +42,10 @@ def true_captions(scene: Scene) -> frozenset[str]:
         for a, b in itertools.product(_phrases(first), _phrases(second)):
             captions.add(f"{a} and {b}")
             for relation in relations(first, second):
-                captions.add(f"{a} {_OF[relation]} {b}")
-                captions.add(f"{a} is {_OF[relation]} {b}")
-                captions.add(f"there is {a} {_OF[relation]} {b}")
-                captions.add(f"{b} with {a} {_ITS[relation]}")
+                captions.add(f"{a} {_PREPOSITIONS[relation]} {b}")
+                captions.add(f"{a} is {_PREPOSITIONS[relation]} {b}")
+                captions.add(f"there is {a} {_PREPOSITIONS[relation]} {b}")
+                captions.add(f"{b} with {a} {_POSSESSIVES[relation]}")
         if first["size"] != second["size"]:
             comparison = "larger" if first["size"] == "large" else "smaller"
             captions.add(f"{_phrases(first)[0]} that is {comparison} than {_phrases(second)[0]}")
@@ -49,7 +56,11 @@ def true_captions(scene: Scene) -> frozenset[str]:
 
 
 def sample_captions(scene: Scene, rng: random.Random) -> list[str]:
-    """Draw five different true captions by lot.
+    """Sample five different true captions of a scene.
+
+    Args:
+        scene: Objects of the scene.
+        rng: Random number generator.
 
     Example:
         >>> star = SceneObject(shape="star", color="orange", size="small", x=20, y=50)
@@ -58,22 +69,22 @@ def sample_captions(scene: Scene, rng: random.Random) -> list[str]:
         >>> len(captions), true_captions([star, square]).issuperset(captions)
         (5, True)
     """
-    # Sets of strings are ordered anew in every process; sorted, the same seed draws the same captions.
+    # The order of a set of strings differs between processes, so the captions are sorted for reproducibility.
     return rng.sample(sorted(true_captions(scene)), 5)
 
 
 def sample_questions(
     scene: Scene, *, askable: Collection[tuple[str, str]], rng: random.Random
 ) -> list[QuestionAndAnswer]:
-    """Draw five questions of different kinds by lot, each with its one right answer.
+    """Sample five questions of different kinds about a scene.
 
-    Yes and no are equally likely, and an object that is asked for but absent shares its colour or its shape with one
-    that is present.
+    Each question has exactly one correct answer, and the answers yes and no are equally likely. If a question is about
+    the presence of an absent object, this object shares its color or its shape with a present object.
 
     Args:
-        scene: the objects.
-        askable: the (color, shape) pairs that may be asked for.
-        rng: the source of chance.
+        scene: Objects of the scene.
+        askable: Pairs of color and shape that questions about absent objects may contain.
+        rng: Random number generator.
 
     Returns:
         Pairs of a question and an answer of one or two words.
@@ -111,14 +122,14 @@ def _with_article(name: str) -> str:
 
 
 def _phrases(thing: SceneObject) -> tuple[str, str]:
-    """The object without and with its size."""
+    """Return the noun phrase of an object without and with its size."""
     return _with_article(_name(thing)), _with_article(f"{thing['size']} {_name(thing)}")
 
 
 def _existence_questions(
     scene: Scene, askable: Collection[tuple[str, str]], rng: random.Random
 ) -> list[QuestionAndAnswer]:
-    """As many objects that are there as objects that are not."""
+    """Return questions about the presence of all present objects and of an equal number of absent objects."""
     present = {(thing["color"], thing["shape"]) for thing in scene}
     absent = [
         pair
@@ -131,20 +142,20 @@ def _existence_questions(
 
 
 def _relation_questions(scene: Scene) -> list[QuestionAndAnswer]:
-    """Each true relation between two objects, and its opposite."""
+    """Return questions about each true relation between two objects and about the opposite relation."""
     questions = []
     for first, second in itertools.permutations(scene, 2):
         for relation in relations(first, second):
             for asked, answer in ((relation, "yes"), (_OPPOSITE[relation], "no")):
-                questions.append((f"is the {_name(first)} {_OF[asked]} the {_name(second)}?", answer))
+                questions.append((f"is the {_name(first)} {_PREPOSITIONS[asked]} the {_name(second)}?", answer))
     return questions
 
 
 def _neighbour_questions(scene: Scene) -> list[QuestionAndAnswer]:
-    """What lies on one side of an object, where exactly one object does."""
+    """Return questions about the only object on one side of another object."""
     questions = []
-    for thing, relation in itertools.product(scene, _OF):
+    for thing, relation in itertools.product(scene, _PREPOSITIONS):
         neighbours = [other for other in scene if relation in relations(other, thing)]
         if len(neighbours) == 1:
-            questions.append((f"what is {_OF[relation]} the {_name(thing)}?", _name(neighbours[0])))
+            questions.append((f"what is {_PREPOSITIONS[relation]} the {_name(thing)}?", _name(neighbours[0])))
     return questions

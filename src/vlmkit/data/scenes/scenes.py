@@ -1,4 +1,4 @@
-"""A data set of drawn scenes whose captions, questions and answers are known to be true."""
+"""Synthetic data set of drawn scenes with captions, questions and answers."""
 
 import io
 import itertools
@@ -37,25 +37,33 @@ _FEATURES = datasets.Features(
 def load_scenes(
     num_train: int = 4000, *, num_test: int = 200, image_size: int = 64, seed: int = 0, num_validation: int = 200
 ) -> datasets.DatasetDict:
-    """Draw a data set of scenes: two or three coloured shapes, five captions and five questions each.
+    """Generate a data set of scenes with two or three colored shapes, five captions and five questions.
 
-    Nothing is downloaded, and the same seed gives the same pixels and words everywhere. A fifth of the combinations of
-    colour and shape is held out: they are neither shown nor mentioned in the splits `train` and `validation`, while
-    every scene of `test` shows at least one, and its captions, questions and answers may mention it. So `test` measures
-    whether a model has learnt colours and shapes or their combinations. No scene occurs twice, in one split or in two.
+    The data set measures compositional generalization. About a fifth of the combinations of color and shape is held
+    out. The splits `train` and `validation` neither show nor mention these combinations. Every scene of `test` shows at
+    least one of them, and the captions, questions and answers may mention it. All scenes are different, also between
+    splits.
 
-    Columns: `image` (PNG), `image_id` ("scene-test-00012"), `captions` (five true ones), `questions` and `answers`
-    (five each), and `scene`, the objects with shape, color, size and centre (x, y), in percent of the image's side.
+    Nothing is downloaded. The same seed gives the same images and texts on all machines.
 
     Args:
-        num_train: images in the split `train`.
-        num_test: images in the split `test`.
-        image_size: side of the square images in pixels, at least 32. The scenes do not depend on it.
-        seed: another seed, other scenes.
-        num_validation: images in the split `validation`.
+        num_train: Number of images in the split `train`.
+        num_test: Number of images in the split `test`.
+        image_size: Side of the square images in pixels, at least 32. The scenes do not depend on it.
+        seed: Seed of the scenes.
+        num_validation: Number of images in the split `validation`.
+
+    Returns:
+        A `DatasetDict` with the splits `train`, `validation` and `test`, whose tables have the columns
+
+        - `image`: the image, stored as PNG.
+        - `image_id`: a string such as "scene-test-00012".
+        - `captions`: five true captions.
+        - `questions` and `answers`: five of each.
+        - `scene`: the objects, with `shape`, `color`, `size` and the center `x`, `y` in percent of the image side.
 
     Raises:
-        ValueError: a split would be empty, or the images are too small to tell the shapes apart.
+        ValueError: If the size of a split is less than 1, or `image_size` is less than 32.
 
     Example:
         >>> scenes = load_scenes(num_train=4, num_test=2, num_validation=2)
@@ -66,10 +74,10 @@ def load_scenes(
     for name, size in {"num_train": num_train, "num_test": num_test, "num_validation": num_validation}.items():
         check_at_least(name, size)
     if image_size < 32:
-        raise ValueError(f"image_size is {image_size}; shapes cannot be told apart below 32 pixels")
+        raise ValueError(f"`image_size` must be at least 32 to distinguish the shapes, but got {image_size}.")
 
     seen: set[str] = set()
-    # The small splits come first, so that they are the same however many images training has.
+    # Test and validation are drawn first, so that they do not depend on the size of train.
     test = _draw_split("test", num_test, image_size, seed, seen)
     validation = _draw_split("validation", num_validation, image_size, seed, seen)
     train = _draw_split("train", num_train, image_size, seed, seen)
@@ -77,18 +85,19 @@ def load_scenes(
 
 
 def caption_matches(table: datasets.Dataset) -> np.ndarray:
-    """Which captions of a split are true of which of its images, by the scenes themselves.
+    """Compute which captions of a split are true for which images.
 
-    A caption drawn for one image is often true of others; in retrieval those are right answers as well.
+    A caption that was drawn for one image is often true for other images as well, and is then also a correct result in
+    retrieval. The matches are computed from the scenes, so they are exact.
 
     Args:
-        table: a split of [`load_scenes`], or a selection of its rows.
+        table: Split of [`load_scenes`], or a selection of its rows.
 
     Returns:
-        `(images, captions)` booleans; the captions of all rows are in the order of the rows.
+        Boolean array `(images, captions)`, with the captions of all rows concatenated in the order of the rows.
 
     Raises:
-        ValueError: the table has no scenes or no captions.
+        ValueError: If the table lacks the column `scene` or `captions`.
 
     Example:
         >>> test = load_scenes(num_train=1, num_test=3, num_validation=1)["test"]
@@ -98,7 +107,10 @@ def caption_matches(table: datasets.Dataset) -> np.ndarray:
     """
     missing = {"captions", "scene"}.difference(table.column_names)
     if missing:
-        raise ValueError(f"the table lacks {', '.join(sorted(missing))}; give one split of load_scenes")
+        raise ValueError(
+            f"`table` must have the columns captions and scene, but lacks {' and '.join(sorted(missing))}. Pass one "
+            "split of `load_scenes`."
+        )
     columns = defaultdict(list)
     for column, caption in enumerate(itertools.chain.from_iterable(table["captions"])):
         columns[caption].append(column)
@@ -110,8 +122,8 @@ def caption_matches(table: datasets.Dataset) -> np.ndarray:
 
 
 def _draw_split(split: str, num_images: int, image_size: int, seed: int, seen: set[str]) -> datasets.Dataset:
-    """Draw scenes that are not among those seen, and add them there."""
-    rng = random.Random(f"{split} {seed}")  # seeded by the text itself, unlike hash(), which differs between processes
+    """Draw scenes that are not in `seen`, and add them to `seen`."""
+    rng = random.Random(f"{split} {seed}")  # a string seed is the same in all processes
     held_out = split == "test"
     askable = combinations(held_out=False) + (combinations(held_out=True) if held_out else [])
     rows: list[dict[str, Any]] = []

@@ -1,1 +1,1 @@
-"""Augmentation of images."""
+"""Augmentations for batches of images."""

@@ -1,4 +1,4 @@
-"""Random changes to a batch of images, other ones for every image."""
+"""Random augmentation of batches of images, with independent parameters for each image."""
 
 import math
 from dataclasses import dataclass
@@ -9,32 +9,39 @@ from torch.nn import functional as F
 
 from vlmkit.data.transforms.rand_augment import LARGEST_MAGNITUDE, rand_augment
 
-_GREY = (0.2989, 0.587, 0.114)  # shares of red, green and blue in the grey that contrast and saturation refer to
-_IMAGES_AT_A_TIME = 64  # so that small images stay in the cache, which is twice as fast as 512 at a time
+_LUMA_WEIGHTS = (0.2989, 0.587, 0.114)  # of red, green and blue in the gray image for contrast and saturation
+_CHUNK_SIZE = 64  # small images fit in the CPU cache, which is twice as fast as chunks of 512
 
 
 @dataclass(frozen=True)
 class ImageAugmentation:
-    """Flips, colours, rotates and shifts every image of a batch by amounts of its own.
+    """Random augmentation of a batch of images, with independent parameters for each image.
 
-    In this order: brightness, contrast, saturation; then flip, rotation and shift in one bilinear sampling, which
-    mirrors the image at its border; then rounding; then RandAugment. What is set to 0 is left out and draws nothing.
+    The operations are, in this order,
 
-    All draws come from torch's random numbers, which Trainer seeds and restores. Images are augmented before two of
-    them are stacked: a flip of the stacked pair would exchange left and right and falsify the caption.
+    1. color jitter: brightness, contrast and saturation,
+    2. flip, rotation and shift, in a single bilinear resampling with reflection padding,
+    3. RandAugment.
+
+    Operations whose argument is 0 are skipped. Random numbers come from torch's global generator, whose state `Trainer`
+    saves in checkpoints.
+
+    Augment the images of a pair before they are joined, as [`PairCollator`] does. Flipping the joined image would
+    exchange left and right.
 
     Args:
-        flip: probability of a horizontal flip.
-        color_jitter: brightness, contrast and saturation are each multiplied by a factor from 1 - this to 1 + this.
-        rotation: largest angle in degrees, to either side.
-        crop_padding: largest shift along either axis in whole pixels, as by padding and a random crop.
-        rand_augment: number of operations of RandAugment per image; see [`rand_augment`].
-        rand_augment_magnitude: of these operations, from 0 to 30.
+        flip: Probability of a horizontal flip.
+        color_jitter: Maximum relative change of brightness, contrast and saturation, from 0 to 1. The factors are drawn
+            from 1 - color_jitter to 1 + color_jitter.
+        rotation: Maximum angle of the rotation in degrees, in both directions, from 0 to 180.
+        crop_padding: Maximum shift along each axis in pixels, as in a random crop after padding.
+        rand_augment: Number of RandAugment operations per image.
+        rand_augment_magnitude: Magnitude of the RandAugment operations, an integer from 0 to 30.
 
     Raises:
-        ValueError: a value is outside its range. On call: the images are not `(N, 3, H, W)`.
-        TypeError: `crop_padding`, `rand_augment` or its magnitude is not an integer. On call: the images are not
-            uint8.
+        ValueError: If an argument is out of range. On call, if the images do not have the shape `(N, 3, H, W)`.
+        TypeError: If `crop_padding`, `rand_augment` or `rand_augment_magnitude` is not an integer. On call, if the
+            images are not uint8.
 
     References:
         Cubuk et al., "RandAugment" (arXiv:1909.13719).
@@ -63,16 +70,18 @@ class ImageAugmentation:
         ):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool):
-                raise TypeError(f"{name} is {value!r}; it must be an integer")
+                raise TypeError(f"`{name}` must be an integer, but got {value!r}.")
             _check_range(name, value, limit)
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Augment `(N, 3, H, W)` uint8 images."""
+        """Augment uint8 images `(N, 3, H, W)`."""
         if images.ndim != 4 or images.shape[1] != 3:
-            raise ValueError(f"the images have the shape {tuple(images.shape)}; it must be (N, 3, H, W)")
+            raise ValueError(f"`images` must have the shape (N, 3, H, W), but got {tuple(images.shape)}.")
         if images.dtype != torch.uint8:
-            raise TypeError(f"the images are {images.dtype}; augment them as torch.uint8, before they are normalized")
-        images = torch.cat([self._jitter_and_move(part) for part in images.split(_IMAGES_AT_A_TIME)])
+            raise TypeError(
+                f"`images` must be torch.uint8, but got {images.dtype}. Augment images before normalization."
+            )
+        images = torch.cat([self._jitter_and_move(part) for part in images.split(_CHUNK_SIZE)])
         for _ in range(self.rand_augment):
             images = rand_augment(images, self.rand_augment_magnitude)
         return images
@@ -103,50 +112,50 @@ class ImageAugmentation:
 
 
 def adjust_colors(pixels: Tensor, *, brightness: Tensor, contrast: Tensor, saturation: Tensor) -> Tensor:
-    """Change brightness, then contrast, then saturation, each image by factors of its own.
+    """Adjust brightness, contrast and saturation, in this order, with separate factors for each image.
 
-    As torchvision's functions of these names, but without rounding in between.
+    The functions are those of torchvision, without rounding in between. A factor of 1 does not change an image.
 
     Args:
-        pixels: `(N, 3, H, W)` floats from 0 to 255.
-        brightness: `(N,)`; at 0, the image is black.
-        contrast: `(N,)`; at 0, it has its mean grey everywhere.
-        saturation: `(N,)`; at 0, it has no colours.
+        pixels: Float images `(N, 3, H, W)` with values from 0 to 255.
+        brightness: Factors `(N,)`. A factor of 0 gives a black image.
+        contrast: Factors `(N,)`. A factor of 0 gives a uniform gray image.
+        saturation: Factors `(N,)`. A factor of 0 gives a grayscale image.
 
     Returns:
-        Pixels of the same shape and range.
+        Images of the same shape and range.
 
     Example:
-        >>> grey = torch.full((2, 3, 4, 4), 100.0)
+        >>> gray = torch.full((2, 3, 4, 4), 100.0)
         >>> one = torch.ones(2)
-        >>> adjust_colors(grey, brightness=torch.tensor([0.5, 2.0]), contrast=one, saturation=one)[:, 0, 0, 0]
+        >>> adjust_colors(gray, brightness=torch.tensor([0.5, 2.0]), contrast=one, saturation=one)[:, 0, 0, 0]
         tensor([ 50., 200.])
     """
     brightness, contrast, saturation = (factors.view(-1, 1, 1, 1) for factors in (brightness, contrast, saturation))
     pixels = (pixels * brightness).clamp_(0, 255)
-    pixels = _grey(pixels).mean(dim=(-2, -1), keepdim=True).lerp(pixels, contrast).clamp_(0, 255)
-    return _grey(pixels).lerp(pixels, saturation).clamp_(0, 255)
+    pixels = _grayscale(pixels).mean(dim=(-2, -1), keepdim=True).lerp(pixels, contrast).clamp_(0, 255)
+    return _grayscale(pixels).lerp(pixels, saturation).clamp_(0, 255)
 
 
-def _grey(pixels: Tensor) -> Tensor:
-    """`(N, 1, H, W)`."""
+def _grayscale(pixels: Tensor) -> Tensor:
+    """Convert RGB images to grayscale, `(N, 1, H, W)`."""
     red, green, blue = pixels.split(1, dim=1)
-    return (_GREY[0] * red).add_(green, alpha=_GREY[1]).add_(blue, alpha=_GREY[2])
+    return (_LUMA_WEIGHTS[0] * red).add_(green, alpha=_LUMA_WEIGHTS[1]).add_(blue, alpha=_LUMA_WEIGHTS[2])
 
 
 def move_images(pixels: Tensor, *, flipped: Tensor, angles: Tensor, shifts: Tensor) -> Tensor:
-    """Flip, then rotate about the centre, then shift, each image by amounts of its own and all in one sampling.
+    """Flip, rotate and shift images, in this order, with separate parameters for each image.
 
-    Beyond its border, an image continues as its mirror image.
+    The operations are combined to a single bilinear resampling with reflection padding.
 
     Args:
-        pixels: `(N, 3, H, W)` floats.
-        flipped: `(N,)` booleans, whether left becomes right.
-        angles: `(N,)` degrees, counter-clockwise.
-        shifts: `(N, 2)` offsets of the sampling window in pixels, to the right and downwards.
+        pixels: Float images `(N, 3, H, W)`.
+        flipped: Booleans `(N,)`, `True` for images to flip horizontally.
+        angles: Counterclockwise angles of rotation about the center in degrees, `(N,)`.
+        shifts: Integer offsets `(N, 2)` of the sampling window in pixels, to the right and downwards.
 
     Returns:
-        Pixels of the same shape.
+        Images of the same shape.
 
     Example:
         >>> row = torch.tensor([1.0, 2.0, 3.0]).expand(1, 3, 3, 3)
@@ -158,7 +167,7 @@ def move_images(pixels: Tensor, *, flipped: Tensor, angles: Tensor, shifts: Tens
     height, width = pixels.shape[-2:]
     angles = angles.deg2rad().view(-1, 1, 1)
     cos, sin = angles.cos(), angles.sin()
-    # Where each pixel of the result comes from; along both axes, the image reaches from -1 to 1.
+    # Normalized source coordinates of each output pixel, from -1 to 1 along each axis of the image.
     x = ((torch.arange(width, device=pixels.device) + shifts[:, :1]) * 2 + 1).unsqueeze(1) / width - 1
     y = ((torch.arange(height, device=pixels.device) + shifts[:, 1:]) * 2 + 1).unsqueeze(2) / height - 1
     direction = torch.where(flipped, -1.0, 1.0).view(-1, 1, 1)
@@ -171,4 +180,4 @@ def move_images(pixels: Tensor, *, flipped: Tensor, angles: Tensor, shifts: Tens
 def _check_range(name: str, value: float, largest: float) -> None:
     if not 0 <= value <= largest:
         limit = "at least 0" if largest == math.inf else f"from 0 to {largest}"
-        raise ValueError(f"{name} is {value}; it must be {limit}")
+        raise ValueError(f"`{name}` must be {limit}, but got {value}.")

@@ -1,4 +1,4 @@
-"""RandAugment, with an operation of its own for every image of a batch."""
+"""RandAugment of batches of images, with an independent operation for each image."""
 
 import math
 from collections.abc import Callable
@@ -11,18 +11,30 @@ LARGEST_MAGNITUDE = 30
 
 
 def _shear(images: Tensor, x: float = 0.0, y: float = 0.0) -> Tensor:
-    """Shear about the upper left corner by slopes along the two axes."""
+    """Shear images about the upper left corner.
+
+    Args:
+        images: Images `(N, 3, H, W)`.
+        x: Slope along the horizontal axis.
+        y: Slope along the vertical axis.
+    """
     slopes = [math.degrees(math.atan(slope)) for slope in (x, y)]
     return F.affine(images, angle=0.0, translate=[0, 0], scale=1.0, shear=slopes, center=[0, 0])
 
 
 def _translate(images: Tensor, x: float = 0.0, y: float = 0.0) -> Tensor:
-    """Move by shares of the image's width and height, cut to whole pixels."""
+    """Translate images by a whole number of pixels.
+
+    Args:
+        images: Images `(N, 3, H, W)`.
+        x: Horizontal offset as a fraction of the width.
+        y: Vertical offset as a fraction of the height.
+    """
     height, width = images.shape[-2:]
     return F.affine(images, angle=0.0, translate=[int(x * width), int(y * height)], scale=1.0, shear=[0.0, 0.0])
 
 
-# The operations and their strongest effects, at a strength of 1 or -1; the last four ignore the sign.
+# Operations by name, with a strength from -1 to 1. The last four operations ignore its sign.
 _OPERATIONS: dict[str, Callable[[Tensor, float], Tensor]] = {
     "identity": lambda images, strength: images,
     "shear_x": lambda images, strength: _shear(images, x=0.3 * strength),
@@ -42,19 +54,19 @@ _OPERATIONS: dict[str, Callable[[Tensor, float], Tensor]] = {
 
 
 def rand_augment(images: Tensor, magnitude: int) -> Tensor:
-    """Apply one operation of RandAugment to each image, drawn for each with torch's random numbers.
+    """Apply one random RandAugment operation to each image.
 
-    The operations and their effects are those that torchvision's `RandAugment` has by default: identity, shearing,
-    translation and rotation (nearest neighbour, black outside), brightness, saturation, contrast, sharpness,
-    posterising, solarising, automatic contrast and equalisation. Where an effect has two directions, each image draws
-    its own. Images that drew the same are computed together.
+    Operations and magnitudes are the defaults of torchvision's `RandAugment`: identity, shear, translation and rotation
+    (nearest neighbor, filled with black), brightness, saturation, contrast, sharpness, posterize, solarize, auto
+    contrast and equalize. The sign of the magnitude is drawn for each image. Images with the same operation and sign
+    are processed as one batch. Random numbers come from torch's global generator.
 
     Args:
-        images: `(N, 3, H, W)` in uint8.
-        magnitude: of all operations, from 0 to 30.
+        images: Images `(N, 3, H, W)` in uint8.
+        magnitude: Magnitude of all operations, from 0 to 30.
 
     Returns:
-        Images of the same shape and type.
+        Images of the same shape and dtype.
 
     References:
         Cubuk et al., "RandAugment: Practical automated data augmentation with a reduced search space"
