@@ -136,5 +136,7 @@ def test_what_a_model_sees_is_the_cropped_image(do_normalize):
 def test_a_file_that_is_not_there(tmp_path):
     """transformers would decode some such paths as if they were images in base64."""
     for name in (str(tmp_path / "missing.png"), tmp_path / "missing.png", "abcd.png"):
-        with pytest.raises(FileNotFoundError, match=r"there is no image file .*\.png; give an existing file, or a URL"):
+        with pytest.raises(
+            FileNotFoundError, match=r"The image file .*\.png does not exist\. Pass an existing file or a URL"
+        ):
             rgb_images([name])

@@ -1,4 +1,4 @@
-"""The official names of CIFAR-100."""
+"""Names of the classes and superclasses of CIFAR-100."""
 
 CIFAR100_SUPERCLASSES: dict[str, tuple[str, ...]] = {
     "aquatic_mammals": ("beaver", "dolphin", "otter", "seal", "whale"),
@@ -22,7 +22,7 @@ CIFAR100_SUPERCLASSES: dict[str, tuple[str, ...]] = {
     "vehicles_1": ("bicycle", "bus", "motorcycle", "pickup_truck", "train"),
     "vehicles_2": ("lawn_mower", "rocket", "streetcar", "tank", "tractor"),
 }
-"""The 20 superclasses and the five classes of each."""
+"""Dictionary from each of the 20 superclasses to its five classes."""
 
 CIFAR100_CLASSES: tuple[str, ...] = tuple(sorted(name for names in CIFAR100_SUPERCLASSES.values() for name in names))
-"""The 100 classes in the order of their numbers, which is that of the alphabet."""
+"""Names of the 100 classes in alphabetical order, which is the order of the labels."""

@@ -1,4 +1,4 @@
-"""Images of any mode as 8-bit RGB."""
+"""Conversion of images to 8-bit RGB."""
 
 import os
 from typing import Any
@@ -10,24 +10,28 @@ from torch import Tensor
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert an image of any mode to 8-bit RGB without losing its content.
+    """Convert an image of any mode to 8-bit RGB.
 
-    `PIL.Image.convert` alone clips 16-bit images to white and paints transparent pixels in their hidden colour; here
-    16-bit values are scaled to 8 bits and transparent pixels are laid on white.
+    In contrast to `PIL.Image.Image.convert`, 16-bit values are scaled to 8 bits instead of clipped, and transparent
+    pixels are composited over white instead of shown in their hidden color.
 
     Args:
-        image: an image of any mode (L, LA, P, RGBA, CMYK, I;16, ...).
+        image: Image of any mode (L, LA, P, RGBA, CMYK, I;16, ...). Float images (F) have values from 0 to 1 or from 0
+            to 255.
+
+    Returns:
+        An image of the same size and the mode RGB.
 
     Example:
         >>> from PIL import Image
         >>> to_rgb(Image.new("RGBA", (1, 1), (255, 0, 0, 0))).getpixel((0, 0))
         (255, 255, 255)
     """
-    if image.mode.startswith("I"):  # 16 bits, or 32 that hold 16 or only 8
+    if image.mode.startswith("I"):  # 16-bit images, or 32-bit images with 8-bit or 16-bit values
         values = np.asarray(image).astype(np.int64).clip(0, 65535)
         eight_bits = image.mode == "I" and values.max(initial=0) <= 255
         image = Image.fromarray((values if eight_bits else values >> 8).astype(np.uint8))
-    elif image.mode == "F":  # a float image holds either [0, 1] or [0, 255]
+    elif image.mode == "F":  # values in [0, 1] or [0, 255]
         values = np.nan_to_num(np.asarray(image))
         scale = 255.0 if values.max(initial=0.0) <= 1.0 else 1.0
         image = Image.fromarray((values * scale).round().clip(0, 255).astype(np.uint8))
@@ -39,11 +43,16 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def denormalized_image(pixel_values: Tensor, image_processor: Any) -> Image.Image:
-    """Return the image that a processor has prepared, resized and cropped, without its normalization.
+    """Convert the output of an image processor back to an image, by undoing the normalization.
+
+    Resizing and cropping are not undone.
 
     Args:
-        pixel_values: `(3, H, W)`, as the processor made them.
-        image_processor: which did; its mean and standard deviation are undone.
+        pixel_values: Output of the processor for one image, `(3, H, W)`.
+        image_processor: Image processor with the attributes `do_normalize`, `image_mean` and `image_std`.
+
+    Returns:
+        An RGB image of W x H pixels.
 
     Example:
         >>> from transformers import CLIPImageProcessor
@@ -60,24 +69,29 @@ def denormalized_image(pixel_values: Tensor, image_processor: Any) -> Image.Imag
 
 
 def rgb_images(images: Any) -> Any:
-    """Apply [`to_rgb`] to the PIL images and image files of a nested list; everything else stays as it is.
+    """Convert PIL images and image files to RGB with [`to_rgb`].
+
+    Files are rotated according to their EXIF orientation. Image processors of transformers do not scale 16-bit files,
+    and show transparent pixels in their hidden color, so call this function first.
 
     Args:
-        images: an image, a path, an array, a URL, or nested lists of them. transformers would read a 16-bit file
-            unscaled, and a transparent one in its hidden colours.
+        images: Image, path of an image file, array or URL, or nested lists of these.
+
+    Returns:
+        The same structure with PIL images in RGB. Arrays and URLs are not changed, and tuples become lists.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        OSError: a file holds no image.
+        FileNotFoundError: If an image file does not exist.
+        OSError: If a file is not an image.
     """
     if isinstance(images, str | os.PathLike):
         name = os.fspath(images)
         if os.path.isfile(name):
             with Image.open(name) as image:
                 return to_rgb(ImageOps.exif_transpose(image))
-        # transformers would take a path for an image in base64, which has no dots.
+        # transformers treats an unknown path as a base64 image. Base64 does not contain dots.
         if "." in name and not name.startswith(("http://", "https://", "data:")):
-            raise FileNotFoundError(f"there is no image file {name}; give an existing file, or a URL")
+            raise FileNotFoundError(f"The image file {name} does not exist. Pass an existing file or a URL.")
     if isinstance(images, Image.Image):
         return to_rgb(images)
     if isinstance(images, list | tuple):

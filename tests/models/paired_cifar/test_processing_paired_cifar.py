@@ -195,7 +195,7 @@ class TestRefusals:
         (tmp_path / "text.png").write_text("no image")
         with pytest.raises(OSError, match=r"text.png"):
             processor(images=[[str(tmp_path / "text.png"), plain((0, 0, 0))]])
-        with pytest.raises(FileNotFoundError, match=r"there is no image file .*missing\.png"):
+        with pytest.raises(FileNotFoundError, match=r"The image file .*missing\.png does not exist"):
             processor(images=[[str(tmp_path / "missing.png"), plain((0, 0, 0))]])
 
 
