@@ -139,7 +139,7 @@ def test_a_question_about_files(place):
 
 
 def test_images_that_are_not_there_are_refused(place):
-    with pytest.raises(FileNotFoundError, match="nowhere does not exist. Pass image files or folders."):
+    with pytest.raises(FileNotFoundError, match=r"nowhere does not exist. Pass image files or folders."):
         run(place, "generate.py", "--model", "model", "--images", "nowhere")
 
 
