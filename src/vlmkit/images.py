@@ -71,8 +71,8 @@ def denormalized_image(pixel_values: Tensor, image_processor: Any) -> Image.Imag
 def rgb_images(images: Any) -> Any:
     """Convert PIL images and image files to RGB with [`to_rgb`].
 
-    Files are rotated according to their EXIF orientation. Image processors of transformers do not scale 16-bit files,
-    and show transparent pixels in their hidden color, so call this function first.
+    Files are rotated according to their EXIF orientation. Call this function before an image processor of transformers,
+    which does not scale 16-bit files, and shows transparent pixels in their hidden color.
 
     Args:
         images: Image, path of an image file, array or URL, or nested lists of these.
@@ -83,6 +83,10 @@ def rgb_images(images: Any) -> Any:
     Raises:
         FileNotFoundError: If an image file does not exist.
         OSError: If a file is not an image.
+
+    Example:
+        >>> [image.mode for image in rgb_images([Image.new("L", (2, 2)), Image.new("RGBA", (2, 2))])]
+        ['RGB', 'RGB']
     """
     if isinstance(images, str | os.PathLike):
         name = os.fspath(images)

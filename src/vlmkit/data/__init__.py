@@ -1,7 +1,7 @@
 """Loaders of data sets, and the samplers, collators and augmentations that create batches from them.
 
 Loaders return a `datasets.DatasetDict` whose tables have one row per image, with the columns `image`, `image_id` (a
-string) and those of the task:
+string) and further columns for the task:
 
 - Captions: `captions` (a list), from [`load_flickr8k`], [`load_coco_captions`], [`load_scenes`] and
   [`load_detailed_scenes`]. [`CaptionPairs`] lists single image-caption pairs, and [`UniqueGroupBatchSampler`] draws

@@ -32,8 +32,8 @@ class CaptionCollator:
         augmentation: Function that is applied to each RGB image before the processor. Defaults to no augmentation.
 
     Raises:
-        ValueError: If `caption` is unknown. On call, if a column is missing in some rows, a row does not have a
-            caption, a caption is empty, or there is an augmentation for cached features.
+        ValueError: If `caption` is unknown. On call, if a row lacks a column, a row does not have a caption, a
+            caption is empty, or there is an augmentation for cached features.
 
     Example:
         >>> import torch

@@ -52,7 +52,7 @@ class ContrastiveCollator:
     A row has `image_id`, and
 
     - an `image`, or its cached features `image_pooled (D_image,)` or `vision_features (N, D)`.
-    - `captions` (a list), or their cached features `text_pooled (captions, D_text)`.
+    - `captions` (a list), or their cached features `text_pooled (num_captions, D_text)`.
 
     Cached features take precedence. Set `remove_unused_columns=False` in `TrainingArguments`, because `Trainer` would
     drop these columns otherwise.
@@ -72,8 +72,8 @@ class ContrastiveCollator:
         augmentation: Function that is applied to each RGB image before the processor. Defaults to no augmentation.
 
     Raises:
-        ValueError: If `caption` is unknown. On call, if a column is missing in some rows, a row does not have a
-            caption, a caption is empty, the processor is missing, there is an augmentation for cached features, or the
+        ValueError: If `caption` is unknown. On call, if a row lacks a column, a row does not have a caption, a
+            caption is empty, the processor is missing, there is an augmentation for cached features, or the
             rows have both kinds of image features.
         TypeError: If, on call, an `image_id` is not a string.
 

@@ -21,7 +21,7 @@ class UniqueGroupBatchSampler(Sampler[list[int]]):
 
     Args:
         groups: Group of each index, such as `CaptionPairs.image_ids`.
-        batch_size: Maximum number of indices in a batch. The number of groups is also a limit.
+        batch_size: Maximum number of indices in a batch. Batches cannot be larger than the number of groups.
         seed: Seed of the order, in combination with the epoch.
         drop_last: Drop batches with fewer than `batch_size` indices.
 

@@ -34,8 +34,8 @@ def take_rows(tables: Mapping[str, Dataset], count: int | None) -> DatasetDict:
 def evaluation_split(tables: Mapping[str, Dataset]) -> Dataset:
     """Return the split for the evaluation of a model.
 
-    This is `test`, or `validation` if there is no `test` (such as in COCO, whose test captions are not public), or the
-    only split.
+    This is `test`, `validation` if `test` is missing (such as in COCO, whose test captions are not public), or the only
+    split.
 
     Args:
         tables: Dictionary from the name of each split to its table.

@@ -297,7 +297,7 @@ def test_json_of_another_kind(coco, text):
 def test_a_folder_without_captions_files(tmp_path):
     write_images(tmp_path / "val2014", ["a.jpg"])
     with pytest.raises(
-        FileNotFoundError, match=r"has no complete split of COCO\. Expected dataset_coco\.json, or annotations/"
+        FileNotFoundError, match=r"lacks a complete split of COCO\. Expected dataset_coco\.json, or annotations/"
     ):
         load_coco_captions(tmp_path)
 

@@ -200,14 +200,14 @@ def test_missing_header(bare, content):
 
 def test_captions_file_missing(bare):
     with pytest.raises(
-        FileNotFoundError, match=r"no captions file\. Expected one of captions\.txt, Flickr8k\.token\.txt"
+        FileNotFoundError, match=r"lacks a captions file\. Expected one of captions\.txt, Flickr8k\.token\.txt"
     ):
         load_flickr8k(bare)
 
 
 def test_image_folder_missing(tmp_path):
     write_csv(tmp_path / "captions.txt", CAPTIONS)
-    with pytest.raises(FileNotFoundError, match=r"has no image folder\. Put the images into .*Images"):
+    with pytest.raises(FileNotFoundError, match=r"lacks an image folder\. Put the images into .*Images"):
         load_flickr8k(tmp_path)
 
 

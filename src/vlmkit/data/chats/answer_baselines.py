@@ -8,7 +8,7 @@ from datasets import Dataset
 def answer_baselines(train: Dataset, test: Dataset) -> dict[str, list[str]]:
     """Predict answers to the test questions from the training answers alone.
 
-    A model that uses the images must be more accurate than both baselines:
+    A model that uses the images should be more accurate than both baselines:
 
     - `majority` predicts the most frequent training answer for all questions.
     - `per_question` predicts the most frequent training answer to the identical question, or the prediction of

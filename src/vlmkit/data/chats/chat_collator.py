@@ -31,8 +31,8 @@ class ChatCollator:
         processor: Processor with `apply_chat_template(..., return_labels=True)`, such as [`VlmkitSmolVLMProcessor`].
 
     Raises:
-        ValueError: If, on call, a row has no messages, the number of `vision_features` of a row differs from its number
-            of image parts without an image, or the processor raises an error.
+        ValueError: If, on call, a row lacks `messages`, the number of `vision_features` of a row differs from its
+            number of image parts without an image, or the processor raises an error.
 
     Example:
         >>> class Processor:

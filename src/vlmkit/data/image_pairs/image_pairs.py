@@ -1,4 +1,4 @@
-"""Data set of random pairs of labelled images."""
+"""Data set of random pairs of labeled images."""
 
 import copy
 from typing import Any
@@ -15,7 +15,7 @@ from vlmkit.validation import check_at_least
 
 
 class ImagePairs(Dataset[dict[str, Tensor]]):
-    """Data set of random pairs of a left and a right image from a table of labelled images.
+    """Data set of random pairs of a left and a right image from a table of labeled images.
 
     The left images cycle through random permutations of the table. The right image is drawn at random: with
     `different_class_probability` from the images of all other classes, and otherwise from the other images of the same

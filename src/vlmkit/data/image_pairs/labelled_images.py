@@ -1,4 +1,4 @@
-"""Decoding of a table of labelled images into tensors in memory."""
+"""Decoding of a table of labeled images into tensors in memory."""
 
 import warnings
 from collections import Counter

@@ -13,6 +13,11 @@ class MixedPairs(NamedTuple):
         images: Mixed images `(B, 2, 3, H, W)` in uint8.
         weights: Fraction of the original image in the left and right mixed image, `(B, 2)`.
         partners: Index of the other pair that each pair is mixed with, `(B,)`.
+
+    Example:
+        >>> images, weights, partners = mix_up(torch.zeros(2, 2, 3, 4, 4, dtype=torch.uint8), alpha=1.0)
+        >>> images.shape, weights.shape, partners
+        (torch.Size([2, 2, 3, 4, 4]), torch.Size([2, 2]), tensor([1, 0]))
     """
 
     images: Tensor

@@ -24,10 +24,9 @@ class PairCollator:
     The batch contains
 
     - `pixel_values (B, 3, S, 2S)` from the processor.
-    - `caption_ids (B,)` in int64. Mixed pairs have four captions, because left and right each have two classes, and the
-      shape is `(B, 4)`. Captions are repeated if the two classes are equal.
-    - `caption_weights (B, 4)` for mixed pairs only: the product of the weights of the left and right class, which sums
-      to 1 over the four captions.
+    - `caption_ids (B,)` in int64. For mixed pairs, the shape is `(B, 4)`, because left and right each have two classes.
+    - `caption_weights (B, 4)` for mixed pairs only: the product of the weights of the left and right class. The weights
+      of a pair sum to 1. If the two classes of a side are equal, a caption id is repeated, and its weights add up.
 
     `Trainer` uses the same collator for training and evaluation. Evaluate with a separate `Trainer` whose collator has
     neither `augmentation` nor `mix`.

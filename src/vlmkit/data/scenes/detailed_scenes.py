@@ -93,14 +93,15 @@ def load_detailed_scenes(
     """Generate a data set of scenes that requires high resolution and the correct aspect ratio.
 
     The scenes have a grid of 4 x 4, 4 x 2 or 2 x 4 cells, so the images are square, wide or tall. A few cells contain
-    an object. The objects of a scene have different shapes and colors. Two properties of an object depend on the
+    an object. The objects of a scene have different shapes and colors. Two properties of an object can be lost in the
     preprocessing of the image:
 
-    - Proportion (wide, tall or even), which is wrong if the image is resized to a square.
-    - Pattern of the badge, a small square in the center: rows, columns or checks with a width of one pixel, or plain
-      gray. If the image is resized to half its size with a box filter, all patterns have the same gray, so questions
-      about patterns require the full resolution. Wider filters, such as bilinear and bicubic ones, leave faint traces
-      at the border of the badge. Resizing a wide image to a square preserves rows, and a tall image columns.
+    - The proportion (wide, tall or even) changes if the image is resized to a square.
+    - The pattern of the badge, a small square in the center of the object, consists of rows, columns or checks with a
+      width of one pixel, or is plain gray. If the image is resized to half its size with a box filter, all patterns
+      become the same gray, so questions about patterns require the full resolution. Wider filters, such as bilinear and
+      bicubic ones, leave faint traces at the border of the badge. If an image is resized to a square, the rows of wide
+      images and the columns of tall images are preserved.
 
     Nothing is downloaded. The same seed gives the same images and texts on all machines, and all scenes are different,
     also between splits. Words and punctuation are separated by single spaces, and `DETAILED_SCENE_WORDS` is the
@@ -154,8 +155,8 @@ def load_detailed_scenes(
 def detailed_scene_texts(num: int, *, seed: int = 0, num_objects: Sequence[int] = (2, 3, 4)) -> datasets.Dataset:
     """Generate captions and questions of random scenes without images, to train a language model.
 
-    The scenes have the same distribution as those of [`load_detailed_scenes`]. They can repeat, and can also occur in
-    that data set.
+    The scenes have the same distribution as in [`load_detailed_scenes`]. They can repeat, and can also occur in that
+    data set.
 
     Args:
         num: Number of scenes, which is the number of rows.

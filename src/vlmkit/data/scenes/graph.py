@@ -38,12 +38,15 @@ Scene = Sequence[SceneObject]
 
 
 def combinations(held_out: bool) -> list[tuple[str, str]]:
-    """Return the pairs of color and shape that are used in training, or those that are held out.
+    """Return the combinations of color and shape for training, or the held-out combinations.
 
-    About a fifth of all pairs is held out. Every color and every shape occurs in both sets.
+    About a fifth of all combinations is held out. Every color and every shape occurs in both sets.
 
     Args:
-        held_out: Return the held-out pairs instead of the training pairs.
+        held_out: Return the held-out combinations instead of the training combinations.
+
+    Returns:
+        Pairs of a color and a shape.
 
     Example:
         >>> len(combinations(held_out=False)), len(combinations(held_out=True))

@@ -19,8 +19,8 @@ def true_captions(scene: Scene) -> frozenset[str]:
     """Return all captions of the grammar that are true for a scene.
 
     A caption names two or three objects by color and shape, with or without their sizes. It lists the objects, states
-    the position of one object relative to another, or compares the sizes of two objects. All captions are specific, so
-    a caption is true for few scenes.
+    the position of one object relative to another, or compares the sizes of two objects. The grammar does not contain
+    general captions that are true for most scenes.
 
     Args:
         scene: Two or three objects, such as a value of the column `scene` of [`load_scenes`].

@@ -63,9 +63,9 @@ def build_image_table(
 def load_image_table(source: str, *, faults: Faults, repeats: bool = False) -> tuple[Dataset, dict[str, list[Photo]]]:
     """Load captioned images with `datasets.load_dataset`.
 
-    The tables need a column `image`, and the captions in `caption_0`, `caption_1`, ..., `captions`, `caption` or
-    `text`. They may have one row per caption if a column `image_id`, `filename`, `file_name` or `image_name` identifies
-    the image.
+    The tables need a column `image`, and the captions in `captions`, `caption`, `text`, or numbered columns such as
+    `caption_0`. They may have one row per caption if a column `image_id`, `filename`, `file_name` or `image_name`
+    identifies the image.
 
     Args:
         source: Hub id or folder. "~" is expanded to the home folder.

@@ -28,7 +28,7 @@ def load_cifar100(
 
     - the original archive `cifar-100-python.tar.gz`, the extracted folder `cifar-100-python`, or the parent of this
       folder. The files are pickles, which can execute arbitrary code, so they are opened only if their MD5 checksums
-      are those of the original.
+      match the original.
     - another folder or a Hub id, loaded by `datasets.load_dataset`. Its tables need a column `img` or `image`, and a
       column `fine_label` or `label`. The splits train, validation and test are used.
 
@@ -48,7 +48,7 @@ def load_cifar100(
     Raises:
         FileNotFoundError: If the data set does not exist, or the folder `cifar-100-python` lacks a file.
         ValueError: If the archive or a file of the folder differs from the original, a table lacks a column or an
-            image, a table has other classes, there is no split "train", or `num_validation` is negative or does not
+            image, a table has other classes, the split "train" is missing, or `num_validation` is negative or does not
             leave any training images.
 
     References:

@@ -35,8 +35,8 @@ def load_coco_captions(
     - a captions file (`.json`) and its `image_folder`. It has the split train, or Karpathy's splits if the file is
       `dataset_coco.json`.
     - another folder or a Hub id, loaded by `datasets.load_dataset`. Its tables need a column `image`, and the captions
-      in `captions`, `caption`, `text` or `caption_0`, `caption_1`, .... They may have one row per caption if a column
-      `image_id`, `filename`, `file_name` or `image_name` identifies the image.
+      in `captions`, `caption`, `text`, or numbered columns such as `caption_0`. They may have one row per caption if a
+      column `image_id`, `filename`, `file_name` or `image_name` identifies the image.
 
     The function reads all captions and decodes all images once to validate them. Repeated captions of an image are
     kept. Local images are stored as paths, and replacing a file changes the fingerprint of the table.
@@ -57,8 +57,8 @@ def load_coco_captions(
 
     Raises:
         FileNotFoundError: If the data set does not exist, or a captions file, an image folder or an image is missing.
-        ValueError: If an option is unknown, `image_folder` does not fit the source, a file has another format, the data
-            are invalid, or a split has no valid image.
+        ValueError: If an option is unknown, `image_folder` is missing for a captions file or given for another source,
+            a file has another format, the data are invalid, or a split does not have any valid images.
 
     References:
         Chen et al., "Microsoft COCO Captions: Data Collection and Evaluation Server" (arXiv:1504.00325);

@@ -50,7 +50,7 @@ def read_coco_folder(folder: Path, faults: Faults) -> dict[str, list[ListedImage
                 for split, (path, images) in complete.items()
             }
     raise FileNotFoundError(
-        f"{folder} has no complete split of COCO. Expected {_KARPATHY}, or annotations/captions_train2017.json with "
+        f"{folder} lacks a complete split of COCO. Expected {_KARPATHY}, or annotations/captions_train2017.json with "
         "train2017/ (or val2017, train2014, val2014)."
     )
 

@@ -32,7 +32,7 @@ def load_easy_vqa(folder: str | Path | None = None) -> DatasetDict:
     | train | 4,000 | 38,575 |
     | test | 1,000 | 9,673 |
 
-    There is no validation split. Use `tables["train"].train_test_split(0.1, seed=0)` to create one.
+    The data set does not have a validation split. Create one with `tables["train"].train_test_split(0.1, seed=0)`.
 
     The function reads all questions and decodes all images once to validate them. Images are stored as paths, and
     replacing a file changes the fingerprint of the table. Images without questions are left out.

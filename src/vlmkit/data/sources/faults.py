@@ -49,7 +49,7 @@ class Faults:
             error: Type of the exception.
 
         Raises:
-            Exception: If `on_error` is `"raise"`, of type `error`.
+            Exception: If `on_error` is `"raise"`. Its type is `error`.
         """
         if self._on_error == "raise":
             raise error(f'{message} Correct it, or drop invalid data with `on_error="skip"`.')

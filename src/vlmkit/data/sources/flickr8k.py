@@ -43,19 +43,19 @@ def load_flickr8k(
     - optionally, the published lists of the splits (`Flickr_8k.trainImages.txt`, ...).
 
     These may also be in a direct subfolder. Other folders and Hub ids are loaded by `datasets.load_dataset`. Their
-    tables need a column `image`, and the captions in `caption_0`, `caption_1`, ..., `captions`, `caption` or `text`.
-    They may have one row per caption if a column `image_id`, `filename`, `file_name` or `image_name` identifies the
-    image.
+    tables need a column `image`, and the captions in `captions`, `caption`, `text`, or numbered columns such as
+    `caption_0`. They may have one row per caption if a column `image_id`, `filename`, `file_name` or `image_name`
+    identifies the image.
 
     The function reads all captions and decodes all images once to validate them. Images of a folder are stored as
     paths, and replacing a file changes the fingerprint of the table.
 
     Args:
         path_or_hub_id: Folder or Hub id. Defaults to the data set `jxie/flickr8k`.
-        protocol: `"full"` keeps all captions and the published splits train, validation and test, without images that
-            are not in any split. If there are no published splits, the images are split 6:1:1 at random. `"paper"`
-            draws 1,800 training and 200 test images at random, with the first caption of each. The two splits are
-            disjoint, unlike in the original study, which drew the test images from all images.
+        protocol: `"full"` keeps all captions and the published splits train, validation and test. Images that are not
+            in any split are dropped. Without published splits, the images are split 6:1:1 at random. `"paper"` draws
+            1,800 training and 200 test images at random, with the first caption of each. The two splits are disjoint,
+            unlike in the original study, which drew the test images from all images.
         seed: Seed of the random splits. The same images and seed give the same splits.
         on_error: `"raise"` raises an exception for invalid data: an empty caption, a duplicate or malformed row, or an
             image that is missing, cannot be decoded, has no caption or is listed twice. `"skip"` drops invalid data and
@@ -68,8 +68,8 @@ def load_flickr8k(
     Raises:
         FileNotFoundError: If the data set does not exist, or a captions file, a listed image, the image folder or one
             of the three lists is missing.
-        ValueError: If an option is unknown, the data are invalid, a split has no valid image, or the protocol `"paper"`
-            has fewer than 2,000 images or an image in two splits.
+        ValueError: If an option is unknown, the data are invalid, a split does not have any valid images, or `"paper"`
+            is requested for fewer than 2,000 images or for overlapping splits.
 
     References:
         Hodosh et al., "Framing Image Description as a Ranking Task: Data, Models and Evaluation Metrics" (JAIR 2013);

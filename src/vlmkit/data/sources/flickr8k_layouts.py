@@ -29,11 +29,11 @@ def image_folder(folder: Path) -> Path:
     """Return the folder of the JPEG files.
 
     Raises:
-        FileNotFoundError: If the data set has no image folder.
+        FileNotFoundError: If the folder does not contain the images.
     """
     found = _find(folder, *_IMAGE_FOLDERS)
     if found is None:
-        raise FileNotFoundError(f"{folder} has no image folder. Put the images into {folder / _IMAGE_FOLDERS[0]}.")
+        raise FileNotFoundError(f"{folder} lacks an image folder. Put the images into {folder / _IMAGE_FOLDERS[0]}.")
     return found
 
 
@@ -48,12 +48,12 @@ def read_captions(folder: Path, faults: Faults) -> Iterator[CaptionRow]:
         faults: Handler of malformed rows.
 
     Raises:
-        FileNotFoundError: If the folder has no captions file.
+        FileNotFoundError: If the captions file is missing.
         ValueError: If the captions file has another format: the CSV header is missing, or the JSON is invalid.
     """
     path = _find(folder, *_CAPTION_FILES)
     if path is None:
-        raise FileNotFoundError(f"{folder} has no captions file. Expected one of {', '.join(_CAPTION_FILES)}.")
+        raise FileNotFoundError(f"{folder} lacks a captions file. Expected one of {', '.join(_CAPTION_FILES)}.")
     if path.name == _CAPTIONS_CSV:
         return _read_csv(path, faults)
     if path.name == _CAPTIONS_TOKENS:
@@ -62,14 +62,14 @@ def read_captions(folder: Path, faults: Faults) -> Iterator[CaptionRow]:
 
 
 def read_splits(folder: Path, faults: Faults) -> dict[str, list[str]] | None:
-    """Read the splits of a folder from the published lists of images, or from Karpathy's file if there are no lists.
+    """Read the splits of a folder from the published lists of images, or else from Karpathy's file.
 
     Args:
         folder: Folder of the data set. The files may also be in a direct subfolder.
         faults: Handler of malformed rows and of images that are listed twice.
 
     Returns:
-        The image ids of "train", "validation" and "test", or `None` if the folder has no splits.
+        The image ids of "train", "validation" and "test", or `None` for a folder without splits.
 
     Raises:
         FileNotFoundError: If the folder contains only some of the three lists.

@@ -23,7 +23,7 @@ def find_image_files(paths: Iterable[str | os.PathLike]) -> list[Path]:
 
     Raises:
         FileNotFoundError: If a path does not exist.
-        ValueError: If there are no image files.
+        ValueError: If `paths` do not contain any image files.
 
     Example:
         >>> import tempfile

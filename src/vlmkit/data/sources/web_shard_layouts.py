@@ -41,7 +41,7 @@ def find_shards(source: str | Path) -> list[Path]:
         Absolute paths, sorted by name. Paths of a pattern with braces are in the order of the braces.
 
     Raises:
-        FileNotFoundError: If there are no shards, or a shard in braces does not exist.
+        FileNotFoundError: If `source` does not contain any shards, or a shard in braces does not exist.
         ValueError: If two shards have the same name, without the suffix, in folders of the same name.
 
     Example:

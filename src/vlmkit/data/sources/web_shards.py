@@ -28,7 +28,7 @@ def stream_image_text(source: str | Path, on_error: Literal["raise", "skip"] = "
     - `output_format="webdataset"`: tar files, compressed or not, in which the files of a sample are adjacent.
     - `output_format="files"`: folders of files such as `000000000.jpg` and `000000000.txt`.
 
-    The caption of a sample is the text of its `.txt` file, or "caption" in its `.json` file if there is no `.txt`.
+    The caption of a sample is the text of its `.txt` file, or else the value of "caption" in its `.json` file.
 
     Samples are read on demand, one at a time:
 
@@ -49,7 +49,7 @@ def stream_image_text(source: str | Path, on_error: Literal["raise", "skip"] = "
         consists of folder, shard and sample, such as `cc3m/00000/000000000`.
 
     Raises:
-        FileNotFoundError: If there are no shards.
+        FileNotFoundError: If `source` does not contain any shards.
         ValueError: If `on_error` is unknown, or two shards have the same name in folders of the same name. During
             iteration, if the data are invalid. The message names the shard and the sample.
 

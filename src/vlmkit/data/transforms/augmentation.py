@@ -114,7 +114,8 @@ class ImageAugmentation:
 def adjust_colors(pixels: Tensor, *, brightness: Tensor, contrast: Tensor, saturation: Tensor) -> Tensor:
     """Adjust brightness, contrast and saturation, in this order, with separate factors for each image.
 
-    The functions are those of torchvision, without rounding in between. A factor of 1 does not change an image.
+    The results equal the torchvision functions of these names, except for intermediate rounding. A factor of 1 does not
+    change an image.
 
     Args:
         pixels: Float images `(N, 3, H, W)` with values from 0 to 255.
