@@ -108,7 +108,7 @@ def sample_questions(
         [(f"what shape is the {thing['color']} object?", thing["shape"]) for thing in only_of_color],
         [(f"what size is the {_name(thing)}?", thing["size"]) for thing in scene],
         _relation_questions(scene),
-        _neighbour_questions(scene),
+        _neighbor_questions(scene),
     ]
     return [rng.choice(questions) for questions in rng.sample([kind for kind in kinds if kind], 5)]
 
@@ -151,11 +151,11 @@ def _relation_questions(scene: Scene) -> list[QuestionAndAnswer]:
     return questions
 
 
-def _neighbour_questions(scene: Scene) -> list[QuestionAndAnswer]:
+def _neighbor_questions(scene: Scene) -> list[QuestionAndAnswer]:
     """Return questions about the only object on one side of another object."""
     questions = []
     for thing, relation in itertools.product(scene, _PREPOSITIONS):
-        neighbours = [other for other in scene if relation in relations(other, thing)]
-        if len(neighbours) == 1:
-            questions.append((f"what is {_PREPOSITIONS[relation]} the {_name(thing)}?", _name(neighbours[0])))
+        neighbors = [other for other in scene if relation in relations(other, thing)]
+        if len(neighbors) == 1:
+            questions.append((f"what is {_PREPOSITIONS[relation]} the {_name(thing)}?", _name(neighbors[0])))
     return questions
