@@ -18,11 +18,7 @@ class EmaCallback(TrainerCallback):
     """Callback that evaluates and saves an exponential moving average of the weights.
 
     The optimizer updates the raw weights. The average starts from the raw weights after the first optimizer step and is
-    updated after every further step:
-
-    ```text
-    average = decay * average + (1 - decay) * weights
-    ```
+    updated after every further step: `average = decay * average + (1 - decay) * weights`.
 
     - Evaluations and checkpoints use the average. Each checkpoint also contains the raw weights in
       `unaveraged.safetensors`, so that a resumed run continues exactly, even if the process was killed.
